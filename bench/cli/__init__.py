@@ -1,0 +1,61 @@
+"""The command line: one module per verb.
+
+Nothing is imported here that takes long: a verb imports torch, or the rooms that do, inside its
+`run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from bench.cli import compare, evaluate, leaderboard, list_, run, show
+from bench.errors import BenchError
+
+VERBS = (run, leaderboard, list_, show, compare, evaluate)
+USER_ERRORS = ("MethodError", "TaskError")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    0: all well. 1: a run failed, or a check found a difference. 2: a user error, told without a
+    traceback. 130: interrupted.
+    """
+    parsed = make_parser().parse_args(arguments)
+    try:
+        return parsed.function(parsed)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # piped into `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ValueError as error:
+        if not is_user_error(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="bench",
+        description="Benchmark of post-training quantization methods for vision transformers.",
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for verb in VERBS:
+        verb.add(verbs)
+    return parser
+
+
+def is_user_error(error: ValueError) -> bool:
+    """Whether the text of ``error`` is meant for the user.
+
+    The error classes of methods and tasks are known by name: importing them would import torch.
+    """
+    names = {cls.__name__ for cls in type(error).__mro__}
+    return isinstance(error, BenchError) or not names.isdisjoint(USER_ERRORS)

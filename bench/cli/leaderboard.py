@@ -1,0 +1,38 @@
+"""`bench leaderboard`: make the leaderboard of records again."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from bench.cli.options import add_results
+
+
+def add(verbs: Any) -> None:
+    """Add the verb to the command line."""
+    parser = verbs.add_parser(
+        "leaderboard",
+        help="write the leaderboard of a folder of records",
+        description="Write the leaderboard of a folder of records; runs no model.",
+    )
+    parser.set_defaults(function=run)
+    add_results(parser)
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; exit with 1 if the files there are not what the records give",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write or check the leaderboard and return the exit status."""
+    from bench.leaderboard import stale_files, write_leaderboard
+
+    if not arguments.check:
+        print(write_leaderboard(arguments.results))
+        return 0
+    stale = stale_files(arguments.results)
+    for path in stale:
+        print(f"{path} is not what the records give; run `bench leaderboard`", file=sys.stderr)
+    return 1 if stale else 0

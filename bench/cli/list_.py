@@ -1,0 +1,91 @@
+"""`bench list`: what there is to choose from."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from bench.cli.options import add_plugin, add_task_options
+from bench.cli.text import print_rows
+
+
+def add(verbs: Any) -> None:
+    """Add the verb to the command line."""
+    parser = verbs.add_parser("list", help="list methods, tasks, models or suites")
+    parser.set_defaults(function=run)
+    parser.add_argument("what", choices=("methods", "tasks", "models", "suites"))
+    add_plugin(parser)
+    add_task_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the list and return the exit status."""
+    if arguments.what == "suites":
+        list_suites()
+        return 0
+    from bench import plugins
+
+    plugins.load(arguments.plugin)
+    if arguments.what == "methods":
+        list_methods()
+    elif arguments.what == "tasks":
+        list_tasks()
+    else:
+        list_models(arguments)
+    return 0
+
+
+def list_suites() -> None:
+    """Name and description of every bundled suite."""
+    from bench.suite import read_suite, suite_files
+
+    files = suite_files()
+    print_rows(
+        ("suite", "description"),
+        [(name, read_suite(path).description) for name, path in files.items()],
+    )
+
+
+def list_methods() -> None:
+    """Name, version, fidelity and paper of every method; a broken plugin with its error."""
+    from bench import lookup, plugins
+
+    rows = [
+        (name, str(cls.version), cls.fidelity, cls.paper)
+        for name, cls in sorted(lookup.methods().items())
+    ]
+    rows += [(name, "-", "broken", why) for name, why in _reasons(plugins.broken("method"))]
+    print_rows(("method", "version", "fidelity", "paper"), rows)
+
+
+def list_tasks() -> None:
+    """Name, version and metrics of every task; a broken plugin with its error."""
+    from bench import lookup, plugins
+
+    rows = [
+        (name, str(cls.version), ", ".join(cls.metrics))
+        for name, cls in sorted(lookup.tasks().items())
+    ]
+    rows += [(name, "-", f"broken: {why}") for name, why in _reasons(plugins.broken("task"))]
+    print_rows(("task", "version", "metrics"), rows)
+
+
+def list_models(arguments: argparse.Namespace) -> None:
+    """Every task's models; a task that cannot tell (its data are missing) says why."""
+    from bench import lookup
+    from bench.cli.task import make_task
+    from bench.errors import BenchError
+    from tasks import TaskError
+
+    rows: list[tuple[str, str]] = []
+    for name in sorted(lookup.tasks()):
+        try:
+            rows += [(name, model) for model in make_task(name, arguments).model_names()]
+        except (BenchError, TaskError) as error:
+            rows.append((name, f"(not available: {error})"))
+    print_rows(("task", "model"), rows)
+
+
+def _reasons(failures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name, f"{broken.origin}: {broken.error}") for name, broken in sorted(failures.items())]

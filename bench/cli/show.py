@@ -1,0 +1,24 @@
+"""`bench show`: one record in full."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from bench.cli.options import add_results
+
+
+def add(verbs: Any) -> None:
+    """Add the verb to the command line."""
+    parser = verbs.add_parser("show", help="show one result: what ran, what came out, where")
+    parser.set_defaults(function=run)
+    parser.add_argument("run", metavar="RUN", help="run id (or its beginning), or a record file")
+    add_results(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the record and return the exit status."""
+    from bench.show import show
+
+    print(show(arguments.run, arguments.results))
+    return 0

@@ -1,0 +1,7 @@
+"""The error that is meant for the user."""
+
+from __future__ import annotations
+
+
+class BenchError(ValueError):
+    """What is wrong and what to do about it; the command line prints the text without a traceback."""

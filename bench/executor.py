@@ -1,0 +1,153 @@
+"""Runs in processes of their own: slots, devices, timeouts, and why a process died."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from bench import worker
+from bench.job import CannotWrite, Died, Finished, Job, Message, Progress
+from bench.processes import start_method
+
+KILL_SECONDS = 10.0
+"""How long a killed process may take to go."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one run at a time: a device and a number of torch threads."""
+
+    index: int
+    device: str
+    threads: int
+
+
+def make_slots(workers: int, devices: Sequence[str], cores: int) -> list[Slot]:
+    """``workers`` slots that share the devices in turn and the cores evenly."""
+    threads = max(1, cores // workers)
+    return [Slot(index, devices[index % len(devices)], threads) for index in range(workers)]
+
+
+@dataclass
+class Active:
+    """A run that has a process.
+
+    Attributes:
+        job: what it runs.
+        slot: where.
+        process: its process.
+        connection: our end of its pipe.
+        began: time of the start, in seconds of `time.monotonic`.
+        final: the last word of the process, None before it.
+    """
+
+    job: Job
+    slot: Slot
+    process: BaseProcess
+    connection: Connection
+    began: float = field(default_factory=time.monotonic)
+    final: Finished | CannotWrite | Died | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.began
+
+
+class Executor:
+    """Starts jobs, hands on what they report, and ends them.
+
+    Args:
+        timeout: seconds a run may take; None: as long as it likes.
+    """
+
+    def __init__(self, timeout: float | None = None) -> None:
+        self._timeout = timeout
+        self._context = start_method()
+        self._active: list[Active] = []
+
+    @property
+    def active(self) -> tuple[Active, ...]:
+        """The runs that have a process now."""
+        return tuple(self._active)
+
+    def start(self, job: Job, slot: Slot) -> Active:
+        """Start ``job`` in a process of its own on ``slot``."""
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=worker.main, args=(job, theirs), name=job.run.run_id)
+        process.start()
+        theirs.close()  # so that the end of the process is the end of the pipe
+        active = Active(job, slot, process, ours)
+        self._active.append(active)
+        return active
+
+    def poll(self, seconds: float) -> Iterator[tuple[Active, Message]]:
+        """What the processes say within ``seconds``; a final message frees the run's slot."""
+        wait([active.connection for active in self._active], self._wait_for(seconds))
+        for active in self.active:
+            yield from self._messages(active)
+            if active.final is not None:
+                self._end(active)
+                yield active, active.final
+
+    def cancel(self) -> None:
+        """Kill every process; their runs leave no record."""
+        for active in self.active:
+            self._end(active)
+
+    def _messages(self, active: Active) -> Iterator[tuple[Active, Message]]:
+        """Progress messages that have arrived; the last word goes to ``active.final``."""
+        try:
+            while active.final is None and active.connection.poll():
+                message = active.connection.recv()
+                if isinstance(message, Progress):
+                    yield active, message
+                else:
+                    active.final = message
+        except (EOFError, OSError):
+            active.final = self._obituary(active)
+        if active.final is None and self._timeout is not None and active.seconds > self._timeout:
+            active.final = Died("timeout", "timeout", f"stopped after {self._timeout:g} seconds")
+
+    def _obituary(self, active: Active) -> Died:
+        """Why a process ended without its last word."""
+        active.process.join(KILL_SECONDS)
+        code = active.process.exitcode
+        if code is None or code >= 0:
+            return Died("failed", "worker died", f"the process of the run ended with status {code}")
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        if name == "SIGKILL":
+            return Died(
+                "oom",
+                name,
+                "the process of the run was killed (SIGKILL), most likely by the "
+                "system for want of memory; use fewer workers or a machine with more",
+            )
+        return Died("failed", name, f"the process of the run was ended by {name}")
+
+    def _end(self, active: Active) -> None:
+        """Make sure the process and its children are gone; free the slot."""
+        if not isinstance(active.final, (Finished, CannotWrite)):
+            self._kill(active)
+        active.process.join(KILL_SECONDS)
+        if active.process.is_alive():  # said its last word and hangs
+            self._kill(active)
+            active.process.join(KILL_SECONDS)
+        active.connection.close()
+        self._active.remove(active)
+
+    def _kill(self, active: Active) -> None:
+        if active.process.pid is not None:
+            worker.kill_group(active.process.pid)
+        active.process.kill()  # a process that has just begun has no group of its own yet
+
+    def _wait_for(self, seconds: float) -> float:
+        """``seconds``, less when a timeout comes earlier."""
+        if self._timeout is None or not self._active:
+            return seconds
+        earliest = min(active.began for active in self._active) + self._timeout
+        return max(0.0, min(seconds, earliest - time.monotonic() + 0.01))

@@ -1,0 +1,62 @@
+"""EasyQuant: scale search by cosine similarity of outputs."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from methods.base import Method
+from methods.quantization.bits import INPUT_SITES, OPERAND_ROLES, WEIGHT_SITES, BitTable, BitWidth
+from methods.quantization.bits import equal_table
+from methods.quantization.calibration import Calibration, Progress
+from methods.quantization.capture import record_operations
+from methods.quantization.model import QuantizedModel
+from methods.quantization.search import Grid, cosine_metric, search_operation
+from methods.registry import register_method
+
+
+@dataclass(frozen=True)
+class EasyQuantParameters:
+    """Settings of `EasyQuant`.
+
+    Attributes:
+        alpha, beta: smallest and largest factor on the min-max scale.
+        steps: factors tried between them.
+        rounds: alternations between weight and input.
+        search: ``coarse-to-fine`` (about a quarter of the work) or ``exhaustive``.
+    """
+
+    alpha: float = 0.5
+    beta: float = 1.2
+    steps: int = 100
+    rounds: int = 1
+    search: Literal["coarse-to-fine", "exhaustive"] = "coarse-to-fine"
+
+
+@register_method
+class EasyQuant(Method):
+    """Alternating search of weight and activation scales that maximises the cosine of the outputs.
+
+    Source: Wu et al. 2020 (arXiv 2006.16669); range and one round as in the ViT papers that report it.
+    Convention (authors): symmetric everywhere, weights per output channel, activations per tensor, static.
+    Deviations: attention products, which the CNN paper does not have, are searched as any other
+    operation; the grid is searched coarse to fine unless ``search = "exhaustive"``.
+    """
+
+    name = "easyquant"
+    paper = "Wu et al., EasyQuant: Post-training Quantization via Scale Optimization, 2020"
+    fidelity = "reimplementation"
+    Parameters = EasyQuantParameters
+
+    def authors_table(self, bits: BitWidth) -> BitTable:
+        """Return the common table with symmetric quantizers."""
+        return equal_table(bits).change(WEIGHT_SITES + INPUT_SITES + OPERAND_ROLES, symmetric=True)
+
+    def calibrate(
+        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None = None
+    ) -> None:
+        """Search each operation on its full-precision inputs and output."""
+        p = self.parameters
+        grid, total = Grid(p.alpha, p.beta, p.steps), len(model.operations)
+        for done, (operation, record) in enumerate(record_operations(model, calibration), start=1):
+            search_operation(operation, record, cosine_metric, grid, p.rounds, p.search)
+            if progress is not None:
+                progress(done, total)

@@ -1,0 +1,109 @@
+"""PTQ4ViT: twin uniform quantization and a Hessian-guided metric."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from methods.base import Method
+from methods.quantization.bits import (
+    FLOAT,
+    INPUT_SITES,
+    OPERAND_ROLES,
+    WEIGHT_SITES,
+    BitTable,
+    BitWidth,
+    equal_table,
+)
+from methods.quantization.calibration import Calibration, Progress
+from methods.quantization.capture import fisher_loss, record_operations, self_divergence_loss
+from methods.quantization.model import QuantizedModel
+from methods.quantization.search import Grid, fisher_metric, search_operation
+from methods.registry import register_method
+
+LINEAR_WEIGHTS = tuple(key for key in WEIGHT_SITES if key != "patch_embed.weight")
+
+
+@dataclass(frozen=True)
+class Ptq4VitParameters:
+    """Settings of `Ptq4Vit`.
+
+    Attributes:
+        gradient: ``fisher`` draws labels from the model's own prediction; ``reference-noise``
+            differentiates the divergence of the prediction from itself, as the released code does: its
+            exact gradient is zero, so the result is rounding noise and depends on the machine.
+        draws: label draws averaged in the Fisher gradient.
+        alpha, beta, steps: the grid of factors on the min-max scale.
+        rounds: alternations between both operands.
+        batch_size: images per backward pass.
+        search: ``coarse-to-fine`` (about a quarter of the work) or ``exhaustive``.
+    """
+
+    gradient: Literal["fisher", "reference-noise"] = "fisher"
+    draws: int = 4
+    alpha: float = 0.01
+    beta: float = 1.2
+    steps: int = 100
+    rounds: int = 3
+    batch_size: int = 8
+    search: Literal["coarse-to-fine", "exhaustive"] = "coarse-to-fine"
+
+
+@register_method
+class Ptq4Vit(Method):
+    """Two ranges for the unbalanced activations; scales by a second-order estimate of the loss.
+
+    Source: Yuan et al., ECCV 2022 (arXiv 2111.12293); algorithm confirmed from the released code.
+    Convention (authors): symmetric; one scale per linear weight (qkv: one each for query, key, value),
+    per output channel for the patch embedding, whose input stays in floating point; query, key and value
+    per head; other activations per tensor; static; head at the same bits; 32 images.
+    Deviations: the softmax quantizer is the paper's exclusive form (the released code adds both halves);
+    gradients are Fisher gradients (the released ones are rounding noise); all gradients come from the
+    same backward passes; the grid is searched coarse to fine. ``ptq4vit-released`` undoes the first two
+    and the last.
+    """
+
+    name = "ptq4vit"
+    paper = "Yuan et al., PTQ4ViT: PTQ for Vision Transformers with Twin Uniform Quantization, ECCV 2022"
+    fidelity = "official"
+    schemes = {"attention": "twin-softmax", "fc2.input": "twin-gelu"}
+    Parameters = Ptq4VitParameters
+
+    def authors_table(self, bits: BitWidth) -> BitTable:
+        """Return the table of the published runs."""
+        table = equal_table(bits).change(WEIGHT_SITES + INPUT_SITES + OPERAND_ROLES, symmetric=True)
+        table = table.change(LINEAR_WEIGHTS, granularity="tensor")
+        table = table.change("qkv.weight", granularity="projection")
+        table = table.change(("query", "key", "value"), granularity="head")
+        return table.change("patch_embed.input", bits=FLOAT, symmetric=False)
+
+    def calibrate(
+        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None = None
+    ) -> None:
+        """Search each operation on its full-precision inputs, output and output gradient."""
+        p = self.parameters
+        loss = fisher_loss if p.gradient == "fisher" else self_divergence_loss
+        draws = p.draws if p.gradient == "fisher" else 1
+        records = record_operations(model, calibration, loss, draws, p.batch_size)
+        grid = Grid(p.alpha, p.beta, p.steps)
+        for done, (operation, record) in enumerate(records, start=1):
+            search_operation(operation, record, fisher_metric, grid, p.rounds, p.search)
+            if progress is not None:
+                progress(done, len(model.operations))
+
+
+@dataclass(frozen=True)
+class ReleasedParameters(Ptq4VitParameters):
+    """Settings of `Ptq4VitReleased`."""
+
+    gradient: Literal["fisher", "reference-noise"] = "reference-noise"
+    batch_size: int = 4
+    search: Literal["coarse-to-fine", "exhaustive"] = "exhaustive"
+
+
+@register_method
+class Ptq4VitReleased(Ptq4Vit):
+    """PTQ4ViT as the released code behaves: summed softmax halves, gradients from rounding noise."""
+
+    name = "ptq4vit-released"
+    schemes = {"attention": "twin-softmax-summed", "fc2.input": "twin-gelu"}
+    Parameters = ReleasedParameters
+    note = "released behaviour: summed softmax quantizer, gradient of rounding noise"

@@ -1,0 +1,176 @@
+"""Bit widths and bit tables: what "W4A4" means, site by site, as data."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Self, get_args
+
+from methods.errors import MethodError
+
+FLOAT = 32
+"""Number of bits that stands for "left in floating point"."""
+
+MIN_BITS, MAX_BITS = 2, 8
+
+Granularity = Literal["tensor", "channel", "projection", "head", "token"]
+Scheme = Literal[
+    "uniform",
+    "log2",
+    "log-sqrt2",
+    "log-sqrt2-plus-zero",
+    "twin-softmax",
+    "twin-softmax-summed",
+    "twin-gelu",
+]
+Protocol = Literal["equal", "authors"]
+
+LINEAR_ROLES = ("patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head")
+OPERAND_ROLES = ("query", "key", "attention", "value")
+WEIGHT_SITES = tuple(f"{role}.weight" for role in LINEAR_ROLES)
+INPUT_SITES = tuple(f"{role}.input" for role in LINEAR_ROLES)
+SITE_KEYS = WEIGHT_SITES + INPUT_SITES + OPERAND_ROLES
+
+
+@dataclass(frozen=True)
+class BitWidth:
+    """Weight bits and activation bits, each 2 to 8, or 32 for floating point."""
+
+    weight: int
+    activation: int
+
+    def __post_init__(self) -> None:
+        for kind, bits in (("weight", self.weight), ("activation", self.activation)):
+            check_bits(bits, f"{kind} bits")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``W4A4``, ``W4A8`` or ``W4A32``.
+
+        Raises:
+            MethodError: the text is not of that form, or a number is out of range.
+        """
+        match = re.fullmatch(r"[Ww](\d+)[Aa](\d+)", text.strip())
+        if match is None:
+            raise MethodError(f"{text!r} is not a bit width; write it like W4A4, W4A8 or W4A32")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"W{self.weight}A{self.activation}"
+
+
+def check_bits(bits: int, what: str) -> None:
+    """Raise `MethodError` unless ``bits`` is 2 to 8 or 32."""
+    if bits != FLOAT and not MIN_BITS <= bits <= MAX_BITS:
+        raise MethodError(
+            f"{what} must be {MIN_BITS} to {MAX_BITS}, or {FLOAT} for floating point; got {bits}"
+        )
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """How one tensor is represented.
+
+    Attributes:
+        bits: 2 to 8, or 32 for floating point.
+        granularity: how many scales: one (``tensor``), one per weight output channel or per
+            activation channel (``channel``), one each for the query, key and value rows of a qkv
+            weight (``projection``), per attention head (``head``), per row (``token``).
+        symmetric: signed codes and no zero point (uniform scheme only).
+        dynamic: the range is taken from each tensor at run time instead of being calibrated.
+        scheme: the form of the quantizer.
+    """
+
+    bits: int
+    granularity: Granularity = "tensor"
+    symmetric: bool = False
+    dynamic: bool = False
+    scheme: Scheme = "uniform"
+
+    def __post_init__(self) -> None:
+        check_bits(self.bits, "bits")
+        for name, kind in (("granularity", Granularity), ("scheme", Scheme)):
+            if getattr(self, name) not in get_args(kind):
+                raise MethodError(
+                    f"{name} {getattr(self, name)!r} is unknown; known: {', '.join(get_args(kind))}"
+                )
+        if self.granularity == "token" and not self.dynamic:
+            raise MethodError("granularity 'token' needs dynamic = true: tokens differ per image")
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the tensor is left in floating point."""
+        return self.bits == FLOAT
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`; raises `MethodError` on an unknown field."""
+        unknown = set(data) - {f.name for f in fields(cls)}
+        if unknown or "bits" not in data:
+            raise MethodError(f"a tensor spec has no field {sorted(unknown)}; bits is required")
+        return cls(**data)
+
+
+class BitTable(Mapping[str, TensorSpec]):
+    """Site key -> `TensorSpec`, for all keys of `SITE_KEYS`; immutable."""
+
+    def __init__(self, specs: Mapping[str, TensorSpec]) -> None:
+        missing, unknown = set(SITE_KEYS) - set(specs), set(specs) - set(SITE_KEYS)
+        if missing or unknown:
+            raise MethodError(f"bit table: missing {sorted(missing)}, unknown {sorted(unknown)}")
+        self._specs = {key: specs[key] for key in SITE_KEYS}
+
+    def __getitem__(self, key: str) -> TensorSpec:
+        return self._specs[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._specs)
+
+    def __len__(self) -> int:
+        return len(self._specs)
+
+    def change(self, keys: str | Iterable[str], **changes: Any) -> "BitTable":
+        """Return a table in which the named sites have other fields.
+
+        A site left in floating point stays so unless ``bits`` is among the changes.
+        """
+        names = {keys} if isinstance(keys, str) else set(keys)
+        unknown = names - set(SITE_KEYS)
+        if unknown:
+            raise MethodError(f"a bit table has no site {sorted(unknown)}")
+        return BitTable({k: _changed(s, changes) if k in names else s for k, s in self.items()})
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Return the table as JSON-ready data."""
+        return {key: spec.to_dict() for key, spec in self.items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Mapping[str, Any]]) -> "BitTable":
+        """Inverse of `to_dict`; raises `MethodError` on missing or unknown sites or fields."""
+        return cls({key: TensorSpec.from_dict(spec) for key, spec in data.items()})
+
+
+def _changed(spec: TensorSpec, changes: Mapping[str, Any]) -> TensorSpec:
+    if spec.is_float and "bits" not in changes:
+        return spec
+    return replace(spec, **changes)
+
+
+def equal_table(bits: BitWidth) -> BitTable:
+    """Return the common table of the benchmark, the setting RepQ-ViT and its followers report in.
+
+    Every weight per output channel and every activation per tensor, affine and static; the image
+    that enters the patch embedding has 8 bits (it has no more to begin with); LayerNorm, softmax,
+    GELU, residual additions and biases stay in floating point.
+    """
+    weight = TensorSpec(bits.weight, "channel") if bits.weight != FLOAT else TensorSpec(FLOAT)
+    activation = TensorSpec(bits.activation)
+    specs = dict.fromkeys(WEIGHT_SITES, weight) | dict.fromkeys(
+        INPUT_SITES + OPERAND_ROLES, activation
+    )
+    if not activation.is_float:
+        specs["patch_embed.input"] = TensorSpec(8)
+    return BitTable(specs)

@@ -1,0 +1,148 @@
+"""Calibration data, and passes over it that show every quantizer its input."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from methods.errors import MethodError
+from methods.quantization.model import QuantizedModel, Site
+
+Progress = Callable[[int, int], None]
+"""Called with the number of finished steps and of all steps."""
+
+Rule = Callable[[Site, Tensor], None]
+"""Sets the parameters of one site's quantizer, given the tensor that arrives there."""
+
+
+class Calibration:
+    """The calibration set of one run.
+
+    Attributes:
+        batches: what ``model(batch)`` accepts; for classification float tensors [b, 3, H, W].
+        seed: seed of the run; every random choice of a method draws from `generator`.
+    """
+
+    def __init__(self, batches: Sequence[Tensor], seed: int = 0) -> None:
+        self.batches = [batch for batch in batches if len(batch)]
+        self.seed = seed
+        if not self.batches:
+            raise MethodError("the calibration set is empty; ask for at least one image")
+
+    @property
+    def n_images(self) -> int:
+        """Number of images."""
+        return sum(len(batch) for batch in self.batches)
+
+    def generator(self) -> torch.Generator:
+        """Return a CPU generator with the run's seed, always in the same state."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def to(self, device: torch.device) -> "Calibration":
+        """Return the same set on another device."""
+        return Calibration([batch.to(device) for batch in self.batches], self.seed)
+
+    def whole(self) -> Tensor:
+        """Return all images as one batch.
+
+        Ranges and percentiles are exact only over all images at once, and the largest activation of
+        one layer is small beside what a backward pass keeps, so range calibration uses this.
+        """
+        return torch.cat(self.batches)
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Yield mini-batches of at most ``size`` images."""
+        yield from self.whole().split(size)
+
+
+@contextmanager
+def hooks(handles: ExitStack | None = None) -> Iterator[ExitStack]:
+    """Collect hook handles and remove them at the end, whatever happens."""
+    with ExitStack() as stack:
+        yield handles or stack
+
+
+def _watch(stack: ExitStack, module: nn.Module, hook: Callable[..., Any]) -> None:
+    stack.callback(module.register_forward_pre_hook(hook).remove)
+
+
+@torch.no_grad()
+def calibrate_activations(
+    model: QuantizedModel,
+    calibration: Calibration,
+    rule: Rule,
+    sequential: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Apply ``rule`` to every activation site in one forward pass over the calibration images.
+
+    Args:
+        model: the wrapped model; quantizers that are active stay so.
+        calibration: the images.
+        rule: called once per site with the whole calibration set's tensor.
+        sequential: switch each quantizer on as soon as it is calibrated, so that later sites see
+            quantized inputs (RepQ-ViT); otherwise later sites see what the model gives now.
+        progress: called after each site.
+
+    Raises:
+        MethodError: NaN or infinite activations; the site is named.
+    """
+    sites = [s for s in model.sites() if not s.is_weight and needs_calibration(s)]
+    seen: set[str] = set()
+    with hooks() as stack:
+        for site in sites:
+            _watch(stack, site.quantizer, _Visitor(site, rule, sequential, seen, progress, len(sites)))
+        model(calibration.whole())
+    unseen = [site.name for site in sites if site.name not in seen]
+    if unseen:
+        raise MethodError(f"the forward pass never reached {unseen[:5]}; the model is not supported")
+
+
+def needs_calibration(site: Site) -> bool:
+    """Whether a site has parameters that calibration must set."""
+    return not site.quantizer.spec.is_float and not site.quantizer.spec.dynamic
+
+
+class _Visitor:
+    """Forward pre-hook of one quantizer."""
+
+    def __init__(
+        self,
+        site: Site,
+        rule: Rule,
+        sequential: bool,
+        seen: set[str],
+        progress: Progress | None,
+        total: int,
+    ) -> None:
+        self.site, self.rule, self.sequential = site, rule, sequential
+        self.seen, self.progress, self.total = seen, progress, total
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        check_finite(inputs[0], self.site.name)
+        self.rule(self.site, inputs[0])
+        self.seen.add(self.site.name)
+        self.site.quantizer.active |= self.sequential
+        if self.progress is not None:
+            self.progress(len(self.seen), self.total)
+
+
+def check_finite(x: Tensor, site: str) -> None:
+    """Raise `MethodError` naming the site if ``x`` has NaN or infinite values."""
+    low, high = torch.aminmax(x)
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        raise MethodError(
+            f"{site}: NaN or infinite values during calibration; check the checkpoint and the images"
+        )
+
+
+@torch.no_grad()
+def calibrate_weights(model: QuantizedModel, rule: Rule) -> None:
+    """Apply ``rule`` to every weight site."""
+    for site in model.sites():
+        if site.is_weight and needs_calibration(site):
+            weight = site.operation.operands((torch.empty(0),))[1]
+            check_finite(weight, site.name)
+            rule(site, weight)

@@ -1,0 +1,166 @@
+"""Recording what goes through each operation of the full-precision model."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods.errors import MethodError
+from methods.quantization.calibration import Calibration, check_finite
+from methods.quantization.layers import QuantOperation
+from methods.quantization.model import QuantizedModel
+
+MEMORY_BUDGET = 2 * 1024**3
+"""Bytes of recorded tensors held at once; more operations are recorded in further passes."""
+
+OutputLoss = Callable[[Tensor, torch.Generator], Tensor]
+"""Scalar loss of a batch of logits [b, classes]; summed over images, so that g belongs to one image."""
+
+
+@dataclass
+class Record:
+    """What one operation saw over the whole calibration set.
+
+    Attributes:
+        inputs: its inputs, first dimension = images (or images x windows).
+        output: its output.
+        squared_gradient: mean over draws of (dL/doutput)^2, or None if no loss was given.
+    """
+
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+    squared_gradient: Tensor | None
+
+
+def fisher_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Cross entropy to labels drawn from the model's own softmax, summed over the batch.
+
+    Its squared gradient has the diagonal of the Fisher information as expectation.
+    """
+    probabilities = logits.detach().softmax(dim=-1).cpu()
+    labels = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+    return F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
+
+
+def self_divergence_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """KL divergence of the prediction from itself, as PTQ4ViT's released code ends up computing.
+
+    Its exact gradient is zero: what comes out is the rounding noise of the backward pass.
+    """
+    target = logits.detach().softmax(dim=-1)
+    return F.kl_div(F.log_softmax(logits, dim=-1), target, reduction="batchmean")
+
+
+def record_operations(
+    model: QuantizedModel,
+    calibration: Calibration,
+    loss: OutputLoss | None = None,
+    draws: int = 1,
+    batch_size: int = 8,
+) -> Iterator[tuple[QuantOperation, Record]]:
+    """Yield each operation with its record, computed with all quantizers inactive.
+
+    Operations are recorded in groups of at most `MEMORY_BUDGET` bytes, one pass per group; the passes
+    are identical, so the grouping does not change a digit.
+
+    Args:
+        model: its quantizers are switched off.
+        calibration: the images.
+        loss: gives squared gradients if present.
+        draws: how many times the loss is drawn per batch.
+        batch_size: images per forward (and backward) pass.
+    """
+    model.activate(weights=False, activations=False)
+    for group in _groups(model, calibration, loss is not None):
+        chunks: dict[str, list[Record]] = {op.name: [] for op in group}
+        generator = calibration.generator()
+        for images in calibration.split(batch_size):
+            for name, record in _record_batch(model, group, images, loss, draws, generator).items():
+                chunks[name].append(record)
+        for operation in group:
+            yield operation, _joined(operation, chunks.pop(operation.name))
+
+
+def _groups(
+    model: QuantizedModel, calibration: Calibration, gradients: bool
+) -> Iterator[Sequence[QuantOperation]]:
+    first = calibration.whole()[:1]
+    single = _record_batch(model, model.operations, first, None, 1, calibration.generator())
+    group: list[QuantOperation] = []
+    used = 0
+    for operation in model.operations:
+        record = single[operation.name]
+        tensors = (*record.inputs, record.output, *((record.output,) if gradients else ()))
+        size = calibration.n_images * sum(t.numel() * t.element_size() for t in tensors)
+        if group and used + size > MEMORY_BUDGET:
+            yield group
+            group, used = [], 0
+        group.append(operation)
+        used += size
+    yield group
+
+
+def _record_batch(
+    model: QuantizedModel,
+    operations: Sequence[QuantOperation],
+    images: Tensor,
+    loss: OutputLoss | None,
+    draws: int,
+    generator: torch.Generator,
+) -> dict[str, Record]:
+    wanted = {operation.name for operation in operations}
+    inputs: dict[str, tuple[Tensor, ...]] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(module, QuantOperation)
+        for tensor in (*args, output):
+            check_finite(tensor.detach(), module.name)
+        if module.name in wanted:
+            inputs[module.name], outputs[module.name] = tuple(a.detach() for a in args), output
+
+    with ExitStack() as stack, torch.set_grad_enabled(loss is not None):
+        # A hook on every operation, wanted or not, so that each pass takes the same path through
+        # attention (see `QuantMatMul.idle`) and gives the same digits.
+        for operation in model.operations:
+            stack.callback(operation.register_forward_hook(hook).remove)
+        # The parameters are frozen, so the graph hangs on the images.
+        logits = model(images.clone().requires_grad_(loss is not None))
+        gradients = {} if loss is None else _squared_gradients(logits, outputs, loss, draws, generator)
+    missing = [op.name for op in operations if op.name not in outputs]
+    if missing:
+        raise MethodError(f"the forward pass never reached {missing[:5]}; the model is not supported")
+    return {n: Record(inputs[n], outputs[n].detach(), gradients.get(n)) for n in outputs}
+
+
+def _squared_gradients(
+    logits: Tensor,
+    outputs: dict[str, Tensor],
+    loss: OutputLoss,
+    draws: int,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    sums = {name: torch.zeros_like(output) for name, output in outputs.items()}
+    for draw in range(draws):
+        value = loss(logits, generator)
+        gradients = torch.autograd.grad(value, list(outputs.values()), retain_graph=draw < draws - 1)
+        for name, gradient in zip(outputs, gradients, strict=True):
+            sums[name].addcmul_(gradient, gradient, value=1 / draws)
+    return sums
+
+
+def _joined(operation: QuantOperation, records: list[Record]) -> Record:
+    inputs = tuple(torch.cat(parts) for parts in zip(*(r.inputs for r in records), strict=True))
+    gradients = [r.squared_gradient for r in records if r.squared_gradient is not None]
+    record = Record(
+        inputs, torch.cat([r.output for r in records]), torch.cat(gradients) if gradients else None
+    )
+    if record.squared_gradient is not None and not bool(record.squared_gradient.any()):
+        raise MethodError(
+            f"{operation.name}: the loss has no gradient here, so no scale can be preferred; "
+            "check that the model's output depends on this layer"
+        )
+    return record

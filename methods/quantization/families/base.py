@@ -1,0 +1,79 @@
+"""What family adapters share: replacing layers and recording the structure."""
+
+from typing import Any, ClassVar
+
+from torch import nn
+
+from methods.errors import MethodError
+from methods.quantization.bits import BitTable
+from methods.quantization.layers import QuantConv2d, QuantLinear, WeightedOperation
+from methods.quantization.model import NormLink, Structure
+
+
+class Family:
+    """Replaces the layers of one model by quantized ones, in place.
+
+    Attributes:
+        name: short name of the family.
+        description: what is supported, for error messages.
+    """
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+
+    def __init__(self, model: nn.Module, table: BitTable) -> None:
+        # Any: the concrete classes have attributes that nn.Module does not declare.
+        self.model: Any = model
+        self.table = table
+        self.structure = Structure(self.name)
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Whether the model belongs to this family."""
+        raise AssertionError("defined by each family")
+
+    def wrap(self) -> Structure:
+        """Replace the layers and return what was found."""
+        self.replace_layers()
+        self._refuse_leftovers()
+        return self.structure
+
+    def replace_layers(self) -> None:
+        """Walk the model in execution order and replace each layer."""
+        raise AssertionError("defined by each family")
+
+    def replace(self, parent: nn.Module, child: str, name: str, role: str) -> WeightedOperation:
+        """Put a quantized layer in the place of ``parent.child``."""
+        layer = getattr(parent, child)
+        if isinstance(layer, nn.Linear):
+            operation: WeightedOperation = QuantLinear(layer, name, role, self.table)
+        elif isinstance(layer, nn.Conv2d):
+            operation = QuantConv2d(layer, name, role, self.table)
+        else:
+            raise self.refusal(f"{name} is a {type(layer).__name__}, not a linear layer or convolution")
+        setattr(parent, child, operation)
+        self.structure.operations.append(operation)
+        return operation
+
+    def link(self, norm: nn.Module, reader: WeightedOperation) -> None:
+        """Record that ``reader`` alone reads the output of ``norm``, if that is a LayerNorm."""
+        if isinstance(norm, nn.LayerNorm):
+            self.structure.norm_links.append(NormLink(norm, reader))
+
+    def require(self, module: nn.Module, kind: type[nn.Module], name: str) -> None:
+        """Refuse the model unless ``module`` is exactly a ``kind``."""
+        if type(module) is not kind:
+            raise self.refusal(f"{name} is a {type(module).__name__}, expected {kind.__name__}")
+
+    def refusal(self, why: str) -> MethodError:
+        """Return the error for a variant that this adapter does not know."""
+        return MethodError(
+            f"cannot quantize this {type(self.model).__name__}: {why}. Supported: {self.description}"
+        )
+
+    def _refuse_leftovers(self) -> None:
+        """A layer that nobody replaced would stay in floating point without a word."""
+        kinds = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
+        left = [name for name, module in self.model.named_modules() if isinstance(module, kinds)]
+        if left:
+            raise self.refusal(f"no role is known for {', '.join(left[:4])}")

@@ -1,0 +1,117 @@
+"""A model with quantizers at its sites."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from methods.errors import MethodError
+from methods.quantization.bits import WEIGHT_SITES, BitTable
+from methods.quantization.layers import QuantOperation, WeightedOperation
+from methods.quantization.quantizers import Quantizer
+
+
+@dataclass(frozen=True)
+class NormLink:
+    """A LayerNorm whose only reader is a linear layer: a scale can move from one to the other."""
+
+    norm: nn.LayerNorm
+    reader: WeightedOperation
+
+
+@dataclass
+class Structure:
+    """What a family adapter found in a model, in execution order.
+
+    Attributes:
+        operations: every quantized operation.
+        norm_links: the LayerNorm -> linear pairs of blocks and patch mergings.
+        blocks: dotted names of the transformer blocks.
+        family: name of the architecture family.
+    """
+
+    family: str
+    operations: list[QuantOperation] = field(default_factory=list)
+    norm_links: list[NormLink] = field(default_factory=list)
+    blocks: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One tensor that has a quantizer."""
+
+    name: str
+    key: str
+    quantizer: Quantizer
+    operation: QuantOperation
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether the tensor is a weight (else an activation)."""
+        return self.key in WEIGHT_SITES
+
+
+class QuantizedModel(nn.Module):
+    """A wrapped copy of a model; called like the original.
+
+    Attributes:
+        module: the copy, its linear layers, convolutions and attention products replaced.
+        table: the bit table its quantizers were built from.
+        structure: operations, LayerNorm links and blocks.
+    """
+
+    def __init__(self, module: nn.Module, table: BitTable, structure: Structure) -> None:
+        super().__init__()
+        self.module = module
+        self.table = table
+        self.structure = structure
+
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
+        """Call the wrapped model."""
+        return self.module(*inputs, **keywords)
+
+    @property
+    def operations(self) -> list[QuantOperation]:
+        """The quantized operations in execution order."""
+        return self.structure.operations
+
+    def sites(self) -> Iterator[Site]:
+        """Yield every site, in execution order, the first operand before the second."""
+        for operation in self.operations:
+            for key, quantizer in operation.quantizers().items():
+                yield Site(quantizer.site, key, quantizer, operation)
+
+    def activate(self, weights: bool = True, activations: bool = True) -> None:
+        """Switch quantizers on or off by kind; with both off the model is the original."""
+        for site in self.sites():
+            site.quantizer.active = weights if site.is_weight else activations
+
+    def freeze(self) -> None:
+        """Switch every quantizer on and quantize the weights, once and for all.
+
+        Raises:
+            MethodError: a quantizer has not been calibrated; its site is named.
+        """
+        pending = [site.name for site in self.sites() if not site.quantizer.initialised]
+        if pending:
+            raise MethodError(f"calibration left {len(pending)} sites without scales: {pending[:5]}")
+        self.activate()
+        for operation in self.operations:
+            if isinstance(operation, WeightedOperation):
+                operation.freeze()
+        self.requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters."""
+        return next(self.module.parameters()).device
+
+    def weighted_operations(self) -> list[WeightedOperation]:
+        """Return the operations that have a weight."""
+        return [op for op in self.operations if isinstance(op, WeightedOperation)]
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return every parameter and persistent buffer by name (detached)."""
+        return {name: tensor.detach() for name, tensor in self.module.state_dict().items()}

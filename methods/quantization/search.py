@@ -1,0 +1,178 @@
+"""Search of operand scales by the error of the operation's output.
+
+For one operation the scales of its two operands are searched in turn: for each candidate the operand
+is quantized, the operation is recomputed with the other operand as it is quantized now, and the output
+is compared with the full-precision one.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from methods.quantization.capture import Record
+from methods.quantization.layers import QuantMatMul, QuantOperation
+from methods.quantization.quantizers import Quantizer, TwinSoftmaxQuantizer
+from methods.quantization.ranges import grouped
+
+SearchMode = Literal["coarse-to-fine", "exhaustive"]
+COARSE_STRIDE = 8
+
+
+class Metric(Protocol):
+    """Likeness of an estimated output to the true one, per group; higher is better."""
+
+    def __call__(self, record: Record, estimate: Tensor, groups: int, axis: int) -> Tensor:
+        """Return [groups]; the groups are equal blocks of dimension ``axis``."""
+
+
+def sum_by_group(x: Tensor, groups: int, axis: int) -> Tensor:
+    """Sum ``x`` to [groups], the groups being equal blocks of dimension ``axis``."""
+    if groups == 1:
+        return x.sum().reshape(1)
+    axis %= x.dim()
+    others = [d for d in range(x.dim()) if d != axis]
+    return x.sum(dim=others).view(groups, -1).sum(dim=1)
+
+
+def fisher_metric(record: Record, estimate: Tensor, groups: int, axis: int) -> Tensor:
+    """Return minus the squared error weighted by the squared gradient (PTQ4ViT, equation 7)."""
+    assert record.squared_gradient is not None
+    error = (record.output - estimate).square_().mul_(record.squared_gradient)
+    return -sum_by_group(error, groups, axis)
+
+
+def cosine_metric(record: Record, estimate: Tensor, groups: int, axis: int) -> Tensor:
+    """Return the cosine of the angle between true and estimated output (EasyQuant)."""
+    inner = sum_by_group(record.output * estimate, groups, axis)
+    true_norm = sum_by_group(record.output.square(), groups, axis)
+    norm = sum_by_group(estimate.square(), groups, axis)
+    return inner / (true_norm * norm).clamp_min(1e-30).sqrt()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A linear grid of factors on the start value: ``alpha + i (beta - alpha) / steps``, i < steps."""
+
+    alpha: float
+    beta: float
+    steps: int = 100
+
+    def factors(self) -> Tensor:
+        """Return the factors, [steps]."""
+        return self.alpha + torch.arange(self.steps) * ((self.beta - self.alpha) / self.steps)
+
+
+class Candidates:
+    """The candidate settings of one quantizer, numbered 0 .. count - 1, chosen per group.
+
+    For the quantizer after softmax they are its splits, for every other one factors on its range.
+    """
+
+    def __init__(self, quantizer: Quantizer, x: Tensor, grid: Grid) -> None:
+        self.quantizer = quantizer
+        self.low, self.high = torch.aminmax(grouped(x, quantizer), dim=1)
+        self.factors = grid.factors().to(x.device)
+        self.by_split = isinstance(quantizer, TwinSoftmaxQuantizer)
+        self.count = TwinSoftmaxQuantizer.SPLITS if self.by_split else grid.steps
+        self.groups = len(self.low)
+        self.chosen: Tensor | None = None
+        quantizer.set_range(self.low, self.high)
+
+    def apply(self, index: Tensor) -> None:
+        """Set the quantizer to candidate ``index`` ([groups], int64)."""
+        if isinstance(self.quantizer, TwinSoftmaxQuantizer):
+            self.quantizer.set_split(index)
+        else:
+            factor = self.factors[index]
+            self.quantizer.set_range(self.low * factor, self.high * factor)
+
+    def choose(self, index: Tensor) -> bool:
+        """Keep candidate ``index``; return whether that differs from the choice before."""
+        changed = self.chosen is None or not torch.equal(self.chosen, index)
+        self.chosen = index
+        self.apply(index)
+        return changed
+
+
+def best_index(
+    score: Callable[[Tensor], Tensor], count: int, groups: int, mode: SearchMode, device: torch.device
+) -> Tensor:
+    """Return, per group, the candidate of highest score ([groups], int64).
+
+    ``coarse-to-fine`` tries every 8th candidate and then the 14 around the best of them: scores are
+    nearly unimodal in the scale. ``exhaustive`` tries all.
+    """
+    stride = 1 if mode == "exhaustive" or count <= 2 * COARSE_STRIDE else COARSE_STRIDE
+    coarse = [torch.full((groups,), i, device=device) for i in range(0, count, stride)]
+    index, value = _best_of(score, coarse)
+    fine = [
+        (index + step).clamp(0, count - 1)
+        for step in range(1 - stride, stride)
+        if step  # the coarse winner itself is known
+    ]
+    if not fine:
+        return index
+    fine_index, fine_value = _best_of(score, fine)
+    return torch.where(fine_value > value, fine_index, index)
+
+
+def _best_of(score: Callable[[Tensor], Tensor], indices: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    scores = torch.stack([score(index) for index in indices])
+    value, position = scores.max(dim=0)
+    return torch.stack(list(indices)).gather(0, position[None]).squeeze(0), value
+
+
+@torch.no_grad()
+def search_operation(
+    operation: QuantOperation,
+    record: Record,
+    metric: Metric,
+    grid: Grid,
+    rounds: int,
+    mode: SearchMode = "coarse-to-fine",
+) -> None:
+    """Set the quantizers of both operands by alternating search.
+
+    Weights come before inputs, the first operand of an attention product before the second; the split
+    after softmax is searched with the other operand in full precision. Rounds end early once nothing
+    changes. Operands left in floating point, or dynamic, are not searched.
+    """
+    tensors = operation.operands(record.inputs)
+    quantizers = list(operation.quantizers().values())
+    candidates = {
+        i: Candidates(quantizers[i], tensors[i], grid)
+        for i in range(2)
+        if not quantizers[i].spec.is_float and not quantizers[i].spec.dynamic
+    }
+    order = [i for i in ((0, 1) if isinstance(operation, QuantMatMul) else (1, 0)) if i in candidates]
+    for _ in range(rounds):
+        changes = [_search_operand(operation, record, metric, candidates, i, mode) for i in order]
+        if not any(changes):
+            return
+
+
+def _search_operand(
+    operation: QuantOperation,
+    record: Record,
+    metric: Metric,
+    candidates: dict[int, Candidates],
+    which: int,
+    mode: SearchMode,
+) -> bool:
+    tensors = operation.operands(record.inputs)
+    own, quantizer = candidates[which], candidates[which].quantizer
+    other = candidates.get(1 - which)
+    fixed = tensors[1 - which]
+    if other is not None and not own.by_split:
+        fixed = other.quantizer.fake_quantize(fixed)
+
+    def score(index: Tensor) -> Tensor:
+        own.apply(index)
+        estimate = quantizer.fake_quantize(tensors[which])
+        pair = (estimate, fixed) if which == 0 else (fixed, estimate)
+        return metric(record, operation.compute(*pair), own.groups, operation.output_axis)
+
+    return own.choose(best_index(score, own.count, own.groups, mode, fixed.device))

@@ -1,0 +1,191 @@
+"""The ImageNet-1k task: timm models on the user's own images."""
+
+import difflib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from timm.data import create_transform, resolve_model_data_config
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from tasks.base import Evaluation, LoadedModel, Progress, Task, subset
+from tasks.checkpoints import file_id, load_strictly, read_state_dict
+from tasks.errors import TaskError
+from tasks.imagenet_data import (
+    ImageFiles,
+    Sample,
+    class_folders,
+    flat_samples,
+    folder_samples,
+    listing_id,
+    require_root,
+    validation_folder,
+)
+from tasks.metrics import classify
+from tasks.registry import register_task
+
+FULL_VALIDATION = 50_000
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Published full-precision top-1 on the 50,000 validation images; two sources may differ."""
+
+    top1: float
+    tolerance: float = 0.3
+
+
+REFERENCES = {
+    "vit_small_patch16_224.augreg_in21k_ft_in1k": Reference(81.39),
+    "vit_base_patch16_224.augreg_in21k_ft_in1k": Reference(84.54),
+    "deit_tiny_patch16_224.fb_in1k": Reference(72.21),
+    "deit_small_patch16_224.fb_in1k": Reference(79.85),
+    "deit_base_patch16_224.fb_in1k": Reference(81.80, 0.5),
+    "swin_tiny_patch4_window7_224.ms_in1k": Reference(81.39),
+    "swin_small_patch4_window7_224.ms_in1k": Reference(83.23),
+    "swin_base_patch4_window7_224.ms_in22k_ft_in1k": Reference(85.27),
+}
+"""Full-precision figures that the PTQ papers (RepQ-ViT, PTQ4ViT, I&S-ViT) print for timm's weights."""
+
+FAMILIES = ("vit_*", "deit_*", "deit3_*", "swin_*")
+
+
+@register_task
+class ImageNet(Task):
+    """Classify the ImageNet-1k validation images with a timm model.
+
+    ``data_dir`` holds ``train/<class>/<image>`` and ``val/<class>/<image>``, or flat images in ``val``
+    with ``val_labels``. Preprocessing is timm's own for each model. Calibration images come from the
+    training folder, drawn by seed, with the evaluation's transform. Any timm name works; a name of a
+    pretrained tag downloads its weights unless ``checkpoint`` gives a file.
+    """
+
+    name = "imagenet"
+    version = 1
+    metrics = ("top1", "top5")
+
+    def model_names(self) -> list[str]:
+        """Return timm's pretrained tags of the supported families."""
+        return sorted(timm.list_models(list(FAMILIES), pretrained=True))
+
+    def knows_model(self, model: str) -> bool:
+        """Whether timm has an architecture of that name, with or without a tag."""
+        return bool(timm.is_model(model))
+
+    def weights_id(self, model: str) -> str:
+        """Return the checkpoint's hash, or timm's full name of the pretrained weights."""
+        self._require(model)
+        if self.options.checkpoint is not None:
+            return file_id(self.options.checkpoint)
+        return f"timm:{_full_name(model)}"
+
+    def data_id(self) -> str:
+        """Return a hash over names, sizes and labels of validation and training images."""
+        root = require_root(self.options.data_dir)
+        train = folder_samples(root / "train") if (root / "train").is_dir() else []
+        return listing_id([*self._validation, *train], root)
+
+    def load_model(self, model: str) -> LoadedModel:
+        """Build a timm model with its pretrained weights or those of the checkpoint."""
+        self._require(model)
+        checkpoint = self.options.checkpoint
+        if checkpoint is None:
+            return self._with_reference(model, _pretrained(model))
+        module = timm.create_model(model, pretrained=False)
+        load_strictly(module, read_state_dict(checkpoint), str(checkpoint))
+        return LoadedModel(model, module.eval())
+
+    def calibration_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:
+        """Draw ``n`` training images without replacement."""
+        folder = require_root(self.options.data_dir) / "train"
+        if not folder.is_dir():
+            raise TaskError(f"{folder}: calibration needs training images there (<class>/<image>.JPEG)")
+        samples = folder_samples(folder)
+        if n > len(samples):
+            raise TaskError(f"{folder} holds {len(samples)} images, the run asks for {n}")
+        drawn = np.random.default_rng(seed).permutation(len(samples))[:n]
+        images = ImageFiles([samples[i] for i in drawn], _transform(loaded.module))
+        return list(torch.stack([images[i][0] for i in range(n)]).split(self.options.batch_size))
+
+    def evaluate(
+        self,
+        module: nn.Module,
+        loaded: LoadedModel,
+        device: torch.device,
+        progress: Progress | None = None,
+    ) -> Evaluation:
+        """Classify the validation images."""
+        self._check_classes(loaded)
+        chosen = [self._validation[i] for i in subset(len(self._validation), self.options.limit)]
+        loader = DataLoader(
+            ImageFiles(chosen, _transform(loaded.module)),
+            batch_size=self.options.batch_size,
+            num_workers=self.options.loader_workers,
+        )
+        return classify(module, loader, device, len(chosen), progress)
+
+    @cached_property
+    def _validation(self) -> list[Sample]:
+        folder = validation_folder(require_root(self.options.data_dir))
+        if self.options.val_labels is not None:
+            return flat_samples(folder, self.options.val_labels)
+        if not class_folders(folder):
+            raise TaskError(
+                f"{folder} has no class folders; if its images are flat, give their labels with "
+                "--val-labels (one line per image: '<file name> <label>')"
+            )
+        return folder_samples(folder)
+
+    def _check_classes(self, loaded: LoadedModel) -> None:
+        """A wrong number of classes means other labels than the model was trained with."""
+        classes = int(getattr(loaded.module, "num_classes", 0))
+        folder = validation_folder(require_root(self.options.data_dir))
+        found = len(class_folders(folder)) if self.options.val_labels is None else classes
+        if found != classes:
+            raise TaskError(f"{folder} has {found} class folders, {loaded.name} has {classes} classes")
+        largest = max(label for _, label in self._validation)
+        if largest >= classes:
+            raise TaskError(
+                f"{self.options.val_labels}: label {largest}, but {loaded.name} has {classes} classes"
+            )
+
+    def _with_reference(self, model: str, module: nn.Module) -> LoadedModel:
+        """The papers' figures hold for the full validation set only."""
+        known = REFERENCES.get(_full_name(model))
+        if known is None or len(self._validation) != FULL_VALIDATION:
+            return LoadedModel(model, module)
+        return LoadedModel(model, module, known.top1, known.tolerance, "PTQ papers on timm weights")
+
+    def _require(self, model: str) -> None:
+        if self.knows_model(model):
+            return
+        near = difflib.get_close_matches(model, timm.list_models(), n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise TaskError(f"timm has no model {model!r}{hint}")
+
+
+def _full_name(model: str) -> str:
+    """Return the name with its tag: timm gives a bare name its default weights."""
+    cfg = timm.get_pretrained_cfg(model)
+    tag = getattr(cfg, "tag", "") if cfg is not None else ""
+    return model if "." in model or not tag else f"{model}.{tag}"
+
+
+def _pretrained(model: str) -> nn.Module:
+    try:
+        return timm.create_model(model, pretrained=True).eval()
+    except Exception as error:  # hub, network and disk each raise their own kinds
+        raise TaskError(
+            f"{model}: timm could not get the pretrained weights ({type(error).__name__}: {error}); "
+            "give a file with --checkpoint"
+        ) from error
+
+
+def _transform(module: nn.Module) -> Any:
+    """timm's evaluation transform for a model."""
+    return create_transform(**resolve_model_data_config(module), is_training=False)
+
