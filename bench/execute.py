@@ -15,7 +15,7 @@ import torch
 from bench import lookup
 from bench.environment import environment
 from bench.job import Job
-from bench.measure import MIB, PeakMemory, Stopwatch
+from bench.measure import MB, PeakMemory, Stopwatch
 from methods.quantization import BitTable, BitWidth, Calibration, QuantizedModel, equal_table
 from methods.quantization.storage import save_quantized
 
@@ -126,13 +126,13 @@ def check_gate(model: str, loaded: Any, reached: float, metric: str) -> None:
 
 
 def saved_size(quantized: QuantizedModel, job: Job) -> float:
-    """Size of the saved quantized model in MiB; the file stays only where the job names one."""
+    """Size of the saved quantized model in MB; the file stays only where the job names one."""
     if job.model_file is not None:
         job.model_file.parent.mkdir(parents=True, exist_ok=True)
-        return round(save_quantized(quantized, job.model_file, metadata(job)) / MIB, 3)
+        return round(save_quantized(quantized, job.model_file, metadata(job)) / MB, 3)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         path = Path(folder) / "model.safetensors"
-        return round(save_quantized(quantized, path, metadata(job)) / MIB, 3)
+        return round(save_quantized(quantized, path, metadata(job)) / MB, 3)
 
 
 def metadata(job: Job) -> dict[str, Any]:

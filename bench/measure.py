@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-MIB = 2**20
+MB = 10**6
 
 
 class Stopwatch:
@@ -43,7 +43,7 @@ def synchronize(device: torch.device) -> None:
 
 
 class PeakMemory:
-    """Highest memory since `reset`, in MiB.
+    """Highest memory since `reset`, in MB.
 
     On CUDA the most that torch had allocated on the device; elsewhere the resident set of the
     process. Only Linux can reset that high-water mark; on other systems it counts from the start of
@@ -64,10 +64,10 @@ class PeakMemory:
             return  # not Linux, or not allowed: the peak then counts from the start
 
     def read(self) -> float:
-        """The peak in MiB."""
+        """The peak in MB."""
         if self._device.type == "cuda":
-            return round(torch.cuda.max_memory_allocated(self._device) / MIB, 1)
-        return round(_resident_peak() / MIB, 1)
+            return round(torch.cuda.max_memory_allocated(self._device) / MB, 1)
+        return round(_resident_peak() / MB, 1)
 
 
 def _resident_peak() -> int:

@@ -92,7 +92,7 @@ def build_plan(suite: Suite, task_options: Any) -> list[Run]:
         TaskError: the task cannot tell the identity of its data or of a model's weights.
     """
     task = make_task(suite, task_options)
-    models = _choose(suite, "models", "model", task.model_names())
+    models = _models(suite, task)
     names = method_names(suite)
     _check_parameters(suite, names)
     data = {
@@ -192,10 +192,13 @@ def _run(
     return Run(run_id(spec), spec, cls.fidelity, reference)
 
 
-def _choose(suite: Suite, key: str, kind: str, known: list[str]) -> list[str]:
+def _models(suite: Suite, task: Any) -> list[str]:
+    """The models of ``suite``; a task may know more of them by name than it lists."""
+    listed = task.model_names()
     chosen: dict[str, None] = {}
-    for pattern in getattr(suite, key):
-        chosen.update(dict.fromkeys(_choose_one(suite, key, kind, pattern, known)))
+    for pattern in suite.models:
+        known = [*listed, pattern] if task.knows_model(pattern) else listed
+        chosen.update(dict.fromkeys(_choose_one(suite, "models", "model", pattern, known)))
     return list(chosen)
 
 

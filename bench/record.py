@@ -53,8 +53,8 @@ class Record:
         standard_errors: of each metric, in percent.
         n: number of images evaluated.
         seconds: wall time of each phase (load, calibrate, save, evaluate, total).
-        peak_memory_mb: highest memory use while calibrating, in MiB.
-        size_mb: size of the saved quantized model, in MiB.
+        peak_memory_mb: highest memory use while calibrating, in MB.
+        size_mb: size of the saved quantized model, in MB.
         environment: machine, software and settings.
         error: type, message and traceback (a list of lines) of a run that is not ok.
         outcomes_sha256: checksum of the per-image outcomes beside the record.

@@ -24,7 +24,6 @@ import torch
 from numpy.typing import NDArray
 
 from bench import plugins
-from bench.errors import BenchError
 from bench.execute import GateMissed, Report, Skip, execute
 from bench.job import CannotWrite, Finished, Job, Progress
 from bench.record import Record, new_record
@@ -41,12 +40,12 @@ def main(job: Job, connection: Connection) -> None:
     try:
         detach(job)
         record, outcomes = make_record(job, reporter(connection))
-        Store(job.output).write(record, outcomes)
+        written = Store(job.output).write(record, outcomes)
     except OSError as error:  # those of the run itself are in the record
         connection.send(CannotWrite(error.strerror or str(error)))
         return
-    except BenchError as error:  # the store keeps what it has: other numbers under one id
-        connection.send(Finished("failed", str(error)))
+    if written.conflict:
+        connection.send(Finished("failed", f"other numbers than before, see {written.path.name}"))
         return
     connection.send(Finished(record.status, (record.error or {}).get("message", "")))
 

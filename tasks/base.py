@@ -93,6 +93,10 @@ class Task:
         """Return the models to list; a task may know more."""
         raise AssertionError("defined by each task")
 
+    def knows_model(self, model: str) -> bool:
+        """Whether a model can be asked for by this name."""
+        return model in self.model_names()
+
     def weights_id(self, model: str) -> str:
         """Return what identifies the weights, without building the model."""
         raise AssertionError("defined by each task")

@@ -23,8 +23,10 @@ CHUNK = 500
 SPLIT_SEED = 7
 TEST_FRACTION = 0.3
 VALIDATION_FRACTION = 0.15
-CLUTTER = 0.4
+CLUTTER = 0.25
 """How hard the pictures of the benchmark are to read, between 0 (plain) and 1."""
+FULL_COLOUR = 0.4
+"""Clutter from which on colours are as strong as they get."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def render(
 
     ``clutter`` scales everything that makes a picture hard: how far the digit is moved, turned,
     sheared and shrunk, and how strong stripes, blotches, other digits, bars and noise are. Below
-    `CLUTTER` the colours fade too, to a white digit on black at 0.
+    `FULL_COLOUR` the colours fade too, to a white digit on black at 0.
 
     Returns images uint8 [n, 32, 32, 3] (RGB) and labels int64 [n]; the classes are as balanced as
     ``n`` allows and come in random order.
@@ -125,7 +127,7 @@ def _render_chunk(
         fragment = _fragment(pool, n, rng)
         canvas = _paint(canvas, fragment, _colour(n, rng), 0.3 * clutter, clutter, rng)
     colour = _contrasting(middle, rng)
-    strength = np.float32(min(1.0, clutter / CLUTTER))
+    strength = np.float32(min(1.0, clutter / FULL_COLOUR))
     ink = _gradient(1 + strength * (colour - 1), _spread(n, 0.12 * clutter, rng), rng)
     canvas = _paint(canvas, _main_digit(pool, rows, rng, clutter), ink, 0.8, 1.0, rng)
     canvas = _paint(canvas, _bars(n, rng, clutter), _colour(n, rng), 0.6, 1.0, rng)
@@ -208,7 +210,7 @@ def _bilinear(sources: Floats, row: Floats, column: Floats) -> Floats:
 
 def _background(n: int, rng: np.random.Generator, clutter: float) -> Floats:
     """A colour gradient with stripes and soft blotches on it."""
-    strength = np.float32(min(1.0, clutter / CLUTTER))
+    strength = np.float32(min(1.0, clutter / FULL_COLOUR))
     colour = strength * _uniform(rng, (n, 3), 0.1, 0.9)
     base = _gradient(colour, _spread(n, 0.25 * clutter, rng), rng)
     phase = _plane(n, rng) * _uniform(rng, (n, 1, 1), 1.0, 5.0) + _uniform(rng, (n, 1, 1), 0, 1)

@@ -1,0 +1,1 @@
+"""The harness: suites, plan, executor, records, leaderboard, command line."""

@@ -1,0 +1,246 @@
+"""The leaderboard: a pure function of records; the same records give the same bytes.
+
+It imports neither torch nor methods nor tasks, and knows no clock.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from string import ascii_lowercase
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from bench.errors import BenchError
+from bench.record import Record
+from bench.store import Store
+from bench.tables import GROUP, REFERENCE, SIGNIFICANCE, Loader, labels, mcnemar, to_frame
+
+MARKDOWN, CSV = "leaderboard.md", "leaderboard.csv"
+LEGEND = """\
+Methods are ranked by top-1 (or the task's first metric), in percent, with its 95 % interval; with several
+seeds, the mean, the standard deviation between seeds and their number. `≈` after a rank: the difference to
+the first is not significant, image by image (exact McNemar test, 5 %). *Drop* is the loss against full
+precision. Quantization is simulated in float32: seconds and memory are what calibration costs, not
+what inference would cost. *Memory* is the process's peak while calibrating; *size* is the saved quantized
+model's file. Letters in *convention* are explained under the table: where the method's bit table
+differs from the common one. Protocol `equal` gives every method the same sites, bits, granularity and
+calibration images; `authors` gives each its own. Rows of different protocols, data or evaluation subsets
+never share a table."""
+
+Row = dict[str, Any]
+
+
+def write_leaderboard(folder: Path) -> Path:
+    """Write ``leaderboard.md`` and ``leaderboard.csv`` of the records in ``folder``.
+
+    Returns the path of the markdown file.
+
+    Raises:
+        BenchError: the folder holds no record, or cannot be written.
+    """
+    for name, text in contents(Path(folder)).items():
+        try:
+            (Path(folder) / name).write_text(text, encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise BenchError(f"cannot write {Path(folder) / name}: {error.strerror}") from error
+    return Path(folder) / MARKDOWN
+
+
+def stale_files(folder: Path) -> list[Path]:
+    """Return the leaderboard files of ``folder`` that are not what its records give."""
+    stale = []
+    for name, text in contents(Path(folder)).items():
+        path = Path(folder) / name
+        if not path.is_file() or path.read_bytes() != text.encode():
+            stale.append(path)
+    return stale
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return file name -> text of the leaderboard files.
+
+    Raises:
+        BenchError: the folder holds no record.
+    """
+    store = Store(folder)
+    records = store.records()
+    if not records and not store.damaged:
+        raise BenchError(f"{folder} holds no records (looked for runs/<task>/<model>/<run id>.json)")
+    findings = [f"damaged, counts as missing: {error}" for _, error in store.damaged]
+    findings += [
+        f"other numbers under the same run id: {path.relative_to(folder).as_posix()}"
+        for path in store.conflicts()
+    ]
+    markdown = render(records, store.outcomes, [text.replace(f"{folder}/", "") for text in findings])
+    return {MARKDOWN: markdown, CSV: to_csv(records)}
+
+
+def to_csv(records: list[Record]) -> str:
+    """Return one row per record."""
+    if not records:
+        return ""
+    buffer = io.StringIO()
+    to_frame(records).to_csv(buffer, index=False, lineterminator="\n")
+    return buffer.getvalue()
+
+
+def render(records: list[Record], outcomes: Loader, findings: list[str]) -> str:
+    """Return the markdown text.
+
+    Args:
+        records: in any order.
+        outcomes: gives per-image outcomes, for the comparison with the first of each table.
+        findings: damaged and conflicting files, in words.
+    """
+    parts = ["# Leaderboard", LEGEND]
+    if records:
+        frame = to_frame(records).reset_index(drop=True)
+        by_id = {record.run_id: record for record in records}
+        parts += [_hardware(frame), *_sections(frame, by_id, outcomes)]
+    if findings:
+        parts += ["## Findings", "\n".join(f"- {text}" for text in findings)]
+    parts.append("Made by `bench leaderboard --results FOLDER` from the records beside it.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _hardware(frame: pd.DataFrame) -> str:
+    machines = sorted(
+        {
+            f"{cpu}, {int(threads)} threads, torch {torch}"
+            for cpu, threads, torch in zip(frame["cpu"], frame["threads"], frame["torch"], strict=True)
+            if cpu and pd.notna(threads)
+        }
+    )
+    if len(machines) > 1:
+        return f"Seconds and memory come from different machines: {'; '.join(machines)}."
+    return f"Machine: {machines[0]}." if machines else "No run finished."
+
+
+def _sections(frame: pd.DataFrame, by_id: Mapping[str, Record], outcomes: Loader) -> Iterator[str]:
+    for key, group in frame.groupby(GROUP[:-2], dropna=False, sort=True):
+        task, version, _, limit, protocol = key
+        if (group["fidelity"] == REFERENCE).all():
+            continue
+        part = "" if pd.isna(limit) else f", {int(limit)} images of the evaluation set"
+        yield f"## {task} (version {version}{part}), protocol `{protocol}`"
+        same_data = _same(frame, GROUP[:4], key[:4])
+        references = frame[same_data & (frame["fidelity"] == REFERENCE)]
+        rows = group[group["fidelity"] != REFERENCE]
+        yield _summary(rows, references)
+        for (model, weights), of_model in rows.groupby(["model", "weights"], sort=True):
+            own = references[(references["model"] == model) & (references["weights"] == weights)]
+            everyone = sorted(set(labels(of_model)))
+            for bits, table in of_model.groupby("bits", sort=True):
+                yield f"### {model}, {bits}, `{protocol}`"
+                yield _table(table, own, everyone, by_id, outcomes)
+
+
+def _same(frame: pd.DataFrame, columns: list[str], values: tuple[Any, ...]) -> pd.Series[bool]:
+    mask = pd.Series(True, index=frame.index)
+    for column, value in zip(columns, values, strict=True):
+        mask &= frame[column].isna() if pd.isna(value) else frame[column] == value
+    return mask
+
+
+def _summary(rows: pd.DataFrame, references: pd.DataFrame) -> str:
+    """Methods x (model, bit width), mean of the primary metric."""
+    named = rows.assign(label=labels(rows))
+    values = named.pivot_table(
+        index="label", columns=["model", "bits"], values="value", aggfunc="mean", dropna=False
+    )
+    order = values.mean(axis=1).sort_values(ascending=False, kind="stable").index
+    head = ["method", *(f"{model} {bits}" for model, bits in values.columns)]
+    full = references.groupby("model")["value"].mean()
+    body = [["fp32", *(_number(full.get(model), 1) for model, _ in values.columns)]]
+    body += [[label, *(_number(v, 1) for v in values.loc[label])] for label in order]
+    return tabulate(body, head, tablefmt="github", disable_numparse=True)
+
+
+def _table(
+    table: pd.DataFrame,
+    references: pd.DataFrame,
+    everyone: list[str],
+    by_id: Mapping[str, Record],
+    outcomes: Loader,
+) -> str:
+    full = references["value"].mean() if len(references) else None
+    notes: dict[str, str] = {}
+    rows = [_aggregate(label, part) for label, part in table.groupby(labels(table), sort=True)]
+    done = sorted((r for r in rows if r["value"] is not None), key=lambda r: (-r["value"], r["label"]))
+    lines = [_line("-", _aggregate("fp32", references), full, notes)] if len(references) else []
+    for rank, row in enumerate(done, start=1):
+        tied = rank > 1 and _inseparable(done[0], row, by_id, outcomes)
+        lines.append(_line(f"{rank} ≈" if tied else str(rank), row, full, notes))
+    lines += [_failure_line(row) for row in rows if row["value"] is None]
+    lines += [["", label, "not run"] for label in everyone if label not in {r["label"] for r in rows}]
+    metric = next((r["metric"] for r in done), "top1")
+    head = ["rank", "method", f"{metric} % [95 %]", "top5 %", "drop", "calibration s"]
+    head += ["memory MB", "size MB", "images", "fidelity", "convention"]
+    text = tabulate(lines, head, tablefmt="github", disable_numparse=True)
+    footnotes = [f"({letter}) {note}" for note, letter in notes.items()]
+    return "\n\n".join([text, *footnotes])
+
+
+def _aggregate(label: str, part: pd.DataFrame) -> Row:
+    """One line of a table from the runs of all seeds."""
+    ok = part[part["status"] == "ok"]
+    row: Row = {"label": label, "value": None, "part": part, "ok": ok, "ids": sorted(ok["run_id"])}
+    first = part.iloc[0]
+    row |= {"fidelity": first["fidelity"], "note": first["deviation"], "metric": first["metric"]}
+    if len(ok):
+        row["value"] = float(ok["value"].mean())
+    return row
+
+
+def _line(rank: str, row: Row, full: float | None, notes: dict[str, str]) -> list[str]:
+    ok = row["ok"]
+    if not len(ok):
+        return _failure_line(row)
+    is_reference = row["fidelity"] == REFERENCE
+    letter = "" if not row["note"] else f"({notes.setdefault(row['note'], ascii_lowercase[len(notes) % 26])})"
+    top5 = ok["metric_top5"].mean() if "metric_top5" in ok else None
+    drop = None if full is None or is_reference else full - row["value"]
+    return [
+        rank,
+        row["label"],
+        _value(ok),
+        _number(top5, 1),
+        _number(drop, 1),
+        "-" if is_reference else _number(ok["seconds_calibrate"].mean(), 1),
+        "-" if is_reference else _number(ok["peak_memory_mb"].mean(), 0),
+        _number(ok["size_mb"].mean(), 2),
+        "/".join(str(n) for n in sorted(set(ok["calibration_images"]))),
+        row["fidelity"],
+        letter,
+    ]
+
+
+def _value(ok: pd.DataFrame) -> str:
+    if len(ok) == 1:
+        one = ok.iloc[0]
+        return f"{one['value']:.2f} [{one['low']:.1f}, {one['high']:.1f}]"
+    return f"{ok['value'].mean():.2f} ± {ok['value'].std():.2f} ({len(ok)} seeds)"
+
+
+def _failure_line(row: Row) -> list[str]:
+    part = row["part"]
+    status = ", ".join(sorted(set(part["status"])))
+    reason = str(part.iloc[0]["error"]).splitlines()
+    short = reason[0][:80] if reason else ""
+    return ["", row["label"], f"{status}: {short}".replace("|", "/")]
+
+
+def _inseparable(best: Row, row: Row, by_id: Mapping[str, Record], outcomes: Loader) -> bool:
+    """Whether one seed of each, seen by the same images, gives no significant difference."""
+    first, second = outcomes(by_id[best["ids"][0]]), outcomes(by_id[row["ids"][0]])
+    if first is None or second is None or len(first) != len(second):
+        return False
+    return mcnemar(first, second) >= SIGNIFICANCE
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None or pd.isna(value) else f"{value:.{digits}f}"

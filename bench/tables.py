@@ -1,0 +1,142 @@
+"""Records -> data frames, and what the tables say about them. Imports neither torch nor methods."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from bench.record import Record
+
+REFERENCE = "reference"
+SIGNIFICANCE = 0.05
+
+Loader = Callable[[Record], "np.ndarray[Any, np.dtype[np.bool_]] | None"]
+"""Gives the per-image outcomes of a record, or None."""
+
+GROUP = ["task", "task_version", "data", "limit", "protocol", "model", "weights"]
+"""What rows must share to stand in one table, bit width apart."""
+
+
+def to_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One row per record, flat: the columns of the CSV file."""
+    rows = [_row(record) for record in records]
+    frame = pd.DataFrame(rows, columns=list(_row_columns(rows)))
+    return frame.sort_values(["task", "model", "protocol", "bits", "method", "seed", "run_id"])
+
+
+def _row(record: Record) -> dict[str, Any]:
+    spec, name = record.spec, record.primary_metric
+    low, high = record.intervals.get(name or "", [None, None])
+    row = {
+        "run_id": record.run_id,
+        "task": record.task,
+        "task_version": spec["task"]["version"],
+        "data": spec["task"]["data"] or "",
+        "limit": spec["task"]["limit"],
+        "model": record.model,
+        "weights": spec["model"]["weights"] or "",
+        "method": record.method,
+        "method_version": spec["method"]["version"],
+        "parameters": json.dumps(spec["method"]["parameters"], sort_keys=True),
+        "bits": record.bits,
+        "protocol": record.protocol,
+        "seed": record.seed,
+        "calibration_images": spec["calibration"]["images"],
+        "fidelity": record.fidelity,
+        "status": record.status,
+        "metric": name or "",
+        "value": record.value,
+        "low": low,
+        "high": high,
+        "n": record.n,
+        "peak_memory_mb": record.peak_memory_mb,
+        "size_mb": record.size_mb,
+        "cpu": record.environment.get("device_name") or "",
+        "threads": record.environment.get("threads"),
+        "torch": record.environment.get("torch") or "",
+        "deviation": deviation(record),
+        "error": (record.error or {}).get("message", ""),
+    }
+    row |= {f"metric_{key}": value for key, value in record.metrics.items()}
+    return row | {f"seconds_{key}": value for key, value in record.seconds.items()}
+
+
+def _row_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, None]:
+    """Columns in a fixed order: the common ones, then what only some rows have, by name."""
+    base = [key for key in rows[0] if not key.startswith(("metric_", "seconds_"))]
+    extra = sorted({key for row in rows for key in row} - set(base))
+    return dict.fromkeys([*base, *extra])
+
+
+def deviation(record: Record) -> str:
+    """In words, where the record's bit table differs from the common one; empty if nowhere."""
+    common = record.common_table
+    if common is None or record.fidelity == REFERENCE:
+        return ""
+    changed: dict[str, list[str]] = {}
+    for site, spec in record.spec["table"].items():
+        words = _changes(spec, common.get(site, {}))
+        if words:
+            changed.setdefault(words, []).append(site)
+    return "; ".join(f"{_sites(sites)}: {words}" for words, sites in changed.items())
+
+
+def _changes(spec: Mapping[str, Any], common: Mapping[str, Any]) -> str:
+    if spec["bits"] == 32:
+        return "" if common.get("bits") == 32 else "floating point"
+    words = []
+    for key, value in spec.items():
+        if value == common.get(key):
+            continue
+        if key in ("symmetric", "dynamic"):
+            words.append({"symmetric": "affine symmetric", "dynamic": "static dynamic"}[key].split()[value])
+        else:
+            words.append({"bits": f"{value} bit", "granularity": f"per {value}"}.get(key, str(value)))
+    return ", ".join(words)
+
+
+def _sites(sites: Sequence[str]) -> str:
+    """Shorten ``a.weight, b.weight, ...`` that covers every linear layer."""
+    text = []
+    for kind in ("weight", "input"):
+        of_kind = [site for site in sites if site.endswith(f".{kind}")]
+        if len(of_kind) > 3:
+            left_out = sorted(_LINEAR - {site.split(".")[0] for site in of_kind})
+            but = f" but {', '.join(left_out)}" if left_out else ""
+            text.append(f"every {kind}{but}")
+        else:
+            text += of_kind
+    return ", ".join([*text, *(site for site in sites if "." not in site)])
+
+
+_LINEAR = {"patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head"}
+
+
+def labels(frame: pd.DataFrame) -> pd.Series[str]:
+    """Method names; where one method stands with several settings, the settings that differ."""
+    settings = frame["parameters"].map(json.loads)
+    result = frame["method"].copy()
+    for method, rows in frame.groupby("method"):
+        if rows["parameters"].nunique() < 2:
+            continue
+        own = settings.loc[rows.index]
+        keys = sorted({k for s in own for k in s})
+        varying = [k for k in keys if len({json.dumps(s.get(k)) for s in own}) > 1]
+        for index, setting in own.items():
+            text = ", ".join(f"{k}={setting.get(k)}" for k in varying)
+            result[index] = f"{method} ({text})"
+    return result
+
+
+def mcnemar(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> float:
+    """Exact two-sided p value of McNemar's test on two bool arrays [n] of the same images."""
+    only_first = int((first & ~second).sum())
+    only_second = int((second & ~first).sum())
+    if only_first + only_second == 0:
+        return 1.0
+    return float(binomtest(only_first, only_first + only_second).pvalue)
