@@ -69,13 +69,17 @@ def contents(folder: Path) -> dict[str, str]:
     store = Store(folder)
     records = store.records()
     if not records and not store.damaged:
-        raise BenchError(f"{folder} holds no records (looked for runs/<task>/<model>/<run id>.json)")
+        raise BenchError(
+            f"{folder} holds no records (looked for runs/<task>/<model>/<run id>.json)"
+        )
     findings = [f"damaged, counts as missing: {error}" for _, error in store.damaged]
     findings += [
         f"other numbers under the same run id: {path.relative_to(folder).as_posix()}"
         for path in store.conflicts()
     ]
-    markdown = render(records, store.outcomes, [text.replace(f"{folder}/", "") for text in findings])
+    markdown = render(
+        records, store.outcomes, [text.replace(f"{folder}/", "") for text in findings]
+    )
     return {MARKDOWN: markdown, CSV: to_csv(records)}
 
 
@@ -111,7 +115,9 @@ def _hardware(frame: pd.DataFrame) -> str:
     machines = sorted(
         {
             f"{cpu}, {int(threads)} threads, torch {torch}"
-            for cpu, threads, torch in zip(frame["cpu"], frame["threads"], frame["torch"], strict=True)
+            for cpu, threads, torch in zip(
+                frame["cpu"], frame["threads"], frame["torch"], strict=True
+            )
             if cpu and pd.notna(threads)
         }
     )
@@ -122,21 +128,27 @@ def _hardware(frame: pd.DataFrame) -> str:
 
 def _sections(frame: pd.DataFrame, by_id: Mapping[str, Record], outcomes: Loader) -> Iterator[str]:
     for key, group in frame.groupby(GROUP[:-2], dropna=False, sort=True):
-        task, version, _, limit, protocol = key
+        task, version, data, limit, protocol = _values(key)
         if (group["fidelity"] == REFERENCE).all():
             continue
         part = "" if pd.isna(limit) else f", {int(limit)} images of the evaluation set"
         yield f"## {task} (version {version}{part}), protocol `{protocol}`"
-        same_data = _same(frame, GROUP[:4], key[:4])
+        same_data = _same(frame, GROUP[:4], (task, version, data, limit))
         references = frame[same_data & (frame["fidelity"] == REFERENCE)]
         rows = group[group["fidelity"] != REFERENCE]
         yield _summary(rows, references)
-        for (model, weights), of_model in rows.groupby(["model", "weights"], sort=True):
+        for pair, of_model in rows.groupby(["model", "weights"], sort=True):
+            model, weights = _values(pair)
             own = references[(references["model"] == model) & (references["weights"] == weights)]
             everyone = sorted(set(labels(of_model)))
             for bits, table in of_model.groupby("bits", sort=True):
                 yield f"### {model}, {bits}, `{protocol}`"
                 yield _table(table, own, everyone, by_id, outcomes)
+
+
+def _values(key: Any) -> tuple[Any, ...]:
+    """The values of a group's key, which pandas types as one scalar."""
+    return tuple(key)
 
 
 def _same(frame: pd.DataFrame, columns: list[str], values: tuple[Any, ...]) -> pd.Series[bool]:
@@ -153,9 +165,10 @@ def _summary(rows: pd.DataFrame, references: pd.DataFrame) -> str:
         index="label", columns=["model", "bits"], values="value", aggfunc="mean", dropna=False
     )
     order = values.mean(axis=1).sort_values(ascending=False, kind="stable").index
-    head = ["method", *(f"{model} {bits}" for model, bits in values.columns)]
+    columns = [_values(column) for column in values.columns]
+    head = ["method", *(f"{model} {bits}" for model, bits in columns)]
     full = references.groupby("model")["value"].mean()
-    body = [["fp32", *(_number(full.get(model), 1) for model, _ in values.columns)]]
+    body = [["fp32", *(_number(full.get(model), 1) for model, _ in columns)]]
     body += [[label, *(_number(v, 1) for v in values.loc[label])] for label in order]
     return tabulate(body, head, tablefmt="github", disable_numparse=True)
 
@@ -170,13 +183,17 @@ def _table(
     full = references["value"].mean() if len(references) else None
     notes: dict[str, str] = {}
     rows = [_aggregate(label, part) for label, part in table.groupby(labels(table), sort=True)]
-    done = sorted((r for r in rows if r["value"] is not None), key=lambda r: (-r["value"], r["label"]))
+    done = sorted(
+        (r for r in rows if r["value"] is not None), key=lambda r: (-r["value"], r["label"])
+    )
     lines = [_line("-", _aggregate("fp32", references), full, notes)] if len(references) else []
     for rank, row in enumerate(done, start=1):
         tied = rank > 1 and _inseparable(done[0], row, by_id, outcomes)
         lines.append(_line(f"{rank} ≈" if tied else str(rank), row, full, notes))
     lines += [_failure_line(row) for row in rows if row["value"] is None]
-    lines += [["", label, "not run"] for label in everyone if label not in {r["label"] for r in rows}]
+    lines += [
+        ["", label, "not run"] for label in everyone if label not in {r["label"] for r in rows}
+    ]
     metric = next((r["metric"] for r in done), "top1")
     head = ["rank", "method", f"{metric} % [95 %]", "top5 %", "drop", "calibration s"]
     head += ["memory MB", "size MB", "images", "fidelity", "convention"]
@@ -201,7 +218,11 @@ def _line(rank: str, row: Row, full: float | None, notes: dict[str, str]) -> lis
     if not len(ok):
         return _failure_line(row)
     is_reference = row["fidelity"] == REFERENCE
-    letter = "" if not row["note"] else f"({notes.setdefault(row['note'], ascii_lowercase[len(notes) % 26])})"
+    letter = (
+        ""
+        if not row["note"]
+        else f"({notes.setdefault(row['note'], ascii_lowercase[len(notes) % 26])})"
+    )
     top5 = ok["metric_top5"].mean() if "metric_top5" in ok else None
     drop = None if full is None or is_reference else full - row["value"]
     return [

@@ -67,4 +67,6 @@ def _two(value: float | None) -> str:
 
 
 def _pairs(title: str, pairs: dict[str, Any]) -> list[str]:
-    return [f"{title:<12} " + ", ".join(f"{k} {v}" for k, v in sorted(pairs.items()))] if pairs else []
+    return (
+        [f"{title:<12} " + ", ".join(f"{k} {v}" for k, v in sorted(pairs.items()))] if pairs else []
+    )

@@ -158,7 +158,9 @@ def load_record(text: str, root: Path) -> tuple[Store, Record]:
     store = Store(root)
     paths = [p for p in store.files() if p.name.startswith(text)]
     if not paths:
-        raise BenchError(f"no record in {root} begins with {text!r}; `bench leaderboard` lists them")
+        raise BenchError(
+            f"no record in {root} begins with {text!r}; `bench leaderboard` lists them"
+        )
     if len(paths) > 1:
         names = ", ".join(p.stem for p in paths[:5])
         raise BenchError(f"{len(paths)} records begin with {text!r}: {names}; give more digits")
@@ -171,7 +173,9 @@ def _from_file(path: Path) -> tuple[Store, Record]:
     except DamagedRecord:
         raise
     except ValueError as error:
-        raise BenchError(f"{path}: not a whole JSON file ({error}); the run has to be repeated") from error
+        raise BenchError(
+            f"{path}: not a whole JSON file ({error}); the run has to be repeated"
+        ) from error
     return Store(path.resolve().parents[3]), record
 
 

@@ -94,9 +94,13 @@ def _changes(spec: Mapping[str, Any], common: Mapping[str, Any]) -> str:
         if value == common.get(key):
             continue
         if key in ("symmetric", "dynamic"):
-            words.append({"symmetric": "affine symmetric", "dynamic": "static dynamic"}[key].split()[value])
+            words.append(
+                {"symmetric": "affine symmetric", "dynamic": "static dynamic"}[key].split()[value]
+            )
         else:
-            words.append({"bits": f"{value} bit", "granularity": f"per {value}"}.get(key, str(value)))
+            words.append(
+                {"bits": f"{value} bit", "granularity": f"per {value}"}.get(key, str(value))
+            )
     return ", ".join(words)
 
 
@@ -127,9 +131,9 @@ def labels(frame: pd.DataFrame) -> pd.Series[str]:
         own = settings.loc[rows.index]
         keys = sorted({k for s in own for k in s})
         varying = [k for k in keys if len({json.dumps(s.get(k)) for s in own}) > 1]
-        for index, setting in own.items():
-            text = ", ".join(f"{k}={setting.get(k)}" for k in varying)
-            result[index] = f"{method} ({text})"
+        result.loc[rows.index] = [
+            f"{method} ({', '.join(f'{k}={s.get(k)}' for k in varying)})" for s in own
+        ]
     return result
 
 

@@ -139,7 +139,9 @@ class Method:
 def _check_type(what: str, value: Any, expected: Any) -> None:
     if get_origin(expected) is Literal:
         if value not in get_args(expected):
-            raise MethodError(f"{what} must be one of {', '.join(map(str, get_args(expected)))}; got {value!r}")
+            raise MethodError(
+                f"{what} must be one of {', '.join(map(str, get_args(expected)))}; got {value!r}"
+            )
         return
     accepted = (int, float) if expected is float else expected
     if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):

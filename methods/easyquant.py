@@ -4,8 +4,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from methods.base import Method
-from methods.quantization.bits import INPUT_SITES, OPERAND_ROLES, WEIGHT_SITES, BitTable, BitWidth
-from methods.quantization.bits import equal_table
+from methods.quantization.bits import (
+    INPUT_SITES,
+    OPERAND_ROLES,
+    WEIGHT_SITES,
+    BitTable,
+    BitWidth,
+    equal_table,
+)
 from methods.quantization.calibration import Calibration, Progress
 from methods.quantization.capture import record_operations
 from methods.quantization.model import QuantizedModel

@@ -1,8 +1,7 @@
 """Min-max calibration."""
 
 from methods.base import Method
-from methods.quantization.bits import BitTable, BitWidth, equal_table
-from methods.quantization.bits import WEIGHT_SITES
+from methods.quantization.bits import WEIGHT_SITES, BitTable, BitWidth, equal_table
 from methods.quantization.calibration import (
     Calibration,
     Progress,

@@ -39,7 +39,9 @@ class Omse(Method):
     """
 
     name = "omse"
-    paper = "Choukroun et al., Low-bit Quantization of Neural Networks for Efficient Inference, 2019"
+    paper = (
+        "Choukroun et al., Low-bit Quantization of Neural Networks for Efficient Inference, 2019"
+    )
     fidelity = "reimplementation"
     Parameters = OmseParameters
 

@@ -19,11 +19,15 @@ def register_method(cls: type[Method]) -> type[Method]:
     """
     name = getattr(cls, "name", None)
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
-        raise MethodError(f"{cls.__name__}.name must be lower-case kebab, like 'repq-vit'; got {name!r}")
+        raise MethodError(
+            f"{cls.__name__}.name must be lower-case kebab, like 'repq-vit'; got {name!r}"
+        )
     if not getattr(cls, "paper", ""):
         raise MethodError(f"{cls.__name__}.paper must say where the method comes from")
     taken = METHODS.module_dict.get(name)
     if taken is not None:
-        raise MethodError(f"method name {name!r} is taken by {taken.__module__}.{taken.__qualname__}")
+        raise MethodError(
+            f"method name {name!r} is taken by {taken.__module__}.{taken.__qualname__}"
+        )
     METHODS.register_module(name=name, module=cls)
     return cls

@@ -48,7 +48,9 @@ class RepQViT(Method):
     """
 
     name: ClassVar[str] = "repq-vit"
-    paper = "Li et al., RepQ-ViT: Scale Reparameterization for PTQ of Vision Transformers, ICCV 2023"
+    paper = (
+        "Li et al., RepQ-ViT: Scale Reparameterization for PTQ of Vision Transformers, ICCV 2023"
+    )
     fidelity = "official"
     schemes = {"attention": "log-sqrt2"}
     Parameters = RepQParameters
@@ -92,7 +94,9 @@ def _use_channels(link: NormLink) -> None:
     link.reader.input_quantizer = UniformQuantizer(spec, quantizer.site, axis=-1)
 
 
-def _tensor_quantizer(channels: UniformQuantizer, scale: Tensor, zero_point: Tensor) -> UniformQuantizer:
+def _tensor_quantizer(
+    channels: UniformQuantizer, scale: Tensor, zero_point: Tensor
+) -> UniformQuantizer:
     quantizer = UniformQuantizer(replace(channels.spec, granularity="tensor"), channels.site)
     quantizer.set_parameters(scale, zero_point)
     return quantizer

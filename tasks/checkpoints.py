@@ -65,7 +65,9 @@ def _read_torch(path: Path) -> object:
             "if you trust it, save its state dict as safetensors and use that"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise TaskError(f"{path}: not a readable checkpoint ({error}); it may be truncated") from error
+        raise TaskError(
+            f"{path}: not a readable checkpoint ({error}); it may be truncated"
+        ) from error
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
@@ -83,7 +85,11 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str) -> N
     ]
     problems = [
         f"{len(names)} {what}: {', '.join(names[:3])}"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        for what, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", shapes),
+        )
         if names
     ]
     if problems:

@@ -186,7 +186,8 @@ def _warp(
     across = (_each(cos) * x + _each(sin) * y) / _each(scale)
     down = (_each(cos) * y - _each(sin) * x) / _each(scale)
     across = (across + _each(shear) * down) * _each(stretch)
-    values = _bilinear(digits, down * 4 + np.float32(3.5), across * 4 + np.float32(3.5))
+    row, column = (axis.astype(np.float32) * 4 + np.float32(3.5) for axis in (down, across))
+    values = _bilinear(digits, row, column)
     return np.clip((values - np.float32(0.2)) * _uniform(rng, (n, 1, 1), 1.3, 2.6), 0.0, 1.0)
 
 
@@ -223,8 +224,9 @@ def _blotches(n: int, rng: np.random.Generator) -> Floats:
     """Soft noise in -1..1 made from 7 x 7 random cells in each channel."""
     cells = _uniform(rng, (n * 3, 7, 7), -1.0, 1.0)
     x, y = _grid()
-    row = np.broadcast_to((y + 1) * np.float32(3.0), (n * 3, SIZE, SIZE))
-    column = np.broadcast_to((x + 1) * np.float32(3.0), (n * 3, SIZE, SIZE))
+    shape = (n * 3, SIZE, SIZE)
+    row = np.broadcast_to(((y + 1) * 3).astype(np.float32), shape)
+    column = np.broadcast_to(((x + 1) * 3).astype(np.float32), shape)
     return _bilinear(cells, row, column).reshape(n, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
 
 
@@ -279,8 +281,6 @@ def _spread(n: int, most: float, rng: np.random.Generator) -> Floats:
     return _uniform(rng, (n, 1, 1, 3), -most, most)
 
 
-def _uniform(
-    rng: np.random.Generator, shape: tuple[int, ...], low: float, high: float
-) -> Floats:
+def _uniform(rng: np.random.Generator, shape: tuple[int, ...], low: float, high: float) -> Floats:
     values = rng.random(shape, dtype=np.float32)
     return values * np.float32(high - low) + np.float32(low)

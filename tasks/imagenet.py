@@ -103,7 +103,9 @@ class ImageNet(Task):
         """Draw ``n`` training images without replacement."""
         folder = require_root(self.options.data_dir) / "train"
         if not folder.is_dir():
-            raise TaskError(f"{folder}: calibration needs training images there (<class>/<image>.JPEG)")
+            raise TaskError(
+                f"{folder}: calibration needs training images there (<class>/<image>.JPEG)"
+            )
         samples = folder_samples(folder)
         if n > len(samples):
             raise TaskError(f"{folder} holds {len(samples)} images, the run asks for {n}")
@@ -146,7 +148,9 @@ class ImageNet(Task):
         folder = validation_folder(require_root(self.options.data_dir))
         found = len(class_folders(folder)) if self.options.val_labels is None else classes
         if found != classes:
-            raise TaskError(f"{folder} has {found} class folders, {loaded.name} has {classes} classes")
+            raise TaskError(
+                f"{folder} has {found} class folders, {loaded.name} has {classes} classes"
+            )
         largest = max(label for _, label in self._validation)
         if largest >= classes:
             raise TaskError(
@@ -188,4 +192,3 @@ def _pretrained(model: str) -> nn.Module:
 def _transform(module: nn.Module) -> Any:
     """timm's evaluation transform for a model."""
     return create_transform(**resolve_model_data_config(module), is_training=False)
-

@@ -143,5 +143,7 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
             with Image.open(path) as image:
                 tensor: Tensor = self.transform(image.convert("RGB"))
         except (OSError, UnidentifiedImageError, SyntaxError) as error:
-            raise TaskError(f"{path}: corrupt or unreadable image ({error}); fetch it again") from error
+            raise TaskError(
+                f"{path}: corrupt or unreadable image ({error}); fetch it again"
+            ) from error
         return tensor, label

@@ -2,10 +2,11 @@
 
 Pictures are rendered anew all the time from the training pool. They start as plain white digits on
 black and become harder by one step whenever the model reads enough of them; a transformer that starts
-on the final pictures stays at chance for very long. LayerNorm gains start log-normal: large pretrained
-transformers have a few dominant channels (the input of a linear layer of ViT-Tiny spans 13 to 31 standard
-deviations), and small models trained for minutes do not grow them by themselves. Nothing is selected on the test set: the last
-weights are kept, and the test set is read once, at the end, for the model's card.
+on the final pictures stays at chance for very long. LayerNorm gains start
+log-normal: large pretrained transformers have a few dominant channels (the input of a linear layer of
+ViT-Tiny spans 13 to 31 standard deviations), and small models trained for minutes do not grow them.
+Nothing is selected on the test set: the last weights are kept, and the test set is read once, at the
+end, for the model's card.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
 from tasks.digits import normalise
@@ -82,7 +84,10 @@ def build_optimizer(model: nn.Module, rate: float) -> torch.optim.AdamW:
     for parameter in model.parameters():
         groups[parameter.dim() > 1].append(parameter)
     return torch.optim.AdamW(
-        [{"params": groups[True], "weight_decay": 0.05}, {"params": groups[False], "weight_decay": 0.0}],
+        [
+            {"params": groups[True], "weight_decay": 0.05},
+            {"params": groups[False], "weight_decay": 0.0},
+        ],
         lr=rate,
     )
 
@@ -118,7 +123,7 @@ class Trainer:
         self.model = build_architecture(options.model)
         spread_gains(self.model)
         self.teacher = _teacher(options.teacher)
-        if self.teacher is not None:
+        if isinstance(self.model, VisionTransformerDistilled):
             self.model.set_distilled_training(True)
         self.optimizer = build_optimizer(self.model, options.lr)
         self.progress = Progress()
@@ -213,7 +218,9 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
         help="share of the pictures after which all have the benchmark's clutter",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--teacher", choices=list(ARCHITECTURES), help="bundled model to distil from")
+    parser.add_argument(
+        "--teacher", choices=list(ARCHITECTURES), help="bundled model to distil from"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--output", type=Path, help="default: the model's place in the package")
     parser.add_argument(

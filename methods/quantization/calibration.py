@@ -93,11 +93,15 @@ def calibrate_activations(
     seen: set[str] = set()
     with hooks() as stack:
         for site in sites:
-            _watch(stack, site.quantizer, _Visitor(site, rule, sequential, seen, progress, len(sites)))
+            _watch(
+                stack, site.quantizer, _Visitor(site, rule, sequential, seen, progress, len(sites))
+            )
         model(calibration.whole())
     unseen = [site.name for site in sites if site.name not in seen]
     if unseen:
-        raise MethodError(f"the forward pass never reached {unseen[:5]}; the model is not supported")
+        raise MethodError(
+            f"the forward pass never reached {unseen[:5]}; the model is not supported"
+        )
 
 
 def needs_calibration(site: Site) -> bool:

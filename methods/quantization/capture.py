@@ -129,10 +129,14 @@ def _record_batch(
             stack.callback(operation.register_forward_hook(hook).remove)
         # The parameters are frozen, so the graph hangs on the images.
         logits = model(images.clone().requires_grad_(loss is not None))
-        gradients = {} if loss is None else _squared_gradients(logits, outputs, loss, draws, generator)
+        gradients = (
+            {} if loss is None else _squared_gradients(logits, outputs, loss, draws, generator)
+        )
     missing = [op.name for op in operations if op.name not in outputs]
     if missing:
-        raise MethodError(f"the forward pass never reached {missing[:5]}; the model is not supported")
+        raise MethodError(
+            f"the forward pass never reached {missing[:5]}; the model is not supported"
+        )
     return {n: Record(inputs[n], outputs[n].detach(), gradients.get(n)) for n in outputs}
 
 
@@ -146,7 +150,9 @@ def _squared_gradients(
     sums = {name: torch.zeros_like(output) for name, output in outputs.items()}
     for draw in range(draws):
         value = loss(logits, generator)
-        gradients = torch.autograd.grad(value, list(outputs.values()), retain_graph=draw < draws - 1)
+        gradients = torch.autograd.grad(
+            value, list(outputs.values()), retain_graph=draw < draws - 1
+        )
         for name, gradient in zip(outputs, gradients, strict=True):
             sums[name].addcmul_(gradient, gradient, value=1 / draws)
     return sums

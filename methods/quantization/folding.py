@@ -20,7 +20,7 @@ def fold_into_reader(link: NormLink, divisor: Tensor, shift: Tensor) -> None:
     """
     norm, reader = link.norm, link.reader
     bias = reader.ensure_bias()
-    bias -= reader.weight @ shift
-    reader.weight *= divisor
-    norm.weight /= divisor
+    bias.sub_(reader.weight @ shift)
+    reader.weight.mul_(divisor)
+    norm.weight.div_(divisor)
     norm.bias.add_(shift).div_(divisor)

@@ -6,6 +6,7 @@ scales of any of them with the same code.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -44,14 +45,14 @@ class QuantOperation(nn.Module):
 class WeightedOperation(QuantOperation):
     """A layer with a weight: its second operand is the weight, quantized along dimension 0."""
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
     codes: Tensor | None
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, name: str, role: str, table: BitTable) -> None:
         super().__init__()
         self.name, self.role = name, role
-        self.weight, self.bias = layer.weight, layer.bias
+        # torch declares both as Tensor, although they are parameters
+        self.weight = cast(nn.Parameter, layer.weight)
+        self.bias = cast(nn.Parameter | None, layer.bias)
         self.register_buffer("codes", None, persistent=False)
         self.weight_quantizer = build_quantizer(table[f"{role}.weight"], f"{name}.weight", axis=0)
         self.input_quantizer = build_quantizer(
@@ -67,7 +68,10 @@ class WeightedOperation(QuantOperation):
         return self.codes is not None
 
     def quantizers(self) -> dict[str, Quantizer]:
-        return {f"{self.role}.input": self.input_quantizer, f"{self.role}.weight": self.weight_quantizer}
+        return {
+            f"{self.role}.input": self.input_quantizer,
+            f"{self.role}.weight": self.weight_quantizer,
+        }
 
     def operands(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         return inputs[0], self.weight
@@ -173,4 +177,6 @@ def scores_product(name: str, table: BitTable) -> QuantMatMul:
 
 def context_product(name: str, table: BitTable) -> QuantMatMul:
     """Return the product attention x value of an attention layer."""
-    return QuantMatMul(f"{name}.context", "context", ("attention", "value"), table, transposed=False)
+    return QuantMatMul(
+        f"{name}.context", "context", ("attention", "value"), table, transposed=False
+    )

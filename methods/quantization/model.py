@@ -96,7 +96,9 @@ class QuantizedModel(nn.Module):
         """
         pending = [site.name for site in self.sites() if not site.quantizer.initialised]
         if pending:
-            raise MethodError(f"calibration left {len(pending)} sites without scales: {pending[:5]}")
+            raise MethodError(
+                f"calibration left {len(pending)} sites without scales: {pending[:5]}"
+            )
         self.activate()
         for operation in self.operations:
             if isinstance(operation, WeightedOperation):

@@ -108,7 +108,10 @@ class UniformQuantizer(Quantizer):
             return
         # A constant tensor has no width: widen its range to zero, else 1 / scale overflows.
         flat = high - low < TINY
-        low, high = torch.where(flat, low.clamp_max(0), low), torch.where(flat, high.clamp_min(0), high)
+        low, high = (
+            torch.where(flat, low.clamp_max(0), low),
+            torch.where(flat, high.clamp_min(0), high),
+        )
         scale = ((high - low) / (2**self.spec.bits - 1)).clamp_min(TINY)
         self.set_parameters(scale, torch.round(-low / scale))
 

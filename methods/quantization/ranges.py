@@ -20,7 +20,6 @@ HISTOGRAM_FROM = 2**16
 """Elements per group from which the squared error is taken from a histogram."""
 
 
-
 def grouped(x: Tensor, quantizer: Quantizer) -> Tensor:
     """Return ``x`` as [groups, elements], one group per scale of ``quantizer``."""
     if quantizer.axis is None:
@@ -104,7 +103,9 @@ def set_best_range(quantizer: Quantizer, x: Tensor, low: Tensor, high: Tensor) -
         x: the tensor at its site.
         low, high: [candidates, groups].
     """
-    errors = torch.stack([range_errors(quantizer, x, lo, hi) for lo, hi in zip(low, high, strict=True)])
+    errors = torch.stack(
+        [range_errors(quantizer, x, lo, hi) for lo, hi in zip(low, high, strict=True)]
+    )
     best = errors.argmin(dim=0)
     groups = torch.arange(low.shape[1], device=low.device)
     quantizer.set_range(low[best, groups], high[best, groups])

@@ -98,7 +98,11 @@ class Candidates:
 
 
 def best_index(
-    score: Callable[[Tensor], Tensor], count: int, groups: int, mode: SearchMode, device: torch.device
+    score: Callable[[Tensor], Tensor],
+    count: int,
+    groups: int,
+    mode: SearchMode,
+    device: torch.device,
 ) -> Tensor:
     """Return, per group, the candidate of highest score ([groups], int64).
 
@@ -147,7 +151,9 @@ def search_operation(
         for i in range(2)
         if not quantizers[i].spec.is_float and not quantizers[i].spec.dynamic
     }
-    order = [i for i in ((0, 1) if isinstance(operation, QuantMatMul) else (1, 0)) if i in candidates]
+    order = [
+        i for i in ((0, 1) if isinstance(operation, QuantMatMul) else (1, 0)) if i in candidates
+    ]
     for _ in range(rounds):
         changes = [_search_operand(operation, record, metric, candidates, i, mode) for i in order]
         if not any(changes):

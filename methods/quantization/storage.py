@@ -37,7 +37,9 @@ def unpack_codes(packed: Tensor, bits: int, shape: torch.Size) -> Tensor:
     """Inverse of `pack_codes`; raises `MethodError` if the stream is too short for ``shape``."""
     count = shape.numel()
     if packed.dtype != torch.uint8 or packed.numel() != (count * bits + 7) // 8:
-        raise MethodError(f"{packed.numel()} bytes of codes do not fit {tuple(shape)} at {bits} bits")
+        raise MethodError(
+            f"{packed.numel()} bytes of codes do not fit {tuple(shape)} at {bits} bits"
+        )
     stream = np.unpackbits(packed.cpu().numpy())[: count * bits].reshape(count, bits)
     padded = np.pad(stream, ((0, 0), (8 - bits, 0)))
     return torch.from_numpy(np.packbits(padded, axis=1).reshape(shape))
@@ -123,7 +125,9 @@ def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise MethodError(f"{path}: not a readable safetensors file ({error}); save it again") from error
+        raise MethodError(
+            f"{path}: not a readable safetensors file ({error}); save it again"
+        ) from error
     if header.get("format") != FORMAT:
         raise MethodError(f"{path}: not a quantized model of this benchmark (format {FORMAT})")
     return tensors, header
@@ -144,7 +148,9 @@ def _load_codes(quantized: QuantizedModel, tensors: dict[str, Tensor]) -> None:
         if packed is None:
             continue
         if not operation.weight_quantizer.initialised:
-            raise MethodError(f"the file has codes, but no scales, of {operation.name}; save it again")
+            raise MethodError(
+                f"the file has codes, but no scales, of {operation.name}; save it again"
+            )
         _set_packed(operation, packed)
 
 
@@ -158,7 +164,9 @@ def _load_rest(quantized: QuantizedModel, tensors: dict[str, Tensor], path: Path
     state = quantized.state_tensors()
     coded = {f"{op.name}.weight" for op in quantized.weighted_operations() if op.frozen}
     expected = {name for name, tensor in state.items() if tensor.numel()} - coded
-    buffers = {name for name in expected if name.endswith(("_quantizer.scale", "_quantizer.zero_point"))}
+    buffers = {
+        name for name in expected if name.endswith(("_quantizer.scale", "_quantizer.zero_point"))
+    }
     missing, unexpected = expected - buffers - set(tensors), set(tensors) - expected
     wrong = [n for n in expected & set(tensors) if tensors[n].shape != state[n].shape]
     if missing or unexpected or wrong:

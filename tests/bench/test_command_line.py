@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from toys import ROOT, run, write_suite
+from .toys import ROOT, run, write_suite
 
 from bench import output
 from bench.cli import main

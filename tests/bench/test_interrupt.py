@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from toys import records, results, run, start, write_suite
+from .toys import records, results, run, start, write_suite
 
 METHODS = '["toy-plain", "toy-random", "toy-slow"]'
 SLOW = {"parameters.toy-slow": "seconds = 1.0", "bits": '["W4A4", "W3A3"]'}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toys import FAKES
+from .toys import FAKES
 
 from bench import lookup, plugins
 from bench.cli import main

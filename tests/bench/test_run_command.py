@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from toys import FAKES, by_label, records, results, run, write_suite
+from .toys import FAKES, by_label, records, results, run, write_suite
 
 from bench.cli import main
 

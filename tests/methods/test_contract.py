@@ -24,7 +24,12 @@ def _quantize(method, model, calibration, bits, protocol="equal"):
 
 
 def test_declares_itself(method):
-    assert method.paper and method.fidelity in ("official", "reimplementation", "inspired", "reference")
+    assert method.paper and method.fidelity in (
+        "official",
+        "reimplementation",
+        "inspired",
+        "reference",
+    )
     assert method.version >= 1 and method.calibration_images >= 0
     assert type(method).__doc__
     assert METHODS.get(method.name) is type(method)
@@ -141,7 +146,9 @@ def test_an_uncalibrated_site_is_reported(vit, calibration):
         def calibrate(self, model, calibration, progress=None):
             pass
 
-    with pytest.raises(MethodError, match=r"calibration left \d+ sites without scales.*patch_embed"):
+    with pytest.raises(
+        MethodError, match=r"calibration left \d+ sites without scales.*patch_embed"
+    ):
         _quantize(Forgetful.create({}), vit, calibration, "W4A4")
     with pytest.raises(MethodError, match="empty"):
         Calibration([])

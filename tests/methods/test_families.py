@@ -46,7 +46,9 @@ def test_timm_models_by_name(name):
 def test_every_layer_has_a_role_and_every_site_a_unique_name(tiny):
     layers = [n for n, m in tiny.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     wrapped = wrap_model(tiny, TABLE)
-    assert sorted(op.name for op in wrapped.operations if isinstance(op, WeightedOperation)) == sorted(layers)
+    assert sorted(
+        op.name for op in wrapped.operations if isinstance(op, WeightedOperation)
+    ) == sorted(layers)
     names = [site.name for site in wrapped.sites()]
     assert len(set(names)) == len(names)
     assert {op.role for op in wrapped.operations} >= {
@@ -65,7 +67,9 @@ def test_operations_are_listed_in_execution_order(tiny, images):
 def test_norm_links_cover_the_layernorms_that_fold(tiny):
     wrapped = wrap_model(tiny, TABLE)
     readers = {link.reader.role for link in wrapped.structure.norm_links}
-    assert readers == ({"qkv", "fc1", "reduction"} if "Swin" in type(tiny).__name__ else {"qkv", "fc1"})
+    assert readers == (
+        {"qkv", "fc1", "reduction"} if "Swin" in type(tiny).__name__ else {"qkv", "fc1"}
+    )
 
 
 @pytest.mark.parametrize(

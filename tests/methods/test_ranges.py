@@ -34,8 +34,12 @@ def test_percentiles_equal_numpy(n, groups, seed):
     fractions = [0.99, 0.999, 0.99999, 1.0]
     low, high = percentile_ranges(x, fractions)
     for i, fraction in enumerate(fractions):
-        np.testing.assert_allclose(high[i], np.quantile(x.numpy(), fraction, axis=1), rtol=1e-3, atol=1e-4)
-        np.testing.assert_allclose(low[i], np.quantile(x.numpy(), 1 - fraction, axis=1), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(
+            high[i], np.quantile(x.numpy(), fraction, axis=1), rtol=1e-3, atol=1e-4
+        )
+        np.testing.assert_allclose(
+            low[i], np.quantile(x.numpy(), 1 - fraction, axis=1), rtol=1e-3, atol=1e-4
+        )
 
 
 def test_minmax_covers_each_channel():
@@ -96,4 +100,6 @@ def test_projection_granularity_has_three_scales(vit):
     torch.testing.assert_close(operation.weight_quantizer.scale * 15, span)
     codes = operation.weight_quantizer.quantize(operation.weight)
     error = operation.weight_quantizer.dequantize(codes) - operation.weight
-    assert (error.reshape(3, -1).abs().max(1).values <= operation.weight_quantizer.scale * 0.501).all()
+    assert (
+        error.reshape(3, -1).abs().max(1).values <= operation.weight_quantizer.scale * 0.501
+    ).all()

@@ -25,14 +25,19 @@ TABLE = equal_table(BitWidth(4, 4))
 
 def _records(model, calibration, **options):
     wrapped = wrap_model(model, TABLE)
-    return {op.name: (op, record) for op, record in record_operations(wrapped, calibration, **options)}
+    return {
+        op.name: (op, record) for op, record in record_operations(wrapped, calibration, **options)
+    }
 
 
 def test_records_hold_what_the_model_computed(tiny, calibration, images):
     for operation, record in _records(tiny, calibration, batch_size=3).values():
         assert record.squared_gradient is None
         torch.testing.assert_close(
-            operation.compute(*operation.operands(record.inputs)), record.output, rtol=1e-4, atol=1e-4
+            operation.compute(*operation.operands(record.inputs)),
+            record.output,
+            rtol=1e-4,
+            atol=1e-4,
         )
     head = next(r for op, r in _records(tiny, calibration).values() if op.role == "head")
     if type(tiny).__name__ == "VisionTransformer":
@@ -58,7 +63,9 @@ def test_fisher_gradient_at_the_head_is_the_softmax_covariance(vit, calibration)
 
 def test_self_divergence_gradient_is_only_rounding_noise(vit, calibration):
     fisher = _records(vit, calibration, loss=fisher_loss)["blocks.0.mlp.fc1"][1].squared_gradient
-    noise = _records(vit, calibration, loss=self_divergence_loss)["blocks.0.mlp.fc1"][1].squared_gradient
+    noise = _records(vit, calibration, loss=self_divergence_loss)["blocks.0.mlp.fc1"][
+        1
+    ].squared_gradient
     assert noise.mean() < 1e-6 * fisher.mean()
 
 
@@ -67,7 +74,9 @@ def test_a_loss_without_gradient_is_an_error(vit, calibration):
         _records(vit, calibration, loss=lambda logits, _: (logits * 0).sum())
 
 
-@pytest.mark.parametrize("name", ["blocks.0.attn.qkv", "blocks.1.mlp.fc2", "patch_embed.proj", "head"])
+@pytest.mark.parametrize(
+    "name", ["blocks.0.attn.qkv", "blocks.1.mlp.fc2", "patch_embed.proj", "head"]
+)
 def test_exhaustive_weight_search_is_the_argmax_of_the_definition(vit, calibration, name):
     operation, record = _records(vit, calibration, loss=fisher_loss, draws=2)[name]
     grid = Grid(0.3, 1.2, 30)
@@ -83,7 +92,9 @@ def test_exhaustive_weight_search_is_the_argmax_of_the_definition(vit, calibrati
         codes = (torch.round(flat / step[:, None]) + zero[:, None]).clamp(0, 15)
         estimate = (step[:, None] * (codes - zero[:, None])).reshape(weight.shape).float()
         output = operation.compute(record.inputs[0], estimate)
-        error = (record.squared_gradient * (output - record.output) ** 2).transpose(0, 1 if "patch" in name else -1)
+        error = (record.squared_gradient * (output - record.output) ** 2).transpose(
+            0, 1 if "patch" in name else -1
+        )
         errors.append(error.flatten(1).sum(1))
     errors = torch.stack(errors)
     chosen = (operation.weight_quantizer.scale * 15 / (high - low).float())[None]
@@ -137,7 +148,10 @@ def test_search_lowers_the_output_error_it_measures(tiny, images):
             continue
 
         def error(op=operation, rec=record):
-            pair = [q.fake_quantize(t) for q, t in zip(op.quantizers().values(), op.operands(rec.inputs), strict=True)]
+            pair = [
+                q.fake_quantize(t)
+                for q, t in zip(op.quantizers().values(), op.operands(rec.inputs), strict=True)
+            ]
             return -float(fisher_metric(rec, op.compute(*pair).detach(), 1, -1))
 
         search_operation(operation, record, fisher_metric, Grid(1.0, 1.0, 1), 1)

@@ -15,7 +15,9 @@ def state():
     return build_architecture("vit_mini").state_dict()
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}])
+@pytest.mark.parametrize(
+    "wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}]
+)
 def test_state_dicts_of_the_usual_forms_load(tmp_path, state, wrap):
     path = tmp_path / "model.pth"
     torch.save(wrap(state), path)
@@ -26,7 +28,9 @@ def test_state_dicts_of_the_usual_forms_load(tmp_path, state, wrap):
 
 def test_half_precision_comes_back_as_float32(tmp_path, state):
     save_file({name: tensor.half() for name, tensor in state.items()}, tmp_path / "m.safetensors")
-    assert all(t.dtype == torch.float32 for t in read_state_dict(tmp_path / "m.safetensors").values())
+    assert all(
+        t.dtype == torch.float32 for t in read_state_dict(tmp_path / "m.safetensors").values()
+    )
 
 
 class _Bomb:

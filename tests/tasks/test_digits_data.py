@@ -38,7 +38,9 @@ def test_rendering_in_chunks_agrees_with_what_is_drawn(monkeypatch):
 
 def test_clutter_makes_pictures_busier():
     pool = source_pools()[0]
-    plain, hard = (render(pool, 200, np.random.default_rng(0), c)[0].astype(float) for c in (0.0, 1.0))
+    plain, hard = (
+        render(pool, 200, np.random.default_rng(0), c)[0].astype(float) for c in (0.0, 1.0)
+    )
     corner = lambda pictures: pictures[:, :3, :3].std(axis=(1, 2)).mean()  # noqa: E731
     assert corner(plain) < 1 < corner(hard)
 

@@ -49,7 +49,9 @@ def test_image_folder_evaluates_and_calibrates(tree, checkpoint):
     result = task.evaluate(loaded.module, loaded, torch.device("cpu"))
     assert result.n == 6 and set(result.metrics) == {"top1", "top5"}
     # Independently: the same images by hand.
-    transform = timm.data.create_transform((3, 224, 224), crop_pct=0.9, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic")
+    transform = timm.data.create_transform(
+        (3, 224, 224), crop_pct=0.9, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic"
+    )
     files = sorted((tree / "val").glob("*/*.JPEG"))
     with torch.no_grad():
         logits = loaded.module(torch.stack([transform(Image.open(f)) for f in files]))
@@ -122,11 +124,15 @@ def test_class_count_corrupt_image_and_too_few_images(tree, checkpoint):
     broken = tree / "val" / "n00000007" / "v2.JPEG"
     broken.write_bytes(broken.read_bytes()[:60])
     with pytest.raises(TaskError, match=r"v2\.JPEG: corrupt"):
-        _task(data_dir=tree, checkpoint=checkpoint).evaluate(loaded.module, loaded, torch.device("cpu"))
+        _task(data_dir=tree, checkpoint=checkpoint).evaluate(
+            loaded.module, loaded, torch.device("cpu")
+        )
     (tree / "val" / "n00000999" / "v5.JPEG").unlink()
     (tree / "val" / "n00000999").rmdir()
     with pytest.raises(TaskError, match="has 999 class folders"):
-        _task(data_dir=tree, checkpoint=checkpoint).evaluate(loaded.module, loaded, torch.device("cpu"))
+        _task(data_dir=tree, checkpoint=checkpoint).evaluate(
+            loaded.module, loaded, torch.device("cpu")
+        )
 
 
 def test_data_without_training_images_can_only_be_evaluated(tree, checkpoint):

@@ -50,7 +50,9 @@ class Family:
         elif isinstance(layer, nn.Conv2d):
             operation = QuantConv2d(layer, name, role, self.table)
         else:
-            raise self.refusal(f"{name} is a {type(layer).__name__}, not a linear layer or convolution")
+            raise self.refusal(
+                f"{name} is a {type(layer).__name__}, not a linear layer or convolution"
+            )
         setattr(parent, child, operation)
         self.structure.operations.append(operation)
         return operation

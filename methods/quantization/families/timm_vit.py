@@ -60,7 +60,9 @@ class TimmViT(Family):
     """`timm.models.VisionTransformer` and `VisionTransformerDistilled` made of standard blocks."""
 
     name = "timm-vit"
-    description = "timm ViT and DeiT (vit_*, deit_*, with standard blocks and token or average pooling)"
+    description = (
+        "timm ViT and DeiT (vit_*, deit_*, with standard blocks and token or average pooling)"
+    )
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:
