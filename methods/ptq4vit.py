@@ -57,8 +57,8 @@ class Ptq4Vit(Method):
     per head; other activations per tensor; static; head at the same bits; 32 images.
     Deviations: the softmax quantizer is the paper's exclusive form (the released code adds both halves);
     gradients are Fisher gradients (the released ones are rounding noise); all gradients come from the
-    same backward passes; the grid is searched coarse to fine. ``ptq4vit-released`` undoes the first two
-    and the last.
+    same backward passes; the grid is searched coarse to fine unless ``search = "exhaustive"``.
+    ``ptq4vit-released`` undoes the first two.
     """
 
     name = "ptq4vit"
@@ -96,7 +96,6 @@ class ReleasedParameters(Ptq4VitParameters):
 
     gradient: Literal["fisher", "reference-noise"] = "reference-noise"
     batch_size: int = 4
-    search: Literal["coarse-to-fine", "exhaustive"] = "exhaustive"
 
 
 @register_method
