@@ -41,7 +41,9 @@ class Active:
         slot: where.
         process: its process.
         connection: our end of its pipe.
-        began: time of the start, in seconds of `time.monotonic`.
+        began: time of the start, in seconds of `time.monotonic`; the start of the process until it
+            first speaks: the fork server may still be importing torch.
+        spoken: whether the process has said anything.
         final: the last word of the process, None before it.
     """
 
@@ -50,6 +52,7 @@ class Active:
     process: BaseProcess
     connection: Connection
     began: float = field(default_factory=time.monotonic)
+    spoken: bool = False
     final: Finished | CannotWrite | Died | None = None
 
     @property
@@ -104,14 +107,19 @@ class Executor:
         try:
             while active.final is None and active.connection.poll():
                 message = active.connection.recv()
+                if not active.spoken:
+                    active.spoken, active.began = True, time.monotonic()
                 if isinstance(message, Progress):
                     yield active, message
                 else:
                     active.final = message
         except (EOFError, OSError):
             active.final = self._obituary(active)
-        if active.final is None and self._timeout is not None and active.seconds > self._timeout:
+        if active.final is None and self._late(active):
             active.final = Died("timeout", "timeout", f"stopped after {self._timeout:g} seconds")
+
+    def _late(self, active: Active) -> bool:
+        return self._timeout is not None and active.spoken and active.seconds > self._timeout
 
     def _obituary(self, active: Active) -> Died:
         """Why a process ended without its last word."""
@@ -147,7 +155,8 @@ class Executor:
 
     def _wait_for(self, seconds: float) -> float:
         """``seconds``, less when a timeout comes earlier."""
-        if self._timeout is None or not self._active:
+        begins = [active.began for active in self._active if active.spoken]
+        if self._timeout is None or not begins:
             return seconds
-        earliest = min(active.began for active in self._active) + self._timeout
+        earliest = min(begins) + self._timeout
         return max(0.0, min(seconds, earliest - time.monotonic() + 0.01))

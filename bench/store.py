@@ -141,9 +141,11 @@ class Store:
             return None
         try:
             return Record.from_dict(json.loads(path.read_text(encoding="utf-8")), path)
-        except (ValueError, DamagedRecord) as error:
+        except DamagedRecord as error:
             self.damaged.append((path, str(error)))
-            return None
+        except ValueError as error:
+            self.damaged.append((path, f"{path}: not a whole JSON file ({error})"))
+        return None
 
 
 def load_record(text: str, root: Path) -> tuple[Store, Record]:

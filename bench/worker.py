@@ -39,6 +39,7 @@ def main(job: Job, connection: Connection) -> None:
     """Entry point of the process: run ``job``, write its record, say so over ``connection``."""
     try:
         detach(job)
+        connection.send(Progress("start", 0, 0))
         record, outcomes = make_record(job, reporter(connection))
         written = Store(job.output).write(record, outcomes)
     except OSError as error:  # those of the run itself are in the record

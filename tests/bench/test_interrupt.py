@@ -14,7 +14,7 @@ import pytest
 from .toys import records, results, run, start, write_suite
 
 METHODS = '["toy-plain", "toy-random", "toy-slow"]'
-SLOW = {"parameters.toy-slow": "seconds = 1.0", "bits": '["W4A4", "W3A3"]'}
+SLOW = {"parameters.toy-slow": "seconds = 4.0", "bits": '["W4A4", "W3A3"]'}
 RUNS = 7
 MARK = "TEST_MARK"
 SETTLE_SECONDS = 60.0

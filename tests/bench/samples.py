@@ -1,0 +1,54 @@
+"""Records made by hand, without running anything."""
+
+from bench.record import Record, new_record
+
+TABLE = {
+    "qkv.weight": {"bits": 4, "granularity": "channel", "symmetric": False, "dynamic": False, "scheme": "uniform"},
+    "attention": {"bits": 4, "granularity": "tensor", "symmetric": False, "dynamic": False, "scheme": "uniform"},
+}  # fmt: skip
+
+
+def make_record(
+    *,
+    method: str = "minmax",
+    model: str = "vit_mini",
+    bits: str = "W4A4",
+    protocol: str = "equal",
+    seed: int = 0,
+    value: float = 75.0,
+    status: str = "ok",
+    fidelity: str = "reimplementation",
+    table: dict | None = None,
+    parameters: dict | None = None,
+    limit: int | None = None,
+) -> Record:
+    """Return a record with four images."""
+    spec = {
+        "method": {"name": method, "version": 1, "parameters": parameters or {}},
+        "model": {"name": model, "weights": "sha256:0"},
+        "task": {"name": "digits", "version": 1, "data": "sha256:1", "limit": limit},
+        "bits": bits,
+        "protocol": protocol,
+        "table": table or TABLE,
+        "calibration": {"images": 32, "draw": seed},
+        "seed": seed,
+        "precision": "float32",
+    }
+    if status != "ok":
+        error = {"type": "E", "message": "it broke | badly\nsecond line"}
+        return new_record(spec, status=status, fidelity=fidelity, error=error)
+    return new_record(
+        spec,
+        status="ok",
+        fidelity=fidelity,
+        common_table=TABLE,
+        primary_metric="top1",
+        metrics={"top1": value, "top5": 99.0},
+        intervals={"top1": [value - 1, value + 1], "top5": [98.0, 100.0]},
+        standard_errors={"top1": 0.5, "top5": 0.1},
+        n=4,
+        seconds={"calibrate": 1.25, "total": 3.0},
+        peak_memory_mb=512.0,
+        size_mb=1.5,
+        environment={"device_name": "a CPU", "threads": 2, "torch": "2.11.0"},
+    )

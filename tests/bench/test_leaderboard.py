@@ -1,0 +1,184 @@
+"""The leaderboard is a pure function of records and says what they say."""
+
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binom
+
+from bench.compare import compare
+from bench.errors import BenchError
+from bench.leaderboard import contents, render, stale_files, write_leaderboard
+from bench.show import show
+from bench.store import Store
+from bench.tables import mcnemar, to_frame
+
+from .samples import TABLE, make_record
+
+ROOT = Path(__file__).parents[2]
+
+
+def _nothing(_):
+    return None
+
+
+def _rows(text, heading):
+    part = text.split(f"### {heading}\n")[1].split("\n#")[0]
+    rows = [line.strip("|").split("|") for line in part.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+@pytest.fixture
+def records():
+    twin = {**TABLE, "attention": {**TABLE["attention"], "scheme": "twin-softmax"}}
+    return [
+        make_record(method="fp32", bits="W32A32", value=95.0, fidelity="reference"),
+        make_record(method="minmax", value=60.0),
+        make_record(method="repq", value=90.0, table=twin),
+        make_record(method="omse", status="failed"),
+        make_record(method="repq", value=80.0, bits="W3A3", table=twin),
+        make_record(method="minmax", value=70.0, protocol="authors"),
+        *(make_record(method="seeded", value=v, seed=s) for s, v in enumerate((70.0, 74.0, 78.0))),
+    ]
+
+
+def test_tables_rank_and_keep_every_run(records):
+    text = render(records, _nothing, [])
+    rows = _rows(text, "vit_mini, W4A4, `equal`")
+    assert [row[:2] for row in rows] == [
+        ["-", "fp32"], ["1", "repq"], ["2", "seeded"], ["3", "minmax"], ["", "omse"],
+    ]  # fmt: skip
+    assert rows[1][2] == "90.00 [89.0, 91.0]" and rows[1][4] == "5.0" and rows[1][10] == "(a)"
+    assert rows[2][2] == "74.00 ± 4.00 (3 seeds)"
+    assert rows[4][2] == "failed: it broke / badly"
+    assert "(a) attention: twin-softmax" in text
+    missing = _rows(text, "vit_mini, W3A3, `equal`")
+    assert [row[1] for row in missing if "not run" in row] == ["minmax", "omse", "seeded"]
+
+
+def test_protocols_never_share_a_table(records):
+    text = render(records, _nothing, [])
+    authors = _rows(text, "vit_mini, W4A4, `authors`")
+    assert [row[1] for row in authors] == ["fp32", "minmax"]
+    assert authors[1][2].startswith("70.00")
+
+
+def test_subsets_never_share_a_table(records):
+    text = render([*records, make_record(method="other", limit=10)], _nothing, [])
+    assert "10 images of the evaluation set" in text
+    sections = text.split("\n## ")
+    part = next(s for s in sections if "10 images of the evaluation set" in s)
+    assert "| other" in part and "| repq" not in part
+    assert sum("| other" in section for section in sections) == 1
+
+
+def test_settings_of_one_method_are_told_apart():
+    pair = [
+        make_record(method="m", value=v, parameters={"a": a, "same": 1}) for a, v in ((1, 50.0), (2, 60.0))
+    ]
+    rows = _rows(render(pair, _nothing, []), "vit_mini, W4A4, `equal`")
+    assert [row[1] for row in rows] == ["m (a=2)", "m (a=1)"]
+
+
+def test_ties_follow_the_images():
+    records = [make_record(method=m, value=v) for m, v in (("a", 80.0), ("b", 79.0), ("c", 50.0))]
+    rng = np.random.default_rng(0)
+    base = rng.random(400) < 0.8
+    flipped = np.zeros(400, dtype=bool)
+    flipped[np.flatnonzero(base)[:4]] = flipped[np.flatnonzero(~base)[:2]] = True
+    hits = {"a": base, "b": base ^ flipped, "c": base & (rng.random(400) < 0.6)}
+    rows = _rows(render(records, lambda r: hits[r.method], []), "vit_mini, W4A4, `equal`")
+    assert [row[0] for row in rows] == ["1", "2 ≈", "3"]
+
+
+def test_order_of_the_records_does_not_matter(records):
+    expected = render(records, _nothing, [])
+    for seed in range(5):
+        shuffled = records.copy()
+        random.Random(seed).shuffle(shuffled)
+        assert render(shuffled, _nothing, []) == expected
+
+
+def test_files_are_written_checked_and_report_findings(tmp_path, records):
+    store = Store(tmp_path)
+    for record in records:
+        store.write(record, None if record.status != "ok" else np.ones(4, dtype=bool))
+    path = write_leaderboard(tmp_path)
+    assert stale_files(tmp_path) == []
+    first = path.read_bytes()
+    assert write_leaderboard(tmp_path).read_bytes() == first
+    table = pd.read_csv(tmp_path / "leaderboard.csv")
+    assert sorted(table["run_id"]) == sorted(record.run_id for record in records)
+    assert table.shape == to_frame(records).shape
+    store.write(replace(records[1], metrics={"top1": 61.0, "top5": 99.0}), np.zeros(4, dtype=bool))
+    broken = store.path(records[2])
+    broken.write_text(broken.read_text()[:50])
+    assert {p.name for p in stale_files(tmp_path)} == {"leaderboard.md", "leaderboard.csv"}
+    findings = contents(tmp_path)["leaderboard.md"].split("## Findings")[1]
+    assert "conflict-1.json" in findings and broken.name in findings and str(tmp_path) not in findings
+
+
+def test_an_empty_folder_is_an_error(tmp_path):
+    with pytest.raises(BenchError, match="holds no records"):
+        write_leaderboard(tmp_path)
+
+
+def test_the_checked_in_leaderboard_is_what_its_records_give():
+    assert stale_files(ROOT / "results") == []
+
+
+def test_no_torch_is_imported():
+    program = (
+        "import sys; from bench.cli import main; "
+        f"assert main(['leaderboard', '--check', '--results', {str(ROOT / 'results')!r}]) == 0; "
+        "sys.exit(any(n in sys.modules for n in ('torch', 'timm', 'methods', 'tasks', 'mmengine')))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_mcnemar_equals_the_binomial_sum():
+    rng = np.random.default_rng(1)
+    first, second = rng.random(200) < 0.7, rng.random(200) < 0.6
+    b, c = int((first & ~second).sum()), int((second & ~first).sum())
+    expected = min(1.0, 2 * binom.cdf(min(b, c), b + c, 0.5))
+    assert mcnemar(first, second) == pytest.approx(expected)
+    assert mcnemar(first, first) == 1.0
+
+
+def test_compare_and_show(tmp_path):
+    store = Store(tmp_path)
+    a, b = make_record(method="a", value=75.0), make_record(method="b", value=50.0)
+    store.write(a, np.array([1, 1, 1, 0], dtype=bool))
+    store.write(b, np.array([1, 0, 0, 1], dtype=bool))
+    text = compare(a.run_id, b.run_id, tmp_path)
+    assert "both right 1, only A 2, only B 1, neither 0" in text
+    assert "A - B = +25.00 points" in text
+    assert "p = 1" in text
+    shown = show(a.run_id, tmp_path)
+    assert "75.00 %" in shown and a.run_id in shown and "a CPU" in shown
+    store.path(b).with_suffix(".npz").unlink()
+    with pytest.raises(BenchError, match="--overwrite missing"):
+        compare(a.run_id, b.run_id, tmp_path)
+    other = make_record(method="c", limit=3)
+    store.write(other, np.ones(3, dtype=bool))
+    with pytest.raises(BenchError, match="different images"):
+        compare(a.run_id, other.run_id, tmp_path)
+    failed = make_record(method="d", status="failed")
+    store.write(failed)
+    assert "it broke" in show(failed.run_id, tmp_path)
+
+
+def test_many_records_are_fast():
+    records = [
+        make_record(method=f"m{m}", model=f"v{v}", seed=s, bits=b, value=50.0 + m)
+        for m in range(20) for v in range(5) for s in range(7) for b in ("W4A4", "W3A3", "W6A6")
+    ]  # fmt: skip
+    began = time.monotonic()
+    render(records, _nothing, [])
+    assert time.monotonic() - began < 30
