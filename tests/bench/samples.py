@@ -2,10 +2,11 @@
 
 from bench.record import Record, new_record
 
+_SITE = {"bits": 4, "symmetric": False, "dynamic": False, "scheme": "uniform"}
 TABLE = {
-    "qkv.weight": {"bits": 4, "granularity": "channel", "symmetric": False, "dynamic": False, "scheme": "uniform"},
-    "attention": {"bits": 4, "granularity": "tensor", "symmetric": False, "dynamic": False, "scheme": "uniform"},
-}  # fmt: skip
+    "qkv.weight": {**_SITE, "granularity": "channel"},
+    "attention": {**_SITE, "granularity": "tensor"},
+}
 
 
 def make_record(

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from .toys import ROOT, run, write_suite
 
 from bench import output
 from bench.cli import main
 from bench.forecast import Forecast, duration
 from bench.plan import Run
+
+from .toys import ROOT, run, write_suite
 
 LIGHT = (
     "import sys; from bench.cli import make_parser; make_parser(); sys.exit('torch' in sys.modules)"

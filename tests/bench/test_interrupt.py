@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from .toys import records, results, run, start, write_suite
 
 METHODS = '["toy-plain", "toy-random", "toy-slow"]'

@@ -80,7 +80,8 @@ def test_subsets_never_share_a_table(records):
 
 def test_settings_of_one_method_are_told_apart():
     pair = [
-        make_record(method="m", value=v, parameters={"a": a, "same": 1}) for a, v in ((1, 50.0), (2, 60.0))
+        make_record(method="m", value=v, parameters={"a": a, "same": 1})
+        for a, v in ((1, 50.0), (2, 60.0))
     ]
     rows = _rows(render(pair, _nothing, []), "vit_mini, W4A4, `equal`")
     assert [row[1] for row in rows] == ["m (a=2)", "m (a=1)"]
@@ -121,7 +122,9 @@ def test_files_are_written_checked_and_report_findings(tmp_path, records):
     broken.write_text(broken.read_text()[:50])
     assert {p.name for p in stale_files(tmp_path)} == {"leaderboard.md", "leaderboard.csv"}
     findings = contents(tmp_path)["leaderboard.md"].split("## Findings")[1]
-    assert "conflict-1.json" in findings and broken.name in findings and str(tmp_path) not in findings
+    assert (
+        "conflict-1.json" in findings and broken.name in findings and str(tmp_path) not in findings
+    )
 
 
 def test_an_empty_folder_is_an_error(tmp_path):

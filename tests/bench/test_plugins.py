@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from .toys import FAKES
 
 from bench import lookup, plugins
 from bench.cli import main
 from bench.errors import BenchError
+
+from .toys import FAKES
 
 
 def write(folder: Path, text: str) -> Path:

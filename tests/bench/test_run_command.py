@@ -6,9 +6,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from .toys import FAKES, by_label, records, results, run, write_suite
 
 from bench.cli import main
+
+from .toys import FAKES, by_label, records, results, run, write_suite
 
 
 def test_a_sweep_records_everything_and_runs_nothing_twice(
