@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from bench.processes import STOPS
 
 
 class Interrupt:
@@ -38,7 +38,7 @@ def hold_interrupts() -> Iterator[Interrupt]:
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
-    previous = {number: signal.signal(number, interrupt.handle) for number in SIGNALS}
+    previous = {number: signal.signal(number, interrupt.handle) for number in STOPS}
     try:
         yield interrupt
     finally:

@@ -8,6 +8,9 @@ import sys
 from functools import cache
 from typing import Any
 
+STOPS = (signal.SIGINT, signal.SIGTERM)
+"""Signals by which a user ends a sweep; the sweep's process alone answers them."""
+
 
 @cache
 def start_method() -> Any:
@@ -22,10 +25,12 @@ def start_method() -> Any:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.worker"])
-    # A Ctrl-C in the terminal must not reach the server: a signal ignored here stays ignored there.
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A Ctrl-C in the terminal and a SIGTERM to the process group (timeout(1), batch systems) must
+    # not end the server under our runs: a signal ignored here stays ignored there.
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in STOPS}
     try:
         forkserver.ensure_running()
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     return context

@@ -83,6 +83,8 @@ class Sweep:
                 self._skip_blocked()
                 self._fill_slots()
                 for active, message in self._executor.poll(POLL_SECONDS):
+                    if isinstance(message, Died):
+                        interrupt.check()  # what stops the sweep may have ended the process too
                     self._handle(active, message)
                 self._display.tick(self._remaining())
                 interrupt.check()

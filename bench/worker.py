@@ -74,6 +74,7 @@ def detach(job: Job) -> None:
     if hasattr(os, "setsid"):
         os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the fork server ignores it
     threading.Thread(target=end_with_parent, daemon=True).start()
     job.log_file.parent.mkdir(parents=True, exist_ok=True)
     log = os.open(job.log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -41,9 +41,14 @@ def processes_of(mark: str) -> set[int]:
     return found
 
 
-def stop(process: subprocess.Popen[str], ending: signal.Signals, output: str) -> str:
+def stop(
+    process: subprocess.Popen[str],
+    ending: signal.Signals,
+    output: str,
+    send: Callable[[int, int], None] = os.kill,
+) -> str:
     """End the sweep, make sure that nothing of it is left, and return what it printed."""
-    os.kill(process.pid, ending)
+    send(process.pid, ending)
     out, _ = process.communicate(timeout=SETTLE_SECONDS)
     wait_for(lambda: not processes_of(output), "the workers to end")
     kept = records(output)
@@ -81,6 +86,14 @@ def test_ctrl_c(sweep: tuple[subprocess.Popen[str], str]) -> None:
     assert "the same command goes on from here" in out
     assert "Traceback" not in out
     assert (Path(output) / "leaderboard.md").is_file()
+    check_resume(output)
+
+
+def test_termination_of_the_process_group(sweep: tuple[subprocess.Popen[str], str]) -> None:
+    process, output = sweep  # as timeout(1) and batch systems end a command
+    out = stop(process, signal.SIGTERM, output, os.killpg)
+    assert process.returncode == 130
+    assert "the same command goes on from here" in out
     check_resume(output)
 
 
