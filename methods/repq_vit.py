@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from methods.base import Method
+from methods.base import Fidelity, Method
 from methods.quantization.calibration import (
     Calibration,
     Progress,
@@ -51,7 +51,7 @@ class RepQViT(Method):
     paper = (
         "Li et al., RepQ-ViT: Scale Reparameterization for PTQ of Vision Transformers, ICCV 2023"
     )
-    fidelity = "official"
+    fidelity: ClassVar[Fidelity] = "official"
     schemes = {"attention": "log-sqrt2"}
     Parameters = RepQParameters
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from methods.errors import MethodError
 from methods.quantization.bits import BitTable
 from methods.quantization.quantizers import Quantizer, UniformQuantizer, build_quantizer
 
@@ -81,6 +82,10 @@ class WeightedOperation(QuantOperation):
         weight = self.weight if self.frozen else self.weight_quantizer(self.weight)
         return self.compute(self.input_quantizer(x), weight)
 
+    def columns(self, x: Tensor) -> Tensor:
+        """Return the input ``x`` as rows [n, K] that ``weight.flatten(1)`` [C_out, K] multiplies."""
+        raise AssertionError("defined by each layer")
+
     @property
     def code_offset(self) -> int:
         """Lowest code: `codes` are stored relative to it, as unsigned bytes."""
@@ -103,15 +108,19 @@ class WeightedOperation(QuantOperation):
 
     @torch.no_grad()
     def set_codes(self, codes: Tensor) -> None:
-        """Take integer codes (shape of the weight) as the weight, with the quantizer's scales."""
+        """Take integer codes (one per entry) as the weight, with the quantizer's scales."""
         quantizer = self.weight_quantizer
         assert isinstance(quantizer, UniformQuantizer)
+        codes = codes.view(self.weight.shape)
         self.codes = (codes - self.code_offset).to(torch.uint8)
         self.weight = nn.Parameter(quantizer.dequantize(codes), requires_grad=False)
 
 
 class QuantLinear(WeightedOperation):
     """`nn.Linear` with a quantized input [..., C_in] and weight [C_out, C_in]."""
+
+    def columns(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, x.shape[-1])
 
     def compute(self, first: Tensor, second: Tensor) -> Tensor:
         return F.linear(first, second, self.bias)
@@ -125,9 +134,19 @@ class QuantConv2d(WeightedOperation):
     def __init__(self, layer: nn.Conv2d, name: str, role: str, table: BitTable) -> None:
         super().__init__(layer, name, role, table)
         self._convolve: Callable[..., Tensor] = layer._conv_forward
+        self._geometry = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+        self._plain = layer.groups == 1 and layer.padding_mode == "zeros"
 
     def _input_axis(self) -> int:
         return 1
+
+    def columns(self, x: Tensor) -> Tensor:
+        size, dilation, padding, stride = self._geometry
+        if not self._plain or isinstance(padding, str):
+            raise MethodError(
+                f"{self.name}: a grouped or reflecting convolution has no matrix form"
+            )
+        return F.unfold(x, size, dilation, padding, stride).transpose(1, 2).flatten(0, 1)
 
     def compute(self, first: Tensor, second: Tensor) -> Tensor:
         return self._convolve(first, second, self.bias)

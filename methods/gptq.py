@@ -1,0 +1,72 @@
+"""GPTQ: round weights column by column and compensate, on RepQ-ViT's activations."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from methods.quantization.calibration import Calibration, Progress, calibrate_weights
+from methods.quantization.compensation import (
+    RowGrid,
+    compensated_codes,
+    quantize_layers_in_order,
+    second_moment,
+)
+from methods.quantization.layers import WeightedOperation
+from methods.quantization.model import QuantizedModel
+from methods.quantization.quantizers import UniformQuantizer
+from methods.quantization.ranges import shrink_rule
+from methods.registry import register_method
+from methods.repq_vit import RepQParameters, RepQViT
+
+
+@dataclass(frozen=True)
+class GptqParameters(RepQParameters):
+    """Settings of `Gptq`; those of the activations are RepQ-ViT's.
+
+    Attributes:
+        damping: added to the diagonal of the second moment, as a share of its mean.
+        order_by_diagonal: round the columns with the largest second moment first.
+    """
+
+    damping: float = 0.01
+    order_by_diagonal: bool = True
+
+
+@register_method
+class Gptq(RepQViT):
+    """Minimise each layer's output error over its quantized inputs, one weight column after the other.
+
+    Source: Frantar et al., ICLR 2023 (arXiv 2210.17323), written for language models; for vision transformers
+    paired with RepQ-ViT's activation quantizers, as the ERQ authors do for their GPTQ rows. Convention: the
+    common table; static; every weight (the patch embedding as a matrix, the head too); 32 images. Layers are
+    taken in order, each with the inputs that the quantized layers before it give. Row scales: least squared
+    error of 90 shrunk ranges, fixed before rounding. The log-sqrt2 attention quantizer is RepQ-ViT's.
+    """
+
+    name = "gptq"
+    paper = "Frantar et al., GPTQ: Accurate PTQ for Generative Pre-trained Transformers, ICLR 2023"
+    fidelity = "reimplementation"
+    note = "activations as in RepQ-ViT"
+    Parameters = GptqParameters
+
+    def calibrate(
+        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None = None
+    ) -> None:
+        """RepQ-ViT's calibration, then one pass in which each layer is rounded."""
+        super().calibrate(model, calibration)
+        calibrate_weights(model, shrink_rule())
+        model.activate(weights=False, activations=True)
+        quantize_layers_in_order(model, calibration, self._round, progress)
+
+    def _round(self, layer: WeightedOperation, tokens: Tensor) -> None:
+        quantizer = layer.weight_quantizer
+        assert isinstance(quantizer, UniformQuantizer)
+        weight = layer.weight.flatten(1)
+        codes = compensated_codes(
+            weight,
+            RowGrid.of(quantizer, len(weight)),
+            second_moment(tokens),
+            self.parameters.damping,
+            self.parameters.order_by_diagonal,
+        )
+        layer.set_codes(codes)

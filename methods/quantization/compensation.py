@@ -1,0 +1,150 @@
+"""Rounding weights one column at a time, each error made up for by the columns still to come.
+
+A layer's output error on the calibration tokens is quadratic in the weight error, so all that is needed
+of the tokens is their second moment ``H = 2 sum x x^T``: [K, K] however many tokens there were.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from methods.errors import MethodError
+from methods.quantization.calibration import Calibration, Progress, check_finite
+from methods.quantization.layers import WeightedOperation
+from methods.quantization.model import QuantizedModel
+from methods.quantization.quantizers import UniformQuantizer
+
+BLOCK = 128
+"""Columns whose compensation of later blocks is applied together (GPTQ, section 3.3, step 2)."""
+
+
+@dataclass(frozen=True)
+class RowGrid:
+    """The grid of a weight [R, K]: every row has its scale and zero point.
+
+    Attributes:
+        scale: float64 [R, 1].
+        zero_point: float64 [R, 1], whole numbers.
+        low, high: lowest and highest code.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    low: int
+    high: int
+
+    @classmethod
+    def of(cls, quantizer: UniformQuantizer, rows: int) -> "RowGrid":
+        """Return the grid of a calibrated weight quantizer with one scale per one or more rows."""
+        repeats = rows // quantizer.scale.numel()
+        scale, zero_point = (
+            values.double().repeat_interleave(repeats)[:, None]
+            for values in (quantizer.scale, quantizer.zero_point)
+        )
+        return cls(scale, zero_point, *quantizer.code_range)
+
+    def codes(self, weight: Tensor) -> Tensor:
+        """Return the nearest codes of ``weight`` ([R, k], float64) as whole float64 numbers."""
+        codes = torch.round(weight / self.scale) + self.zero_point
+        return codes.clamp_(self.low, self.high)
+
+    def values(self, codes: Tensor) -> Tensor:
+        """Return what ``codes`` stand for."""
+        return (codes - self.zero_point) * self.scale
+
+
+def second_moment(tokens: Tensor) -> Tensor:
+    """Return ``H = 2 sum x x^T`` (float64, [K, K]) of tokens [n, K]."""
+    return 2 * (tokens.T @ tokens).double()
+
+
+def compensated_codes(
+    weight: Tensor, grid: RowGrid, hessian: Tensor, damping: float, order_by_diagonal: bool
+) -> Tensor:
+    """Return codes of ``weight`` chosen column by column (GPTQ, Frantar et al. 2023, algorithm 1).
+
+    Args:
+        weight: [R, K].
+        grid: the rows' scales, fixed beforehand.
+        hessian: [K, K], from `second_moment`.
+        damping: added to the diagonal, as a share of its mean.
+        order_by_diagonal: take the columns with the largest second moment first.
+
+    Returns:
+        Codes as int32, [R, K].
+
+    Raises:
+        MethodError: the damped matrix is not positive definite.
+    """
+    hessian, remaining = hessian.clone(), weight.double().clone()
+    dead = hessian.diagonal() == 0
+    hessian.diagonal()[dead] = 1.0
+    remaining[:, dead] = 0.0
+    hessian.diagonal().add_(damping * hessian.diagonal().mean())
+    order = torch.arange(len(hessian), device=hessian.device)
+    if order_by_diagonal:
+        order = hessian.diagonal().argsort(descending=True, stable=True)
+    factor = _inverse_factor(hessian[order][:, order])
+    codes = _round_in_order(remaining[:, order], grid, factor)
+    return codes[:, order.argsort()].to(torch.int32)
+
+
+def _inverse_factor(hessian: Tensor) -> Tensor:
+    """Upper Cholesky factor of the inverse: row j tells how column j's error moves later columns."""
+    lower, failed = torch.linalg.cholesky_ex(hessian)
+    if bool(failed):
+        raise MethodError(
+            "the second moment of a layer's input is not positive definite; "
+            "use a larger damping or more calibration images"
+        )
+    return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+
+
+def _round_in_order(remaining: Tensor, grid: RowGrid, factor: Tensor) -> Tensor:
+    codes = torch.empty_like(remaining)
+    for start in range(0, remaining.shape[1], BLOCK):
+        end = min(start + BLOCK, remaining.shape[1])
+        errors = torch.empty_like(remaining[:, start:end])
+        for column in range(start, end):
+            codes[:, column] = grid.codes(remaining[:, column : column + 1])[:, 0]
+            value = grid.values(codes[:, column : column + 1])[:, 0]
+            error = (remaining[:, column] - value) / factor[column, column]
+            remaining[:, column:end] -= torch.outer(error, factor[column, column:end])
+            errors[:, column - start] = error
+        remaining[:, end:] -= errors @ factor[start:end, end:]
+    return codes
+
+
+@torch.no_grad()
+def quantize_layers_in_order(
+    model: QuantizedModel,
+    calibration: Calibration,
+    quantize: Callable[[WeightedOperation, Tensor], None],
+    progress: Progress | None = None,
+) -> None:
+    """Let ``quantize`` set each layer's weight in one pass; later layers see what it has done.
+
+    Args:
+        model: its active quantizers are those that the layers' inputs have gone through.
+        calibration: the images, shown as one batch.
+        quantize: called with a layer and its quantized input as rows [n, K].
+        progress: called after each layer.
+    """
+    layers = [op for op in model.weighted_operations() if not op.weight_quantizer.spec.is_float]
+    done: list[str] = []
+
+    def visit(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(module, WeightedOperation)
+        check_finite(inputs[0], f"{module.name}.input")
+        quantize(module, module.columns(module.input_quantizer(inputs[0])))
+        done.append(module.name)
+        if progress is not None:
+            progress(len(done), len(layers))
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(layer.register_forward_pre_hook(visit).remove)
+        model(calibration.whole())
