@@ -33,6 +33,7 @@ class Method:
         schemes: sites that get another form of quantizer than the uniform one; the method's essence,
             so it holds under every protocol.
         note: one sentence about the convention, printed under leaderboards.
+        quick: settings with which it runs in seconds on a small model, for the conformance tests.
         Parameters: frozen dataclass of the settings.
     """
 
@@ -43,6 +44,7 @@ class Method:
     calibration_images: ClassVar[int] = 32
     schemes: ClassVar[Mapping[str, Scheme]] = {}
     note: ClassVar[str] = ""
+    quick: ClassVar[Mapping[str, Any]] = {}
     Parameters: ClassVar[type] = NoParameters
 
     def __init__(self, parameters: Any = None) -> None:

@@ -1,8 +1,8 @@
 """A model with quantizers at its sites."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,26 @@ class NormLink:
     reader: WeightedOperation
 
 
+SegmentKind = Literal["embed", "block", "merge", "head"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A consecutive piece of a model; run one after the other, the segments are the model.
+
+    Attributes:
+        name: dotted name of its module, or what it does.
+        kind: ``embed`` (patches and positions), ``block``, ``merge`` (Swin), ``head`` (norm, classifier).
+        run: maps the segment's input to its output, batch first.
+        operations: the quantized operations inside, in execution order.
+    """
+
+    name: str
+    kind: SegmentKind
+    run: Callable[[Tensor], Tensor]
+    operations: tuple[QuantOperation, ...]
+
+
 @dataclass
 class Structure:
     """What a family adapter found in a model, in execution order.
@@ -29,6 +49,7 @@ class Structure:
         operations: every quantized operation.
         norm_links: the LayerNorm -> linear pairs of blocks and patch mergings.
         blocks: dotted names of the transformer blocks.
+        segments: the model cut into pieces; every operation is in exactly one.
         family: name of the architecture family.
     """
 
@@ -36,6 +57,7 @@ class Structure:
     operations: list[QuantOperation] = field(default_factory=list)
     norm_links: list[NormLink] = field(default_factory=list)
     blocks: list[str] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ NAMES = sorted(METHODS.module_dict)
 
 @pytest.fixture(params=NAMES)
 def method(request):
-    return METHODS.get(request.param).create({})
+    cls = METHODS.get(request.param)
+    return cls.create(cls.quick)
 
 
 def _quantize(method, model, calibration, bits, protocol="equal"):
@@ -50,7 +51,7 @@ def test_8_bits_stay_close(method, protocol, tiny, images, calibration):
     error = (quantized(images) - tiny(images)).norm() / tiny(images).norm()
     # A log-sqrt2 quantizer is off by up to 19 % of a value at any number of bits.
     logarithmic = quantized.table["attention"].scheme.startswith("log")
-    assert error < (0.25 if logarithmic else 0.1)
+    assert error < (0.25 if logarithmic else 0.15)
 
 
 @pytest.mark.parametrize("bits", ["W2A2", "W3A3", "W4A8", "W6A6", "W4A32"])

@@ -1,13 +1,14 @@
 """What family adapters share: replacing layers and recording the structure."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from methods.errors import MethodError
 from methods.quantization.bits import BitTable
 from methods.quantization.layers import QuantConv2d, QuantLinear, WeightedOperation
-from methods.quantization.model import NormLink, Structure
+from methods.quantization.model import NormLink, Segment, SegmentKind, Structure
 
 
 class Family:
@@ -61,6 +62,12 @@ class Family:
         """Record that ``reader`` alone reads the output of ``norm``, if that is a LayerNorm."""
         if isinstance(norm, nn.LayerNorm):
             self.structure.norm_links.append(NormLink(norm, reader))
+
+    def segment(self, name: str, kind: SegmentKind, run: Callable[[Tensor], Tensor]) -> None:
+        """Record the segment that holds the operations replaced since the last one."""
+        taken = sum(len(segment.operations) for segment in self.structure.segments)
+        operations = tuple(self.structure.operations[taken:])
+        self.structure.segments.append(Segment(name, kind, run, operations))
 
     def require(self, module: nn.Module, kind: type[nn.Module], name: str) -> None:
         """Refuse the model unless ``module`` is exactly a ``kind``."""

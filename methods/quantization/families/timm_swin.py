@@ -75,12 +75,16 @@ class TimmSwin(Family):
         model = self.model
         self.require(model.patch_embed, PatchEmbed, "patch_embed")
         self.replace(model.patch_embed, "proj", "patch_embed.proj", "patch_embed")
+        self.segment("patch_embed", "embed", model.patch_embed)
         for index, stage in enumerate(model.layers):
             self._replace_downsample(stage, f"layers.{index}.downsample")
             for position, block in enumerate(stage.blocks):
-                self._replace_block(block, f"layers.{index}.blocks.{position}")
+                name = f"layers.{index}.blocks.{position}"
+                self._replace_block(block, name)
+                self.segment(name, "block", block)
         if isinstance(model.head.fc, nn.Linear):
             self.replace(model.head, "fc", "head.fc", "head")
+        self.segment("head", "head", lambda x: model.forward_head(model.norm(x)))
 
     def _replace_downsample(self, stage: Any, name: str) -> None:
         if isinstance(stage.downsample, nn.Identity):
@@ -88,6 +92,7 @@ class TimmSwin(Family):
         self.require(stage.downsample, PatchMerging, name)
         reduction = self.replace(stage.downsample, "reduction", f"{name}.reduction", "reduction")
         self.link(stage.downsample.norm, reduction)
+        self.segment(name, "merge", stage.downsample)
 
     def _replace_block(self, block: Any, name: str) -> None:
         self.require(block, SwinTransformerBlock, name)

@@ -72,11 +72,20 @@ class TimmViT(Family):
         model = self.model
         self.require(model.patch_embed, PatchEmbed, "patch_embed")
         self.replace(model.patch_embed, "proj", "patch_embed.proj", "patch_embed")
+        self.segment("patch_embed", "embed", self._embed)
         for index, block in enumerate(model.blocks):
             self._replace_block(block, f"blocks.{index}")
+            self.segment(f"blocks.{index}", "block", block)
         for head in ("head", "head_dist"):
             if isinstance(getattr(model, head, None), nn.Linear):
                 self.replace(model, head, head, "head")
+        self.segment("head", "head", lambda x: model.forward_head(model.norm(x)))
+
+    def _embed(self, images: Tensor) -> Tensor:
+        """What comes before the blocks (`VisionTransformer.forward_features`): [B, N, C]."""
+        model = self.model
+        x = model._pos_embed(model.patch_embed(images))
+        return model.norm_pre(model.patch_drop(x))
 
     def _replace_block(self, block: Any, name: str) -> None:
         self.require(block, Block, name)

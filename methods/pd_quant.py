@@ -1,0 +1,46 @@
+"""PD-Quant: reconstruction with the difference of the prediction."""
+
+from dataclasses import dataclass
+
+from methods.quantization.reconstruction import BlockError, PredictionDivergence, Recipe
+from methods.reconstruction import Reconstruction, ReconstructionParameters
+from methods.registry import register_method
+
+
+@dataclass(frozen=True)
+class PDQuantParameters(ReconstructionParameters):
+    """Settings of `PDQuant`.
+
+    Attributes:
+        prediction_weight: weight of the prediction difference (the released code's 1 / lambda_r).
+        temperature: of both softmaxes.
+    """
+
+    weight_rate: float = 3e-3
+    prediction_weight: float = 10.0
+    temperature: float = 4.0
+
+
+@register_method
+class PDQuant(Reconstruction):
+    """QDrop's loss plus the KL of the prediction with the rest of the model in full precision.
+
+    Source: Liu et al., CVPR 2023 (arXiv 2212.07048), for CNNs; on the base that is known to work on vision
+    transformers. Authors' convention: one scale per head, 1024 images. Deviations: the distribution
+    correction is left out, for it matches BatchNorm statistics and a vision transformer has none; 2000
+    iterations by default instead of 20000; no 8-bit exception for the classifier. Both terms are divided
+    by the block error's first value, which keeps their ratio.
+    """
+
+    name = "pd-quant"
+    paper = "Liu et al., PD-Quant: PTQ Based on Prediction Difference Metric, CVPR 2023"
+    Parameters = PDQuantParameters
+
+    def recipe(self) -> Recipe:
+        """QDrop's mix and drop; the prediction sees the quantized input."""
+        settings = self.parameters
+        difference = PredictionDivergence(
+            weight=settings.prediction_weight, temperature=settings.temperature
+        )
+        terms = (BlockError(), difference)
+        return self.configured(terms, input_mix=0.5, keep=0.5, normalise=False)

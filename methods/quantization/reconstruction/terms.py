@@ -1,0 +1,111 @@
+"""Terms of the reconstruction loss, at the granularity of a block, the whole model, a layer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass
+class Batch:
+    """What the terms see in one iteration.
+
+    Attributes:
+        output: output of the quantized unit for the mixed input.
+        target: output of the full-precision unit for the full-precision input.
+        clean: output of the quantized unit for the quantized input, no mix; None unless asked for.
+        rest: the rest of the model in full precision, up to the logits.
+        logits: the full-precision model's prediction [b, classes].
+        inner, inner_target: outputs of the unit's operations by name, quantized and full precision.
+    """
+
+    output: Tensor
+    target: Tensor
+    rest: Callable[[Tensor], Tensor]
+    logits: Tensor
+    clean: Tensor | None = None
+    inner: dict[str, Tensor] = field(default_factory=dict)
+    inner_target: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of the loss.
+
+    Attributes:
+        weight: its share; a term of weight 0 is not computed at all.
+        floor: smallest value by which the term is divided when it is normalised.
+        needs_clean: whether it needs `Batch.clean`.
+        needs_inner: whether it needs the operations' outputs.
+    """
+
+    weight: float = 1.0
+    floor: float = 1e-8
+    needs_clean = False
+    needs_inner = False
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the term's value (scalar)."""
+        raise AssertionError("defined by each term")
+
+
+def divergence(target: Tensor, output: Tensor, temperature: float) -> Tensor:
+    """Return KL(softmax(target / T) || softmax(output / T)), mean over all but the last dimension."""
+    classes = output.shape[-1]
+    return F.kl_div(
+        F.log_softmax(output / temperature, dim=-1).reshape(-1, classes),
+        F.log_softmax(target / temperature, dim=-1).reshape(-1, classes),
+        reduction="batchmean",
+        log_target=True,
+    )
+
+
+@dataclass(frozen=True)
+class BlockError(Term):
+    """Squared error of the unit's output, summed over channels, mean over images and tokens."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return (batch.output - batch.target).square().sum(dim=-1).mean()
+
+
+@dataclass(frozen=True)
+class LogitDivergence(Term):
+    """KL of the unit's output, for the unit that gives the logits."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return divergence(batch.target, batch.output, 1.0)
+
+
+@dataclass(frozen=True)
+class PredictionDivergence(Term):
+    """KL of the model's prediction when the unit's output goes through the rest in full precision.
+
+    The prediction difference of PD-Quant (Liu et al., CVPR 2023, equation 5) and our reading of MGRQ's
+    extra-block global supervision.
+    """
+
+    temperature: float = 1.0
+    needs_clean = True
+
+    def __call__(self, batch: Batch) -> Tensor:
+        assert batch.clean is not None
+        return divergence(batch.logits, batch.rest(batch.clean), self.temperature)
+
+
+@dataclass(frozen=True)
+class LocalDivergence(Term):
+    """Mean over inner layers of the KL between the channel distributions of their outputs.
+
+    Outputs are divided by the full-precision output's standard deviation, else layers with small outputs
+    would have a flat softmax and no gradient. Our reading of MGRQ's intra-block local supervision.
+    """
+
+    needs_inner = True
+
+    def __call__(self, batch: Batch) -> Tensor:
+        values = [
+            divergence(target / (deviation := target.std()), batch.inner[name] / deviation, 1.0)
+            for name, target in batch.inner_target.items()
+        ]
+        return sum(values, start=batch.output.new_zeros(())) / max(1, len(values))
