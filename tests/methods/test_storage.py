@@ -31,7 +31,8 @@ def test_packing_is_lossless_and_tight(bits, n, seed):
 @pytest.mark.parametrize("bits", ["W4A4", "W3A32"])
 @torch.no_grad()
 def test_reloaded_model_is_bit_equal(method_name, bits, tiny, images, calibration, tmp_path):
-    method = METHODS.get(method_name).create({})
+    cls = METHODS.get(method_name)
+    method = cls.create(cls.quick)
     protocol = "authors" if bits == "W4A4" else "equal"
     quantized = method.quantize(tiny, method.bit_table(BitWidth.parse(bits), protocol), calibration)
     size = save_quantized(quantized, tmp_path / "q.safetensors", {"model": "tiny"})
