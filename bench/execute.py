@@ -17,6 +17,7 @@ from bench.environment import environment
 from bench.job import Job
 from bench.measure import MB, PeakMemory, Stopwatch
 from methods.quantization import BitTable, BitWidth, Calibration, QuantizedModel, equal_table
+from methods.quantization import Progress as StageProgress
 from methods.quantization.storage import save_quantized
 
 Report = Callable[[str, int, int], None]
@@ -149,7 +150,11 @@ def metadata(job: Job) -> dict[str, Any]:
     }
 
 
-def _phase(report: Report, name: str) -> Callable[[int, int], None]:
+def _phase(report: Report, name: str) -> StageProgress:
     """A progress callback for one phase; tells at once that the phase has begun."""
     report(name, 0, 0)
-    return lambda done, total: report(name, done, total)
+
+    def tell(done: int, total: int, stage: str = "") -> None:
+        report(f"{name} {stage}" if stage else name, done, total)
+
+    return tell

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import timm  # noqa: F401  for the fork server, which has to be ready for every task
-import torch
 from numpy.typing import NDArray
 
 from bench import plugins
@@ -28,6 +27,7 @@ from bench.execute import GateMissed, Report, Skip, execute
 from bench.job import CannotWrite, Finished, Job, Progress
 from bench.record import Record, new_record
 from bench.store import Store
+from methods.errors import is_out_of_memory
 
 REPORT_EVERY = 0.1
 """Seconds between two progress messages of one phase."""
@@ -126,13 +126,9 @@ def failure(error: Exception) -> dict[str, Any]:
         return {"status": "skipped", "error": {"type": "unsupported", "message": str(error)}}
     if isinstance(error, GateMissed):
         return {"status": "failed", "error": {"type": "full-precision gate", "message": str(error)}}
-    out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        # the CPU allocator of torch raises a plain RuntimeError
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
     lines = traceback.format_exception(error)
     return {
-        "status": "oom" if out_of_memory else "failed",
+        "status": "oom" if is_out_of_memory(error) else "failed",
         "error": {
             "type": type(error).__name__,
             "message": str(error) or type(error).__name__,

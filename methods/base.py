@@ -34,6 +34,8 @@ class Method:
             so it holds under every protocol.
         note: one sentence about the convention, printed under leaderboards.
         quick: settings with which it runs in seconds on a small model, for the conformance tests.
+        profiles: named sets of settings, for methods with a parameter ``profile``: what it names comes
+            before the defaults and after what is set by hand.
         Parameters: frozen dataclass of the settings.
     """
 
@@ -45,6 +47,7 @@ class Method:
     schemes: ClassVar[Mapping[str, Scheme]] = {}
     note: ClassVar[str] = ""
     quick: ClassVar[Mapping[str, Any]] = {}
+    profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     Parameters: ClassVar[type] = NoParameters
 
     def __init__(self, parameters: Any = None) -> None:
@@ -58,7 +61,8 @@ class Method:
         Raises:
             MethodError: an unknown parameter or a value of the wrong type; it is named.
         """
-        settings = settings or {}
+        settings = dict(settings or {})
+        settings = {**cls.profiles.get(str(settings.get("profile")), {}), **settings}
         hints = get_type_hints(cls.Parameters)
         known = {field.name: hints[field.name] for field in fields(cls.Parameters)}
         for name, value in settings.items():

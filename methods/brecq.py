@@ -1,8 +1,23 @@
 """BRECQ: block reconstruction."""
 
-from methods.quantization.reconstruction import BlockError, Recipe
-from methods.reconstruction import Reconstruction
+from dataclasses import dataclass
+from typing import Literal
+
+from methods.quantization.reconstruction import BlockError, FisherError, Recipe
+from methods.reconstruction import Reconstruction, ReconstructionParameters
 from methods.registry import register_method
+
+
+@dataclass(frozen=True)
+class BrecqParameters(ReconstructionParameters):
+    """Settings of `Brecq`.
+
+    Attributes:
+        loss: squared error of the unit's output, plain (``mse``, the released code's default) or weighted
+            by the diagonal of the Fisher information (``fisher``, the paper's equation 10).
+    """
+
+    loss: Literal["mse", "fisher"] = "mse"
 
 
 @register_method
@@ -10,15 +25,18 @@ class Brecq(Reconstruction):
     """Block reconstruction of each unit on its full-precision input.
 
     Source: Li et al., ICLR 2021 (arXiv 2102.05426), for CNNs; on the base that is known to work on vision
-    transformers. AdaRound roundings and activation steps are learned on the squared error of each unit's
-    output. Authors' convention: one scale per head, 1024 images. Deviations: one joint stage with activations
-    quantized instead of weights first; squared error, not the Fisher-weighted option; 2000 iterations by
-    default instead of 20000; no 8-bit exception for the classifier.
+    transformers. Authors' convention: one scale per head, 1024 images. Deviations: one joint stage with
+    activations quantized instead of weights first; the profile ``fast`` trains the weights through the
+    rounding with few iterations, ``paper`` AdaRound roundings with the released code's; no 8-bit exception
+    for the classifier; the Fisher weights come from labels drawn from the model's own prediction.
     """
 
     name = "brecq"
     paper = "Li et al., BRECQ: Pushing the Limit of PTQ by Block Reconstruction, ICLR 2021"
+    version = 2
+    Parameters = BrecqParameters
 
     def recipe(self) -> Recipe:
         """Full-precision input, every activation quantized."""
-        return self.configured([BlockError()], input_mix=0.0, keep=1.0)
+        term = FisherError() if self.parameters.loss == "fisher" else BlockError()
+        return self.configured([term], input_mix=0.0, keep=1.0)

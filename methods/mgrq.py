@@ -30,6 +30,8 @@ class MgrqParameters(ReconstructionParameters):
         local_weight: of intra-block local supervision (IBLS); 0 switches it off.
         temperature: of the softmaxes of EBGS.
         drop: share of quantized values, in the unit's input and inside, as in QDrop; 1: no drop.
+        global_every: EBGS, by far the dearest term, counts in every so-manieth iteration only, with so many
+            times its weight.
     """
 
     block: bool = True
@@ -37,6 +39,7 @@ class MgrqParameters(ReconstructionParameters):
     local_weight: float = 0.3
     temperature: float = 1.0
     drop: float = 0.5
+    global_every: int = 1
 
 
 @register_method
@@ -46,10 +49,11 @@ class Mgrq(Reconstruction):
     Source: Yang et al., ICIP 2024 (arXiv 2406.09229). What the abstract states: block-wise reconstruction
     (OBWR) as base; global supervision by the relation between a block's output and the model's (EBGS);
     local supervision that aligns the distribution of each layer's output inside a block (IBLS); a fused
-    loss (MGLF). What is our design, for the text could not be had: RepQ-ViT as the base, AdaRound with
-    learned steps, QDrop's mix, EBGS as the KL of the prediction through the full-precision rest of the
-    model, IBLS as the KL between channel distributions, terms divided by their first values, all weights
-    and rates. Not the authors' numbers. Convention: the common table, log-sqrt2 attention, static.
+    loss (MGLF). What is our design, for the text could not be had: RepQ-ViT as the base, what is trained and
+    how, QDrop's mix, EBGS as the KL of the prediction through the full-precision rest of the model, IBLS as
+    the KL between channel distributions, terms divided by their first values, all weights and rates
+    (docs/reconstruction.md). Not the authors' numbers. Convention: the common table, log-sqrt2 attention,
+    static.
     """
 
     name = "mgrq"
@@ -57,6 +61,7 @@ class Mgrq(Reconstruction):
         "Yang et al., MGRQ: PTQ for Vision Transformer with Mixed Granularity Reconstruction, "
         "ICIP 2024"
     )
+    version = 2
     schemes = {"attention": "log-sqrt2"}
     note = (
         "re-implementation from the abstract; losses, weights and rates are this project's design"
@@ -76,6 +81,7 @@ class Mgrq(Reconstruction):
                 weight=settings.global_weight,
                 floor=GLOBAL_FLOOR,
                 temperature=settings.temperature,
+                every=settings.global_every,
             ),
             LocalDivergence(weight=settings.local_weight),
         )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from methods.quantization.reconstruction import BlockError, PredictionDivergence, Recipe
-from methods.reconstruction import Reconstruction, ReconstructionParameters
+from methods.reconstruction import PAPER, Reconstruction, ReconstructionParameters
 from methods.registry import register_method
 
 
@@ -16,7 +16,6 @@ class PDQuantParameters(ReconstructionParameters):
         temperature: of both softmaxes.
     """
 
-    weight_rate: float = 3e-3
     prediction_weight: float = 10.0
     temperature: float = 4.0
 
@@ -27,13 +26,15 @@ class PDQuant(Reconstruction):
 
     Source: Liu et al., CVPR 2023 (arXiv 2212.07048), for CNNs; on the base that is known to work on vision
     transformers. Authors' convention: one scale per head, 1024 images. Deviations: the distribution
-    correction is left out, for it matches BatchNorm statistics and a vision transformer has none; 2000
-    iterations by default instead of 20000; no 8-bit exception for the classifier. Both terms are divided
-    by the block error's first value, which keeps their ratio.
+    correction is left out, for it matches BatchNorm statistics and a vision transformer has none; the profile
+    ``fast`` trains weights through the rounding instead of roundings; no 8-bit exception for the classifier.
+    Both terms are divided by the block error's first value, which keeps their ratio.
     """
 
     name = "pd-quant"
     paper = "Liu et al., PD-Quant: PTQ Based on Prediction Difference Metric, CVPR 2023"
+    version = 2
+    profiles = {"paper": PAPER | {"weight_rate": 3e-3}}
     Parameters = PDQuantParameters
 
     def recipe(self) -> Recipe:
@@ -43,4 +44,4 @@ class PDQuant(Reconstruction):
             weight=settings.prediction_weight, temperature=settings.temperature
         )
         terms = (BlockError(), difference)
-        return self.configured(terms, input_mix=0.5, keep=0.5, normalise=False)
+        return self.configured(terms, input_mix=0.5, keep=0.5, weighting="shared")

@@ -10,15 +10,15 @@ class QDrop(Reconstruction):
     """Block reconstruction in which half of the activations, drawn anew each time, stay unquantized.
 
     Source: Wei et al., ICLR 2022 (arXiv 2203.05740), for CNNs; on the base that is known to work on vision
-    transformers. AdaRound roundings and activation steps are learned together on the squared error of each
-    unit's output; the unit's input mixes the quantized prefix and full precision value by value. Authors'
-    convention: one scale per head, 1024 images. Deviations: 2000 iterations by default instead of 20000; the
-    base's ranges are RepQ-ViT's percentiles; no 8-bit exception for the classifier; activation steps have
-    LSQ's gradient scale.
+    transformers. Roundings (profile ``paper``) or weights (``fast``) and activation steps are learned on the
+    squared error of each unit's output; the unit's input mixes the quantized prefix and full precision
+    value by value. Authors' convention: one scale per head, 1024 images. Deviations: the base's ranges are
+    RepQ-ViT's percentiles; no 8-bit exception for the classifier; activation steps have LSQ's gradient scale.
     """
 
     name = "qdrop"
     paper = "Wei et al., QDrop: Randomly Dropping Quantization for Extremely Low-bit PTQ, ICLR 2022"
+    version = 2
 
     def recipe(self) -> Recipe:
         """Half of the input and of the inner activations unquantized."""

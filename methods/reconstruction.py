@@ -2,34 +2,56 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from methods.base import Fidelity
 from methods.quantization.bits import OPERAND_ROLES, BitTable, BitWidth, Scheme, equal_table
 from methods.quantization.calibration import Calibration, Progress
 from methods.quantization.model import QuantizedModel
-from methods.quantization.reconstruction import Recipe, Term, reconstruct
-from methods.quantization.reconstruction.learned import Learn
+from methods.quantization.reconstruction import (
+    Granularity,
+    Learnable,
+    Recipe,
+    Roundings,
+    Steps,
+    Term,
+    Weighting,
+    Weights,
+    reconstruct,
+)
 from methods.repq_vit import RepQParameters, RepQViT
+
+Profile = Literal["fast", "paper"]
 
 
 @dataclass(frozen=True)
 class ReconstructionParameters(RepQParameters):
     """Settings of every reconstruction method; those of the base are RepQ-ViT's.
 
+    The defaults are the profile ``fast``, for minutes on two cores (docs/reconstruction.md says how they were
+    chosen). The profile ``paper`` has the authors' iterations, batches and rates, for a GPU.
+
     Attributes:
-        iterations: per unit; the papers run 20000 on a GPU.
+        profile: ``fast`` or ``paper``; what is set besides it counts more.
+        unit: what is reconstructed at once.
+        iterations: per unit.
         batch_size: images per iteration.
         learn: ``rounding`` (AdaRound) or ``weights`` (trained through the rounding).
         weight_rate: Adam's learning rate of the roundings or weights.
         step_rate: Adam's learning rate of the activation steps; 0 leaves them as calibrated.
     """
 
-    iterations: int = 2000
-    batch_size: int = 32
-    learn: Learn = "rounding"
-    weight_rate: float = 1e-3
+    profile: Profile = "fast"
+    unit: Granularity = "block"
+    iterations: int = 100
+    batch_size: int = 8
+    learn: Literal["rounding", "weights"] = "weights"
+    weight_rate: float = 1.5e-4
     step_rate: float = 4e-5
+
+
+PAPER = {"iterations": 20000, "batch_size": 32, "learn": "rounding", "weight_rate": 1e-3}
+"""The authors' settings of BRECQ's, QDrop's and PD-Quant's released code."""
 
 
 class Reconstruction(RepQViT):
@@ -44,7 +66,8 @@ class Reconstruction(RepQViT):
     fidelity: ClassVar[Fidelity] = "reimplementation"
     calibration_images = 1024
     schemes: ClassVar[dict[str, Scheme]] = {}
-    quick = {"iterations": 6, "batch_size": 8}
+    quick = {"iterations": 6}
+    profiles = {"paper": PAPER}
     Parameters = ReconstructionParameters
 
     def convention(self, table: BitTable) -> str:
@@ -53,8 +76,8 @@ class Reconstruction(RepQViT):
         learned = "roundings" if settings.learn == "rounding" else "weights"
         steps = " and activation steps" if settings.step_rate > 0 else ""
         return (
-            f"{super().convention(table)}; trains {learned}{steps}, "
-            f"{settings.iterations} iterations of {settings.batch_size} images per unit"
+            f"{super().convention(table)}; trains {learned}{steps}, {settings.iterations} iterations "
+            f"of {settings.batch_size} images per {settings.unit}"
         )
 
     def authors_table(self, bits: BitWidth) -> BitTable:
@@ -66,25 +89,35 @@ class Reconstruction(RepQViT):
         raise AssertionError("defined by each method")
 
     def configured(
-        self, terms: Sequence[Term], input_mix: float, keep: float, normalise: bool = True
+        self,
+        terms: Sequence[Term],
+        input_mix: float,
+        keep: float,
+        weighting: Weighting = "first",
     ) -> Recipe:
         """Return a recipe with what the method decides and what the parameters say."""
         settings = self.parameters
+        weights: Learnable = (
+            Roundings(settings.weight_rate)
+            if settings.learn == "rounding"
+            else Weights(settings.weight_rate)
+        )
         return Recipe(
             terms=terms,
-            input_mix=input_mix,
-            keep=keep,
-            normalise=normalise,
+            learnables=(weights, Steps(settings.step_rate)),
+            unit=settings.unit,
             iterations=settings.iterations,
             batch_size=settings.batch_size,
-            learn=settings.learn,
-            weight_rate=settings.weight_rate,
-            step_rate=settings.step_rate,
+            input_mix=input_mix,
+            keep=keep,
+            weighting=weighting,
         )
 
     def calibrate(
         self, model: QuantizedModel, calibration: Calibration, progress: Progress | None = None
     ) -> None:
         """Calibrate as RepQ-ViT does, then reconstruct."""
+        recipe = self.recipe()
+        recipe.check(model.structure, calibration.n_images)
         super().calibrate(model, calibration)
-        reconstruct(model, calibration, self.recipe(), progress)
+        reconstruct(model, calibration, recipe, progress)

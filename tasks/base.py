@@ -25,6 +25,8 @@ class TaskOptions:
         limit: evaluate a seeded subset of this many images.
         batch_size: images per forward pass of the evaluation.
         loader_workers: processes that decode images; 0 decodes in the run's own process.
+        holdout: judge on training images that calibration cannot draw, instead of the evaluation images: for
+            choosing the settings of a method.
     """
 
     data_dir: Path | None = None
@@ -33,6 +35,7 @@ class TaskOptions:
     limit: int | None = None
     batch_size: int = 100
     loader_workers: int = 0
+    holdout: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tasks.base import Evaluation, LoadedModel, Progress, Task, subset
 from tasks.checkpoints import file_id, load_strictly, read_state_dict
-from tasks.digits_data import render, source_pools, test_set
+from tasks.digits_data import Pool, render, source_pools, test_set, training_pools
 from tasks.errors import TaskError
 from tasks.metrics import classify
 from tasks.registry import register_task
@@ -32,13 +32,23 @@ def _data_hash() -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+HOLDOUT_PICTURES = 2000
+
+
+@cache
+def holdout_set() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """2000 pictures of the training digits that no model was fitted to."""
+    return render(training_pools()[1], HOLDOUT_PICTURES, np.random.default_rng([3, 0]))
+
+
 @register_task
 class Digits(Task):
     """Read scikit-learn's handwritten digits, rendered in colour on clutter at 32 x 32.
 
     2000 test pictures; calibration pictures are rendered by seed from the training digits, which are
     other digits than the test's. The models are the three bundled ones, or their architectures with the
-    weights of ``checkpoint``.
+    weights of ``checkpoint``. With ``holdout`` the pictures to judge on show training digits that the models'
+    training only watched, and calibration draws from the other training digits.
     """
 
     name = "digits"
@@ -56,7 +66,7 @@ class Digits(Task):
 
     def data_id(self) -> str:
         """Return a hash over the test pictures and the training digits."""
-        return _data_hash()
+        return f"{_data_hash()}:holdout" if self.options.holdout else _data_hash()
 
     def load_model(self, model: str) -> LoadedModel:
         """Load a bundled model; its card's figure is the reference."""
@@ -64,14 +74,15 @@ class Digits(Task):
         source = self.options.checkpoint or weights_path(model)
         module = build_architecture(model)
         load_strictly(module, read_state_dict(source), str(source))
-        card = read_card(model) if self.options.checkpoint is None else None
+        own = self.options.checkpoint is None and not self.options.holdout
+        card = read_card(model) if own else None
         return LoadedModel(
             model, module, card.top1 if card else None, source="tasks/weights/models.json"
         )
 
     def calibration_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:
         """Render ``n`` pictures of training digits."""
-        pictures, _ = render(source_pools()[0], n, np.random.default_rng([1, seed]))
+        pictures, _ = render(self._training_pool(), n, np.random.default_rng([1, seed]))
         return list(normalise(pictures).split(self.options.batch_size))
 
     def evaluate(
@@ -82,7 +93,7 @@ class Digits(Task):
         progress: Progress | None = None,
     ) -> Evaluation:
         """Classify the test pictures."""
-        pictures, labels = test_set()
+        pictures, labels = holdout_set() if self.options.holdout else test_set()
         chosen = subset(len(labels), self.options.limit)
         size = self.options.batch_size
         batches = (
@@ -90,6 +101,9 @@ class Digits(Task):
             for part in np.split(chosen, range(size, len(chosen), size))
         )
         return classify(module, batches, device, len(chosen), progress)
+
+    def _training_pool(self) -> Pool:
+        return training_pools()[0] if self.options.holdout else source_pools()[0]
 
     def _require(self, model: str) -> None:
         if model not in ARCHITECTURES:

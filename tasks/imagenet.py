@@ -29,6 +29,7 @@ from tasks.metrics import classify
 from tasks.registry import register_task
 
 FULL_VALIDATION = 50_000
+HOLDOUT_SEED = 20_240_609
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class ImageNet(Task):
     ``data_dir`` holds ``train/<class>/<image>`` and ``val/<class>/<image>``, or flat images in ``val``
     with ``val_labels``. Preprocessing is timm's own for each model. Calibration images come from the
     training folder, drawn by seed, with the evaluation's transform. Any timm name works; a name of a
-    pretrained tag downloads its weights unless ``checkpoint`` gives a file.
+    pretrained tag downloads its weights unless ``checkpoint`` gives a file. With ``holdout`` half of the
+    training images, always the same, are judged on instead, and calibration draws from the other half.
     """
 
     name = "imagenet"
@@ -87,6 +89,8 @@ class ImageNet(Task):
         """Return a hash over names, sizes and labels of validation and training images."""
         root = require_root(self.options.data_dir)
         train = folder_samples(root / "train") if (root / "train").is_dir() else []
+        if self.options.holdout:
+            return f"{listing_id(train, root)}:holdout"
         return listing_id([*self._validation, *train], root)
 
     def load_model(self, model: str) -> LoadedModel:
@@ -101,14 +105,10 @@ class ImageNet(Task):
 
     def calibration_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:
         """Draw ``n`` training images without replacement."""
-        folder = require_root(self.options.data_dir) / "train"
-        if not folder.is_dir():
-            raise TaskError(
-                f"{folder}: calibration needs training images there (<class>/<image>.JPEG)"
-            )
-        samples = folder_samples(folder)
+        samples = self._training[0]
         if n > len(samples):
-            raise TaskError(f"{folder} holds {len(samples)} images, the run asks for {n}")
+            folder = require_root(self.options.data_dir) / "train"
+            raise TaskError(f"{folder} has {len(samples)} images to draw, the run asks for {n}")
         drawn = np.random.default_rng(seed).permutation(len(samples))[:n]
         images = ImageFiles([samples[i] for i in drawn], _transform(loaded.module))
         return list(torch.stack([images[i][0] for i in range(n)]).split(self.options.batch_size))
@@ -121,14 +121,30 @@ class ImageNet(Task):
         progress: Progress | None = None,
     ) -> Evaluation:
         """Classify the validation images."""
-        self._check_classes(loaded)
-        chosen = [self._validation[i] for i in subset(len(self._validation), self.options.limit)]
+        samples = self._training[1] if self.options.holdout else self._validation
+        self._check_classes(loaded, samples)
+        chosen = [samples[i] for i in subset(len(samples), self.options.limit)]
         loader = DataLoader(
             ImageFiles(chosen, _transform(loaded.module)),
             batch_size=self.options.batch_size,
             num_workers=self.options.loader_workers,
         )
         return classify(module, loader, device, len(chosen), progress)
+
+    @cached_property
+    def _training(self) -> tuple[list[Sample], list[Sample]]:
+        """Images that calibration draws from, and those held out."""
+        folder = require_root(self.options.data_dir) / "train"
+        if not folder.is_dir():
+            raise TaskError(
+                f"{folder}: calibration needs training images there (<class>/<image>.JPEG)"
+            )
+        samples = folder_samples(folder)
+        if not self.options.holdout:
+            return samples, []
+        order = np.random.default_rng(HOLDOUT_SEED).permutation(len(samples))
+        half = len(samples) // 2
+        return [samples[i] for i in order[half:]], [samples[i] for i in order[:half]]
 
     @cached_property
     def _validation(self) -> list[Sample]:
@@ -142,16 +158,18 @@ class ImageNet(Task):
             )
         return folder_samples(folder)
 
-    def _check_classes(self, loaded: LoadedModel) -> None:
+    def _check_classes(self, loaded: LoadedModel, samples: list[Sample]) -> None:
         """A wrong number of classes means other labels than the model was trained with."""
         classes = int(getattr(loaded.module, "num_classes", 0))
-        folder = validation_folder(require_root(self.options.data_dir))
-        found = len(class_folders(folder)) if self.options.val_labels is None else classes
+        root = require_root(self.options.data_dir)
+        folder = root / "train" if self.options.holdout else validation_folder(root)
+        by_folder = self.options.holdout or self.options.val_labels is None
+        found = len(class_folders(folder)) if by_folder else classes
         if found != classes:
             raise TaskError(
                 f"{folder} has {found} class folders, {loaded.name} has {classes} classes"
             )
-        largest = max(label for _, label in self._validation)
+        largest = max(label for _, label in samples)
         if largest >= classes:
             raise TaskError(
                 f"{self.options.val_labels}: label {largest}, but {loaded.name} has {classes} classes"
@@ -160,7 +178,7 @@ class ImageNet(Task):
     def _with_reference(self, model: str, module: nn.Module) -> LoadedModel:
         """The papers' figures hold for the full validation set only."""
         known = REFERENCES.get(_full_name(model))
-        if known is None or len(self._validation) != FULL_VALIDATION:
+        if known is None or self.options.holdout or len(self._validation) != FULL_VALIDATION:
             return LoadedModel(model, module)
         return LoadedModel(model, module, known.top1, known.tolerance, "PTQ papers on timm weights")
 

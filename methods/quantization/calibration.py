@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,13 @@ from torch import Tensor, nn
 from methods.errors import MethodError
 from methods.quantization.model import QuantizedModel, Site
 
-Progress = Callable[[int, int], None]
-"""Called with the number of finished steps and of all steps."""
+
+class Progress(Protocol):
+    """Is told how far a calibration is."""
+
+    def __call__(self, done: int, total: int, stage: str = "") -> None:
+        """``done`` of ``total`` steps are finished; ``stage`` names the part under way, if any."""
+
 
 Rule = Callable[[Site, Tensor], None]
 """Sets the parameters of one site's quantizer, given the tensor that arrives there."""
@@ -89,14 +94,31 @@ def calibrate_activations(
     Raises:
         MethodError: NaN or infinite activations; the site is named.
     """
-    sites = [s for s in model.sites() if not s.is_weight and needs_calibration(s)]
+    calibrate_sites(
+        list(model.sites()), lambda: model(calibration.whole()), rule, sequential, progress
+    )
+
+
+@torch.no_grad()
+def calibrate_sites(
+    sites: Sequence[Site],
+    run: Callable[[], Any],
+    rule: Rule,
+    sequential: bool,
+    progress: Progress | None = None,
+) -> None:
+    """Apply ``rule`` to those of ``sites`` that are activations with parameters, while ``run`` runs.
+
+    Arguments and errors as in `calibrate_activations`.
+    """
+    sites = [site for site in sites if not site.is_weight and needs_calibration(site)]
     seen: set[str] = set()
     with hooks() as stack:
         for site in sites:
             _watch(
                 stack, site.quantizer, _Visitor(site, rule, sequential, seen, progress, len(sites))
             )
-        model(calibration.whole())
+        run()
     unseen = [site.name for site in sites if site.name not in seen]
     if unseen:
         raise MethodError(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from methods.errors import MethodError
 from methods.quantization.bits import WEIGHT_SITES, BitTable
-from methods.quantization.layers import QuantOperation, WeightedOperation
+from methods.quantization.layers import QuantMatMul, QuantOperation, WeightedOperation
 from methods.quantization.quantizers import Quantizer
 
 
@@ -20,8 +20,30 @@ class NormLink:
     norm: nn.LayerNorm
     reader: WeightedOperation
 
+    @property
+    def source(self) -> nn.LayerNorm:
+        """What gives the activation."""
+        return self.norm
 
-SegmentKind = Literal["embed", "block", "merge", "head"]
+
+@dataclass(frozen=True)
+class ValueLink:
+    """The last third of a qkv layer's outputs, and the projection that reads them weighted by attention.
+
+    The rows of the attention map sum to 1, so a scale and a shift per channel can move from one to the other.
+    """
+
+    source: WeightedOperation
+    context: QuantMatMul
+    reader: WeightedOperation
+
+    @property
+    def attention_quantized(self) -> bool:
+        """Whether the map is quantized: its rows then sum to 1 only roughly."""
+        return not self.context.first_quantizer.spec.is_float
+
+
+SegmentKind = Literal["embed", "block", "merge", "head", "layer"]
 
 
 @dataclass(frozen=True)
@@ -30,15 +52,20 @@ class Segment:
 
     Attributes:
         name: dotted name of its module, or what it does.
-        kind: ``embed`` (patches and positions), ``block``, ``merge`` (Swin), ``head`` (norm, classifier).
+        kind: ``embed`` (patches and positions), ``block``, ``merge`` (Swin), ``head`` (norm, classifier);
+            ``layer``: a single operation, in units of one layer.
         run: maps the segment's input to its output, batch first.
         operations: the quantized operations inside, in execution order.
+        stage: blocks of one number work at one resolution.
+        halves: of a block, the attention and the MLP, each with its residual; else empty.
     """
 
     name: str
     kind: SegmentKind
     run: Callable[[Tensor], Tensor]
     operations: tuple[QuantOperation, ...]
+    stage: int = 0
+    halves: tuple["Segment", ...] = ()
 
 
 @dataclass
@@ -48,6 +75,7 @@ class Structure:
     Attributes:
         operations: every quantized operation.
         norm_links: the LayerNorm -> linear pairs of blocks and patch mergings.
+        value_links: the qkv -> projection pairs of attention layers.
         blocks: dotted names of the transformer blocks.
         segments: the model cut into pieces; every operation is in exactly one.
         family: name of the architecture family.
@@ -56,6 +84,7 @@ class Structure:
     family: str
     operations: list[QuantOperation] = field(default_factory=list)
     norm_links: list[NormLink] = field(default_factory=list)
+    value_links: list[ValueLink] = field(default_factory=list)
     blocks: list[str] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
 

@@ -108,7 +108,11 @@ def test_nan_in_a_weight_is_an_error_with_a_site(method, vit, calibration):
 def test_progress_ends_at_its_total(method, vit, calibration):
     seen = []
     table = method.bit_table(BitWidth(4, 4))
-    method.quantize(vit, table, calibration, lambda done, total: seen.append((done, total)))
+
+    def note(done, total, stage=""):
+        seen.append((done, total))
+
+    method.quantize(vit, table, calibration, note)
     if method.fidelity != "reference":
         assert seen[-1][0] == seen[-1][1] and seen == sorted(seen)
 

@@ -1,14 +1,16 @@
 """The reconstruction engine: identities of its parts, and that it lowers what it minimises."""
 
 import logging
+import shutil
+import weakref
 
 import pytest
 import torch
 
-from methods import METHODS
+from methods import METHODS, MethodError
 from methods.quantization import BitWidth, TensorSpec, equal_table, wrap_model
 from methods.quantization.quantizers import UniformQuantizer
-from methods.quantization.reconstruction import engine
+from methods.quantization.reconstruction import caches, engine
 from methods.quantization.reconstruction.learned import (
     LearnedOffset,
     LearnedRounding,
@@ -20,6 +22,7 @@ from methods.quantization.reconstruction.terms import (
     LocalDivergence,
     PredictionDivergence,
 )
+from methods.quantization.reconstruction.units import run_all, units_of
 
 FAST = {"iterations": 10, "batch_size": 8}
 NAMES = ["brecq", "mgrq", "pd-quant", "qdrop"]
@@ -48,6 +51,22 @@ def test_segments_are_the_model_and_hold_every_operation_once(tiny, images):
     assert inside == wrapped.operations
     blocks = [s.name for s in wrapped.structure.segments if s.kind == "block"]
     assert blocks == wrapped.structure.blocks
+
+
+@torch.no_grad()
+def test_finer_and_coarser_units_are_the_model_too(tiny, images):
+    wrapped = wrap_model(tiny, equal_table(BitWidth(4, 4)))
+    exact = tiny(images)
+    counts = {}
+    for granularity in ("half", "block", "stage"):
+        units = units_of(wrapped.structure, granularity)
+        torch.testing.assert_close(run_all(units, images), exact, rtol=0, atol=1e-5)
+        assert [op for unit in units for op in unit.operations] == wrapped.operations
+        counts[granularity] = len(units)
+    blocks = len(wrapped.structure.blocks)
+    assert counts["half"] == counts["block"] + blocks
+    stages = {segment.stage for segment in wrapped.structure.segments}
+    assert counts["stage"] == 2 + len(stages)  # and embedding and head
 
 
 def test_soft_rounding_starts_at_the_weight_and_hard_rounding_is_within_a_step():
@@ -101,7 +120,7 @@ def test_prediction_term_matches_finite_differences_and_leaves_the_rest_alone(vi
         target = segments[1].run(segments[0].run(images))
 
         def rest(x):
-            return engine._run_all(segments[2:], x)
+            return run_all(segments[2:], x)
 
         logits = rest(target)
 
@@ -175,6 +194,162 @@ def test_without_its_terms_mgrq_is_qdrop(vit, images, calibration):
     reference = METHODS.get("repq-vit").create({})
     table = reference.bit_table(BitWidth(4, 4))
     assert torch.equal(repq(images), reference.quantize(vit, table, calibration)(images))
+
+
+def test_layers_as_units_lower_the_error_of_each_layer(tiny, images, calibration):
+    """On full-precision inputs, the objective of units of one layer without a mix."""
+    settings = {"unit": "layer", "weight_rate": 1e-3}
+    models = [
+        _quantize("brecq", tiny, calibration, "W3A32", iterations=n, **settings) for n in (0, 60)
+    ]
+    exact = wrap_model(tiny, equal_table(BitWidth(32, 32)))
+    inputs = {}
+    for op in exact.weighted_operations():
+        op.register_forward_hook(lambda op, x, y: inputs.update({op.name: (x[0], y)}))
+    with torch.no_grad():
+        exact(images)
+        errors = [
+            [
+                float((op(x) - y).square().mean())
+                for op in model.weighted_operations()
+                for x, y in [inputs[op.name]]
+                if op.role not in ("head", "patch_embed")
+            ]
+            for model in models
+        ]
+    # Training through the rounding ends between two codes here and there: most layers, and the sum.
+    better = [after < before for before, after in zip(*errors, strict=True)]
+    assert sum(better) >= 0.7 * len(better)
+    assert sum(errors[1]) < 0.8 * sum(errors[0])
+
+
+@pytest.mark.parametrize("unit", ["half", "block", "stage"])
+def test_every_unit_lowers_the_error_of_the_output(unit, tiny, images, calibration):
+    def error(iterations):
+        model = _quantize(
+            "brecq", tiny, calibration, "W3A32", iterations=iterations, unit=unit, weight_rate=2e-3
+        )
+        with torch.no_grad():
+            return float((model(images) - tiny(images)).square().mean())
+
+    assert error(80) < error(0)
+
+
+def test_importance_is_the_squared_gradient_of_each_image(vit, images):
+    wrapped = wrap_model(vit, equal_table(BitWidth(4, 4)))
+    segments = wrapped.structure.segments
+
+    def rest(x):
+        return run_all(segments[2:], x)
+
+    with torch.no_grad():
+        target = run_all(segments[:2], images)
+        probabilities = rest(target).softmax(-1)
+    found = engine._importance(target, rest, torch.Generator().manual_seed(5), torch.device("cpu"))
+    labels = torch.multinomial(probabilities, 1, generator=torch.Generator().manual_seed(5))
+    squares = []
+    for image, label in zip(target, labels.flatten(), strict=True):
+        x = image[None].clone().requires_grad_()
+        torch.nn.functional.cross_entropy(rest(x), label[None]).backward()
+        squares.append(x.grad[0] ** 2)
+    expected = torch.stack(squares)
+    torch.testing.assert_close(found, expected / expected.mean(), rtol=1e-3, atol=1e-5)
+
+
+def test_fisher_weighted_brecq_differs_and_is_refused_for_layers(vit, images, calibration):
+    plain = _quantize("brecq", vit, calibration)
+    fisher = _quantize("brecq", vit, calibration, loss="fisher")
+    assert torch.isfinite(fisher(images)).all()
+    assert not torch.equal(plain(images), fisher(images))
+    for name, settings in (("brecq", {"loss": "fisher"}), ("mgrq", {}), ("pd-quant", {})):
+        with pytest.raises(MethodError, match="units of one layer cannot give"):
+            _quantize(name, vit, calibration, unit="layer", **settings)
+
+
+def test_too_few_images_and_bad_settings_are_refused(vit, calibration):
+    with pytest.raises(MethodError, match=r"batches of 9 images needs at least .* got 8"):
+        _quantize("qdrop", vit, calibration, batch_size=9)
+    for settings in ({"iterations": -1}, {"batch_size": 0}):
+        with pytest.raises(MethodError, match="iterations >= 0 and batch_size >= 1"):
+            _quantize("qdrop", vit, calibration, **settings)
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(vit, images, calibration, monkeypatch, caplog):
+    sizes = []
+    plain = BlockError.__call__
+
+    def scarce(self, batch):
+        sizes.append(len(batch.output))
+        if len(batch.output) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, batch)
+
+    monkeypatch.setattr(BlockError, "__call__", scarce)
+    with caplog.at_level(logging.WARNING):
+        model = _quantize("qdrop", vit, calibration)
+    assert "blocks.0: out of memory; goes on with batches of 4 images" in caplog.text
+    assert "blocks.0: out of memory; goes on with batches of 2 images" in caplog.text
+    assert set(sizes) == {8, 4, 2} and torch.isfinite(model(images)).all()
+
+    def hopeless(self, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(BlockError, "__call__", hopeless)
+    with pytest.raises(torch.OutOfMemoryError):
+        _quantize("qdrop", vit, calibration)
+
+
+def test_caches_on_disk_change_nothing_and_do_not_grow_with_depth(
+    vit, images, calibration, monkeypatch, caplog
+):
+    alive, most = weakref.WeakSet(), []
+    allocate = caches.allocate
+
+    def counting(shape, device):
+        cache = allocate(shape, device)
+        if len(shape) > 2:  # not the logits
+            alive.add(cache.untyped_storage())
+            most.append(len(alive))
+        return cache
+
+    monkeypatch.setattr(caches, "allocate", counting)
+    in_memory = _quantize("qdrop", vit, calibration)(images)
+    assert max(most) <= caches.COPIES
+    monkeypatch.setenv("BENCH_CACHE_GB", "1e-6")
+    with caplog.at_level(logging.WARNING):
+        on_disk = _quantize("qdrop", vit, calibration)(images)
+    assert "memory-mapped files" in caplog.text
+    assert torch.equal(in_memory, on_disk)
+
+
+def test_no_room_for_caches_says_how_much_is_needed(vit, calibration, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE_GB", "1e-6")
+    usage = shutil.disk_usage("/")._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(MethodError, match="fewer calibration images"):
+        _quantize("qdrop", vit, calibration)
+    monkeypatch.setenv("BENCH_CACHE_GB", "lots")
+    with pytest.raises(MethodError, match="BENCH_CACHE_GB must be a number"):
+        _quantize("qdrop", vit, calibration)
+
+
+def test_profiles_set_what_is_not_set_by_hand():
+    cls = METHODS.get("pd-quant")
+    paper = cls.create({"profile": "paper", "batch_size": 16}).parameters
+    assert (paper.iterations, paper.learn, paper.weight_rate) == (20000, "rounding", 3e-3)
+    assert paper.batch_size == 16
+    fast = cls.create({}).parameters
+    assert fast.iterations < 1000 and fast.profile == "fast"
+    with pytest.raises(MethodError, match="profile must be one of fast, paper"):
+        cls.create({"profile": "papre"})
+
+
+def test_progress_names_the_unit(vit, calibration):
+    seen = []
+    method = METHODS.get("qdrop").create(FAST)
+    table = method.bit_table(BitWidth(4, 4))
+    method.quantize(vit, table, calibration, lambda done, total, stage="": seen.append(stage))
+    assert list(dict.fromkeys(seen)) == ["patch_embed", "blocks.0", "blocks.1", "head", ""]
 
 
 @pytest.mark.parametrize("learn", ["rounding", "weights"])

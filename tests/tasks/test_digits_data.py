@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import TASKS, TaskError, TaskOptions
+from tasks.digits import holdout_set, normalise
 from tasks.digits_data import CLASSES, render, source_pools, test_set, training_pools
 from tasks.zoo import ARCHITECTURES
 
@@ -86,3 +87,18 @@ def test_limit_is_a_subset_of_the_whole():
 def test_unknown_model_is_named():
     with pytest.raises(TaskError, match="'vit_mimi'.*vit_mini"):
         _task().load_model("vit_mimi")
+
+
+def test_holdout_judges_on_training_digits_that_calibration_cannot_draw():
+    fit, held_out = training_pools()
+    task = TASKS.get("digits")(TaskOptions(holdout=True, limit=50))
+    assert task.data_id() != TASKS.get("digits")(TaskOptions()).data_id()
+    drawn = torch.cat(task.calibration_batches(task.load_model("vit_mini"), 20, seed=4))
+    expected, _ = render(fit, 20, np.random.default_rng([1, 4]))
+    assert torch.equal(drawn, normalise(expected))
+    pictures, labels = holdout_set()
+    again, digits = render(held_out, 2000, np.random.default_rng([3, 0]))
+    assert np.array_equal(pictures, again) and np.array_equal(labels, digits)
+    loaded = task.load_model("vit_mini")
+    assert loaded.reference is None  # the gate's figure is that of the test pictures
+    assert task.evaluate(loaded.module, loaded, torch.device("cpu")).n == 50

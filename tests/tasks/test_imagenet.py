@@ -116,10 +116,28 @@ def test_missing_and_empty_folders(tmp_path, checkpoint):
         _task(data_dir=tmp_path).data_id()
 
 
+def test_holdout_halves_the_training_images(tree, checkpoint):
+    task = _task(data_dir=tree, checkpoint=checkpoint, holdout=True)
+    loaded = task.load_model(MODEL)
+    with pytest.raises(TaskError, match="train has 9 class folders"):
+        task.evaluate(loaded.module, loaded, torch.device("cpu"))
+    for label in range(CLASSES):
+        (tree / "train" / f"n{label:08d}").mkdir(exist_ok=True)
+    judged = task.evaluate(loaded.module, loaded, torch.device("cpu"))
+    assert judged.n == 4
+    assert task.data_id() != _task(data_dir=tree, checkpoint=checkpoint).data_id()
+    free = torch.cat(task.calibration_batches(loaded, 5, 0))
+    with pytest.raises(TaskError, match="has 5 images to draw, the run asks for 6"):
+        task.calibration_batches(loaded, 6, 0)
+    everything = _task(data_dir=tree, checkpoint=checkpoint).calibration_batches(loaded, 9, 0)
+    drawn = {image.numpy().tobytes() for image in free}
+    assert len(drawn) == 5 and drawn < {i.numpy().tobytes() for i in torch.cat(everything)}
+
+
 def test_class_count_corrupt_image_and_too_few_images(tree, checkpoint):
     task = _task(data_dir=tree, checkpoint=checkpoint)
     loaded = task.load_model(MODEL)
-    with pytest.raises(TaskError, match="holds 9 images, the run asks for 10"):
+    with pytest.raises(TaskError, match="has 9 images to draw, the run asks for 10"):
         task.calibration_batches(loaded, 10, 0)
     broken = tree / "val" / "n00000007" / "v2.JPEG"
     broken.write_bytes(broken.read_bytes()[:60])

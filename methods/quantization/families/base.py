@@ -63,11 +63,29 @@ class Family:
         if isinstance(norm, nn.LayerNorm):
             self.structure.norm_links.append(NormLink(norm, reader))
 
-    def segment(self, name: str, kind: SegmentKind, run: Callable[[Tensor], Tensor]) -> None:
-        """Record the segment that holds the operations replaced since the last one."""
+    def segment(
+        self,
+        name: str,
+        kind: SegmentKind,
+        run: Callable[[Tensor], Tensor],
+        stage: int = 0,
+        halves: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None,
+    ) -> None:
+        """Record the segment that holds the operations replaced since the last one.
+
+        ``halves`` are the attention and the MLP of a block, each with its residual.
+        """
         taken = sum(len(segment.operations) for segment in self.structure.segments)
         operations = tuple(self.structure.operations[taken:])
-        self.structure.segments.append(Segment(name, kind, run, operations))
+        parts: tuple[Segment, ...] = ()
+        if halves is not None:
+            border = next(i for i, op in enumerate(operations) if op.role == "fc1")
+            attention = Segment(f"{name}.attn", kind, halves[0], operations[:border], stage)
+            parts = (
+                attention,
+                Segment(f"{name}.mlp", kind, halves[1], operations[border:], stage),
+            )
+        self.structure.segments.append(Segment(name, kind, run, operations, stage, parts))
 
     def require(self, module: nn.Module, kind: type[nn.Module], name: str) -> None:
         """Refuse the model unless ``module`` is exactly a ``kind``."""

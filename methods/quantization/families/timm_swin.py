@@ -1,5 +1,6 @@
 """timm's Swin Transformer."""
 
+from functools import partial
 from typing import Any
 
 from timm.layers import Mlp, PatchEmbed
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from methods.quantization.bits import BitTable
 from methods.quantization.families.base import Family
 from methods.quantization.layers import context_product, scores_product
+from methods.quantization.model import ValueLink
 
 
 class QuantWindowAttention(nn.Module):
@@ -77,22 +79,23 @@ class TimmSwin(Family):
         self.replace(model.patch_embed, "proj", "patch_embed.proj", "patch_embed")
         self.segment("patch_embed", "embed", model.patch_embed)
         for index, stage in enumerate(model.layers):
-            self._replace_downsample(stage, f"layers.{index}.downsample")
+            self._replace_downsample(stage, f"layers.{index}.downsample", index)
             for position, block in enumerate(stage.blocks):
                 name = f"layers.{index}.blocks.{position}"
                 self._replace_block(block, name)
-                self.segment(name, "block", block)
+                halves = partial(_attention_half, block), partial(_mlp_half, block)
+                self.segment(name, "block", block, stage=index, halves=halves)
         if isinstance(model.head.fc, nn.Linear):
             self.replace(model.head, "fc", "head.fc", "head")
         self.segment("head", "head", lambda x: model.forward_head(model.norm(x)))
 
-    def _replace_downsample(self, stage: Any, name: str) -> None:
+    def _replace_downsample(self, stage: Any, name: str, index: int) -> None:
         if isinstance(stage.downsample, nn.Identity):
             return
         self.require(stage.downsample, PatchMerging, name)
         reduction = self.replace(stage.downsample, "reduction", f"{name}.reduction", "reduction")
         self.link(stage.downsample.norm, reduction)
-        self.segment(name, "merge", stage.downsample)
+        self.segment(name, "merge", stage.downsample, stage=index)
 
     def _replace_block(self, block: Any, name: str) -> None:
         self.require(block, SwinTransformerBlock, name)
@@ -103,8 +106,19 @@ class TimmSwin(Family):
         block.attn = attention
         qkv = self.replace(attention, "qkv", f"{name}.attn.qkv", "qkv")
         self.structure.operations += [attention.scores, attention.context]
-        self.replace(attention, "proj", f"{name}.attn.proj", "proj")
+        proj = self.replace(attention, "proj", f"{name}.attn.proj", "proj")
         fc1 = self.replace(block.mlp, "fc1", f"{name}.mlp.fc1", "fc1")
         self.replace(block.mlp, "fc2", f"{name}.mlp.fc2", "fc2")
         self.link(block.norm1, qkv)
         self.link(block.norm2, fc1)
+        self.structure.value_links.append(ValueLink(qkv, attention.context, proj))
+
+
+def _attention_half(block: Any, x: Tensor) -> Tensor:
+    """The first half of `timm.models.swin_transformer.SwinTransformerBlock.forward`; [B, H, W, C]."""
+    return x + block.drop_path1(block._attn(block.norm1(x)))
+
+
+def _mlp_half(block: Any, x: Tensor) -> Tensor:
+    """The second half; [B, H, W, C]."""
+    return x + block.drop_path2(block.mlp(block.norm2(x)))

@@ -1,5 +1,6 @@
 """timm's Vision Transformer and DeiT (plain and distilled)."""
 
+from functools import partial
 from typing import Any
 
 from timm.layers import Mlp, PatchEmbed
@@ -13,6 +14,7 @@ from methods.errors import MethodError
 from methods.quantization.bits import BitTable
 from methods.quantization.families.base import Family
 from methods.quantization.layers import context_product, scores_product
+from methods.quantization.model import ValueLink
 
 
 class QuantAttention(nn.Module):
@@ -75,7 +77,8 @@ class TimmViT(Family):
         self.segment("patch_embed", "embed", self._embed)
         for index, block in enumerate(model.blocks):
             self._replace_block(block, f"blocks.{index}")
-            self.segment(f"blocks.{index}", "block", block)
+            halves = partial(_attention_half, block), partial(_mlp_half, block)
+            self.segment(f"blocks.{index}", "block", block, halves=halves)
         for head in ("head", "head_dist"):
             if isinstance(getattr(model, head, None), nn.Linear):
                 self.replace(model, head, head, "head")
@@ -98,8 +101,20 @@ class TimmViT(Family):
         block.attn = attention
         qkv = self.replace(attention, "qkv", f"{name}.attn.qkv", "qkv")
         self.structure.operations += [attention.scores, attention.context]
-        self.replace(attention, "proj", f"{name}.attn.proj", "proj")
+        proj = self.replace(attention, "proj", f"{name}.attn.proj", "proj")
         fc1 = self.replace(block.mlp, "fc1", f"{name}.mlp.fc1", "fc1")
         self.replace(block.mlp, "fc2", f"{name}.mlp.fc2", "fc2")
         self.link(block.norm1, qkv)
         self.link(block.norm2, fc1)
+        if isinstance(attention.norm, nn.Identity):
+            self.structure.value_links.append(ValueLink(qkv, attention.context, proj))
+
+
+def _attention_half(block: Any, x: Tensor) -> Tensor:
+    """The first half of `timm.models.vision_transformer.Block.forward`."""
+    return x + block.drop_path1(block.ls1(block.attn(block.norm1(x))))
+
+
+def _mlp_half(block: Any, x: Tensor) -> Tensor:
+    """The second half."""
+    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))

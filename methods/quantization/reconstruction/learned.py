@@ -1,21 +1,23 @@
-"""Quantizers whose parameters are learned: rounding, weights, activation steps.
+"""Quantizers whose parameters are learned: roundings, weights, clipping, activation steps and ranges.
 
 Each stands in the place of a calibrated quantizer while its unit is reconstructed, and hands back what
 it has learned at the end.
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from methods.quantization.bits import TensorSpec
 from methods.quantization.quantizers import TINY, Quantizer, UniformQuantizer
+from methods.quantization.ranges import grouped
 
 ZETA, GAMMA = 1.1, -0.1
 """Stretch of the rectified sigmoid (AdaRound, equation 23)."""
 
-Learn = Literal["rounding", "weights"]
+CLIP_START = 4.0
+"""Start of the clipping logits: sigmoid(4) = 0.982 of the range (OmniQuant, LRQuant)."""
 
 
 def round_through(x: Tensor) -> Tensor:
@@ -23,38 +25,54 @@ def round_through(x: Tensor) -> Tensor:
     return x + (x.round() - x).detach()
 
 
-class LearnedWeight(Quantizer):
-    """Base of the two ways to learn a weight's codes; the scales stay as calibrated.
+class LearnedQuantizer(Quantizer):
+    """Base of all: active from the start, with the calibrated quantizer at hand.
 
     Attributes:
         inner: the calibrated quantizer.
     """
 
-    def __init__(self, inner: UniformQuantizer, weight: Tensor) -> None:
+    def __init__(self, inner: Quantizer) -> None:
         super().__init__(inner.spec, inner.site, inner.axis)
         self.inner = inner
-        scale, zero_point = inner._shaped(weight)
-        self._step, self._zero = scale, zero_point.float()
-        self._low, self._high = inner.code_range
         self.active = True
 
     @property
     def initialised(self) -> bool:
         return True
 
+
+class LearnedWeight(LearnedQuantizer):
+    """Base of the ways to learn a weight's codes."""
+
+    inner: UniformQuantizer
+
     def codes(self, weight: Tensor) -> Tensor:
-        """Return the integer codes that were learned (int32, shape of ``weight``)."""
+        """Return the integer codes that were learned (int32, shape of ``weight``).
+
+        Sets the scales of `inner` where those were learned too.
+        """
         raise AssertionError("defined by each form")
 
-    def regulariser(self, exponent: float) -> Tensor:
-        """Return the penalty on undecided roundings; 0 where there are none."""
-        return self._step.new_zeros(())
+    def regulariser(self, exponent: float) -> Tensor | None:
+        """Return the penalty on undecided roundings; None where there are none."""
+        return None
+
+
+class LearnedCodes(LearnedWeight):
+    """Base of the two ways to learn codes on calibrated scales."""
+
+    def __init__(self, inner: UniformQuantizer, weight: Tensor) -> None:
+        super().__init__(inner)
+        scale, zero_point = inner._shaped(weight)
+        self._step, self._zero = scale, zero_point.float()
+        self._low, self._high = inner.code_range
 
     def _values(self, codes: Tensor) -> Tensor:
         return (codes.clamp(self._low, self._high) - self._zero) * self._step
 
 
-class LearnedRounding(LearnedWeight):
+class LearnedRounding(LearnedCodes):
     """AdaRound: each weight goes up or down, ``floor(w / s) + h(alpha)`` (Nagel et al. 2020).
 
     ``h = clip(1.2 sigmoid(alpha) - 0.1, 0, 1)`` starts at the weight's own fraction, so that the soft
@@ -82,7 +100,7 @@ class LearnedRounding(LearnedWeight):
         return (1 - (2 * self._up() - 1).abs().pow(exponent)).sum()
 
 
-class LearnedOffset(LearnedWeight):
+class LearnedOffset(LearnedCodes):
     """The weight itself is trained through the rounding (straight-through estimator; I&S-ViT)."""
 
     def __init__(self, inner: UniformQuantizer, weight: Tensor) -> None:
@@ -96,7 +114,103 @@ class LearnedOffset(LearnedWeight):
         return self.inner.quantize(self.trained.detach())
 
 
-class LearnedStep(Quantizer):
+class LearnedClip(LearnedWeight):
+    """Learned weight clipping: the range of each row is ``(sigmoid(l) min, sigmoid(u) max)``.
+
+    Source: OmniQuant (Shao et al., ICLR 2024, equation 2), as LRQuant uses it. The range follows the weight
+    it is given, which a smoothing may scale.
+
+    Attributes:
+        lower, upper: the logits l and u, [groups].
+        gain: a factor on the dequantized row, [groups], folded into its scale at the end; None: 1.
+    """
+
+    def __init__(self, inner: UniformQuantizer, weight: Tensor, gain: bool) -> None:
+        super().__init__(inner)
+        groups = len(grouped(weight, inner))
+        self.lower = nn.Parameter(weight.new_full((groups,), CLIP_START))
+        self.upper = nn.Parameter(weight.new_full((groups,), CLIP_START))
+        self.gain = nn.Parameter(weight.new_ones(groups)) if gain else None
+
+    def _range(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        groups = grouped(weight, self.inner)
+        # aminmax has no derivative
+        return self.lower.sigmoid() * groups.amin(1), self.upper.sigmoid() * groups.amax(1)
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        scale, zero = scale_and_zero(self.spec, *self._range(x))
+        values = quantize_through(x, scale, zero, self.inner)
+        return (
+            values if self.gain is None else values * _spread(self._gains(self.gain), self.inner, x)
+        )
+
+    def codes(self, weight: Tensor) -> Tensor:
+        self.inner.set_range(*(end.detach() for end in self._range(weight)))
+        codes = self.inner.quantize(weight)
+        if self.gain is not None:
+            scale = self.inner.scale * self._gains(self.gain).detach()
+            self.inner.set_parameters(scale, self.inner.zero_point)
+        return codes
+
+    @staticmethod
+    def _gains(gain: Tensor) -> Tensor:
+        return gain.clamp_min(SMALLEST_GAIN)
+
+
+SMALLEST_GAIN = 0.01
+"""A scale must stay positive."""
+
+
+class LearnedRange(LearnedQuantizer):
+    """An activation quantizer with the range of what passes, through which gradients flow.
+
+    What is learned lies before it (smoothing). A range without gradient would hide from the smoothing
+    that it changes the step.
+    """
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        if not isinstance(self.inner, UniformQuantizer):
+            with torch.no_grad():
+                self.inner.set_range(*torch.aminmax(grouped(x, self.inner), dim=1))
+            return x + (self.inner.fake_quantize(x.detach()) - x).detach()
+        dims = self._dims(x)
+        scale, zero = scale_and_zero(
+            self.spec, x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
+        )
+        return quantize_through(x, scale, zero, self.inner)
+
+    def _dims(self, x: Tensor) -> tuple[int, ...]:
+        if self.spec.granularity == "token":
+            return (-1,)
+        kept = None if self.axis is None else self.axis % x.dim()
+        return tuple(d for d in range(x.dim()) if d != kept)
+
+
+def scale_and_zero(spec: TensorSpec, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Return scale and zero point of a range as `UniformQuantizer.set_range`, differentiable."""
+    if spec.symmetric:
+        bound = torch.maximum(low.abs(), high.abs())
+        scale = (bound / (2 ** (spec.bits - 1) - 0.5)).clamp_min(TINY)
+        return scale, torch.zeros_like(scale)
+    scale = ((high - low) / (2**spec.bits - 1)).clamp_min(TINY)
+    return scale, round_through(-low / scale)
+
+
+def quantize_through(x: Tensor, scale: Tensor, zero: Tensor, quantizer: UniformQuantizer) -> Tensor:
+    """Fake-quantize ``x``; the rounding passes gradients to ``x``, ``scale`` and ``zero``.
+
+    Args:
+        x: any shape.
+        scale, zero: [groups], or of a shape that meets ``x``.
+        quantizer: gives axis and code range.
+    """
+    low, high = quantizer.code_range
+    if scale.dim() != x.dim():
+        scale, zero = _spread(scale, quantizer, x), _spread(zero, quantizer, x)
+    return ((round_through(x / scale) + zero).clamp(low, high) - zero) * scale
+
+
+class LearnedStep(LearnedQuantizer):
     """An activation quantizer that passes gradients, learns its step (LSQ) and drops (QDrop).
 
     Attributes:
@@ -105,16 +219,11 @@ class LearnedStep(Quantizer):
     """
 
     def __init__(self, inner: Quantizer, generator: torch.Generator) -> None:
-        super().__init__(inner.spec, inner.site, inner.axis)
-        self.inner, self.keep = inner, 1.0
-        self.active = True
+        super().__init__(inner)
+        self.keep = 1.0
         self._generator = generator
         learns = isinstance(inner, UniformQuantizer) and not inner.spec.dynamic
         self.step = nn.Parameter(inner.scale.clone()) if learns else None
-
-    @property
-    def initialised(self) -> bool:
-        return True
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         if self.step is None:
@@ -129,14 +238,11 @@ class LearnedStep(Quantizer):
     def _learnable(self, x: Tensor, step: Tensor) -> Tensor:
         inner = self.inner
         assert isinstance(inner, UniformQuantizer)
-        low, high = inner.code_range
         # LSQ, section 2.2: without it the step's gradient grows with the number of values.
-        gain = 1 / math.sqrt(x.numel() / len(step) * high)
+        gain = 1 / math.sqrt(x.numel() / len(step) * inner.code_range[1])
         scaled = step.clamp_min(TINY)
         scaled = scaled * gain + (scaled * (1 - gain)).detach()
-        scale, zero_point = _spread(scaled, inner, x), _spread(inner.zero_point, inner, x)
-        codes = (round_through(x / scale) + zero_point).clamp(low, high)
-        return (codes - zero_point) * scale
+        return quantize_through(x, scaled, inner.zero_point, inner)
 
     def finish(self) -> Quantizer:
         """Return the calibrated quantizer with the learned step."""

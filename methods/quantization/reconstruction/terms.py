@@ -1,7 +1,8 @@
 """Terms of the reconstruction loss, at the granularity of a block, the whole model, a layer."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,6 +19,8 @@ class Batch:
         rest: the rest of the model in full precision, up to the logits.
         logits: the full-precision model's prediction [b, classes].
         inner, inner_target: outputs of the unit's operations by name, quantized and full precision.
+        importance: squared gradient of the loss at the unit's full-precision output, of mean 1.
+        homologous: output of the full-precision unit for the quantized input.
     """
 
     output: Tensor
@@ -27,6 +30,8 @@ class Batch:
     clean: Tensor | None = None
     inner: dict[str, Tensor] = field(default_factory=dict)
     inner_target: dict[str, Tensor] = field(default_factory=dict)
+    importance: Tensor | None = None
+    homologous: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -36,14 +41,20 @@ class Term:
     Attributes:
         weight: its share; a term of weight 0 is not computed at all.
         floor: smallest value by which the term is divided when it is normalised.
-        needs_clean: whether it needs `Batch.clean`.
+        every: it counts in every so-manieth iteration, with so many times the weight.
+        needs_clean: whether it needs `Batch.clean` and `Batch.rest`.
         needs_inner: whether it needs the operations' outputs.
+        needs_importance: whether it needs `Batch.importance`.
+        needs_homologous: whether it needs `Batch.homologous`.
     """
 
     weight: float = 1.0
     floor: float = 1e-8
-    needs_clean = False
-    needs_inner = False
+    every: int = 1
+    needs_clean: ClassVar[bool] = False
+    needs_inner: ClassVar[bool] = False
+    needs_importance: ClassVar[bool] = False
+    needs_homologous: ClassVar[bool] = False
 
     def __call__(self, batch: Batch) -> Tensor:
         """Return the term's value (scalar)."""
@@ -70,6 +81,47 @@ class BlockError(Term):
 
 
 @dataclass(frozen=True)
+class MeanError(Term):
+    """Mean squared error of the unit's output over everything (LRQuant)."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return (batch.output - batch.target).square().mean()
+
+
+@dataclass(frozen=True)
+class FisherError(Term):
+    """Squared error weighted by the diagonal of the Fisher information (BRECQ, equation 10)."""
+
+    needs_importance: ClassVar[bool] = True
+
+    def __call__(self, batch: Batch) -> Tensor:
+        assert batch.importance is not None
+        error = (batch.output - batch.target).square().mul(batch.importance)
+        return error.sum(dim=-1).mean()
+
+
+@dataclass(frozen=True)
+class NegativeLogCosine(Term):
+    """``-log |mean over tokens of cos(y, y^)|``: the direction of the outputs (LRQuant, equation 9)."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        cosine = F.cosine_similarity(batch.output, batch.target, dim=-1).mean().abs()
+        return -cosine.clamp_min(1e-6).log()
+
+
+@dataclass(frozen=True)
+class Homologous(Term):
+    """Another term against the full-precision unit on the same, quantized input (LRQuant+)."""
+
+    term: Term = field(default_factory=MeanError)
+    needs_homologous: ClassVar[bool] = True
+
+    def __call__(self, batch: Batch) -> Tensor:
+        assert batch.homologous is not None
+        return self.term(replace(batch, target=batch.homologous))
+
+
+@dataclass(frozen=True)
 class LogitDivergence(Term):
     """KL of the unit's output, for the unit that gives the logits."""
 
@@ -86,7 +138,7 @@ class PredictionDivergence(Term):
     """
 
     temperature: float = 1.0
-    needs_clean = True
+    needs_clean: ClassVar[bool] = True
 
     def __call__(self, batch: Batch) -> Tensor:
         assert batch.clean is not None
@@ -101,7 +153,7 @@ class LocalDivergence(Term):
     would have a flat softmax and no gradient. Our reading of MGRQ's intra-block local supervision.
     """
 
-    needs_inner = True
+    needs_inner: ClassVar[bool] = True
 
     def __call__(self, batch: Batch) -> Tensor:
         values = [

@@ -1,0 +1,148 @@
+"""LRQuant and LRQuant+: learned smoothing, weight clipping, and a loss that aligns directions."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from methods.base import Method
+from methods.quantization.bits import (
+    FLOAT,
+    INPUT_SITES,
+    OPERAND_ROLES,
+    BitTable,
+    BitWidth,
+    equal_table,
+)
+from methods.quantization.calibration import Calibration, Progress, calibrate_weights
+from methods.quantization.model import QuantizedModel
+from methods.quantization.ranges import histogram_shrink_rule, minmax_rule
+from methods.quantization.reconstruction import (
+    BatchRanges,
+    Clipping,
+    Homologous,
+    MeanError,
+    NegativeLogCosine,
+    Recipe,
+    Smoothing,
+    Term,
+    Weighting,
+    reconstruct,
+)
+from methods.registry import register_method
+
+FLOATING = ("patch_embed.weight", "patch_embed.input", "head.weight", "head.input", *OPERAND_ROLES)
+"""What the authors' code for vision transformers leaves in floating point."""
+
+
+@dataclass(frozen=True)
+class LRQuantParameters:
+    """Settings of `LRQuant`.
+
+    Attributes:
+        profile: ``fast`` (default) or ``paper``: 20 epochs over 32 images, one image at a time.
+        iterations: per block.
+        batch_size: images per iteration.
+        smoothing_rate: Adam's learning rate of scales and shifts.
+        clipping_rate: Adam's learning rate of the clipping logits (and of LRQuant+'s vectors).
+        shift: learn shifts besides scales.
+    """
+
+    profile: Literal["fast", "paper"] = "fast"
+    iterations: int = 80
+    batch_size: int = 4
+    smoothing_rate: float = 5e-3
+    clipping_rate: float = 1e-2
+    shift: bool = True
+
+
+@register_method
+class LRQuant(Method):
+    """Block by block, learn smoothing scales and shifts and weight clipping on error and direction.
+
+    Source: Zhao et al., ACL 2024; the algorithm on vision transformers confirmed from the released code.
+    Behind each LayerNorm and for the values ``x' = (x - z) / s``, ``W' = W diag(s)``, s starting at
+    ``a / log2(2 + a)``; weights clipped to (sigmoid(l) min, sigmoid(u) max); loss: mean squared error plus
+    negative log cosine of the block's output, target full precision, input the quantized prefix.
+    Convention (authors): activations dynamic per token; attention products, patch embedding and head in
+    floating point; 32 images. Under the common table activations are static per tensor: while learning they
+    are quantized over the range of the batch, then calibrated on least squared error; the values get no
+    shift, for the rows of a quantized attention map do not sum to 1. Deviations: float32 instead of float16;
+    z starts at the mean over images of the channels' middle, not at a moving average; patch embedding,
+    mergings (norm to reduction) and head, where quantized, are learned like blocks.
+    """
+
+    name = "lrquant"
+    paper = "Zhao et al., LRQuant: Learnable and Robust PTQ for Large Language Models, ACL 2024"
+    fidelity = "reimplementation"
+    quick = {"iterations": 6}
+    profiles = {"paper": {"iterations": 640, "batch_size": 1}}
+    Parameters = LRQuantParameters
+
+    def authors_table(self, bits: BitWidth) -> BitTable:
+        """Return the table of the released code for vision transformers."""
+        table = equal_table(bits).change(INPUT_SITES, granularity="token", dynamic=True)
+        return table.change(FLOATING, bits=FLOAT, granularity="tensor", dynamic=False)
+
+    def convention(self, table: BitTable) -> str:
+        """Return the common words and what is learned how long."""
+        p = self.parameters
+        return (
+            f"{super().convention(table)}; trains smoothing and weight clipping, {p.iterations} "
+            f"iterations of {p.batch_size} images per block"
+        )
+
+    def terms(self) -> tuple[tuple[Term, ...], Weighting]:
+        """Return the loss and how its terms are weighted."""
+        return (MeanError(), NegativeLogCosine()), "plain"
+
+    def recipe(self, gain: bool = False) -> Recipe:
+        """Quantized input, nothing dropped; ``gain``: LRQuant+'s vectors."""
+        p = self.parameters
+        terms, weighting = self.terms()
+        return Recipe(
+            terms=terms,
+            learnables=(
+                Clipping(p.clipping_rate, gain=gain),
+                Smoothing(p.smoothing_rate, shift=p.shift, gain=gain),
+                BatchRanges(),
+            ),
+            iterations=p.iterations,
+            batch_size=p.batch_size,
+            input_mix=1.0,
+            keep=1.0,
+            weighting=weighting,
+            rule=histogram_shrink_rule(),
+        )
+
+    def calibrate(
+        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None = None
+    ) -> None:
+        """Min-max weight ranges to start from, then block by block."""
+        recipe = self.recipe()
+        recipe.check(model.structure, calibration.n_images)
+        calibrate_weights(model, minmax_rule)
+        reconstruct(model, calibration, recipe, progress)
+
+
+@register_method
+class LRQuantPlus(LRQuant):
+    """LRQuant with a second target, loss weights from running means, and learned row and column factors.
+
+    Source: Zhao et al., TPAMI 2025; the list of parts confirmed from its abstract, their form from the
+    released code for language models: the block is also compared with the full-precision block on the same
+    quantized input (homologous branch); each term is divided by its running mean (0.95); ``W^ = r1 r2 Q(W)``
+    element by element ("rotation vectors" of rank 1). Deviations: r1 is folded into the rows' scales and r2
+    into the scale of the input, so that the deployed weight stays a b-bit integer matrix; the released code
+    for vision transformers trains neither and runs the second branch alone.
+    """
+
+    name = "lrquant-plus"
+    paper = "Zhao et al., LRQuant+: A Unified and Learnable Framework to PTQ, TPAMI 2025"
+
+    def terms(self) -> tuple[tuple[Term, ...], Weighting]:
+        """Both branches, each with both terms."""
+        branch: tuple[Term, ...] = (MeanError(), NegativeLogCosine())
+        return (*branch, *(Homologous(term=term) for term in branch)), "running"
+
+    def recipe(self, gain: bool = True) -> Recipe:
+        """LRQuant's, with the vectors."""
+        return super().recipe(gain)

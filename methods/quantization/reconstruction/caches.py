@@ -1,0 +1,108 @@
+"""Where the activations of all calibration images live: on the device, in memory, or on disk.
+
+The rule, for a cache of n bytes of which `COPIES` exist at once:
+
+1. on a GPU if all copies take at most half of its free memory;
+2. else in host memory if all copies fit the budget (``BENCH_CACHE_GB``, default 6 GB) and half of what
+   is available;
+3. else in a memory-mapped temporary file, which vanishes with the process.
+"""
+
+import logging
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from methods.errors import MethodError
+
+logger = logging.getLogger(__name__)
+
+GB = 10**9
+COPIES = 4
+"""Full-precision input, quantized input, target, and the next quantized input while it is made."""
+
+FORWARD_BATCH = 64
+"""Images per pass when all are sent through a unit."""
+
+
+def host_budget() -> float:
+    """Return the bytes of host memory that caches may take.
+
+    Raises:
+        MethodError: the environment variable ``BENCH_CACHE_GB`` is not a positive number.
+    """
+    text = os.environ.get("BENCH_CACHE_GB", "6")
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not value > 0 or not math.isfinite(value):
+        raise MethodError(f"BENCH_CACHE_GB must be a number of gigabytes above 0, not {text!r}")
+    return value * GB
+
+
+def allocate(shape: Sequence[int], device: torch.device) -> Tensor:
+    """Return an uninitialised float32 tensor of ``shape`` where there is room for `COPIES` of it.
+
+    Raises:
+        MethodError: not even the temporary folder has room; says how much is needed.
+    """
+    need = 4 * math.prod(shape) * COPIES
+    if device.type == "cuda" and need <= torch.cuda.mem_get_info(device)[0] / 2:
+        return torch.empty(*shape, device=device)
+    if need <= min(host_budget(), _available_memory() / 2):
+        return torch.empty(*shape)
+    return _mapped(shape, need)
+
+
+def _available_memory() -> float:
+    """Bytes that can be had without swapping; infinite where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return math.inf
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * float(found[0]) if found else math.inf
+
+
+def _mapped(shape: Sequence[int], need: float) -> Tensor:
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise MethodError(
+            f"the activations of the calibration images take {need / GB:.1f} GB at this unit, more than "
+            f"memory allows, and {folder} has only {free / GB:.1f} GB free; use fewer calibration images, "
+            "a larger BENCH_CACHE_GB, or another TMPDIR"
+        )
+    logger.warning("caches of %.1f GB go to memory-mapped files in %s", need / GB, folder)
+    handle, name = tempfile.mkstemp(prefix="bench-cache-")
+    os.close(handle)
+    try:
+        size = math.prod(shape)
+        return torch.from_file(name, shared=True, size=size, dtype=torch.float32).view(*shape)
+    finally:
+        os.unlink(name)  # the mapping keeps the data until the tensor is gone
+
+
+@torch.no_grad()
+def send_through(run: Callable[[Tensor], Tensor], x: Tensor, device: torch.device) -> Tensor:
+    """Return ``run`` of all images ``x``, a batch at a time, in a cache of its own."""
+    result: Tensor | None = None
+    for start in range(0, len(x), FORWARD_BATCH):
+        part = run(x[start : start + FORWARD_BATCH].to(device))
+        if result is None:
+            result = allocate((len(x), *part.shape[1:]), device)
+        result[start : start + len(part)] = part
+    assert result is not None
+    return result
+
+
+def take(cache: Tensor, chosen: Tensor, device: torch.device) -> Tensor:
+    """Return the rows ``chosen`` of a cache, on ``device``."""
+    return cache[chosen.to(cache.device)].to(device)
