@@ -1,8 +1,9 @@
 """MGRQ: mixed granularity reconstruction (re-implementation from the abstract)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from methods.quantization.bits import BitTable, BitWidth, equal_table
+from methods.quantization.bits import BitTable, BitWidth, Protocol, equal_table
 from methods.quantization.calibration import Calibration, Progress
 from methods.quantization.model import QuantizedModel
 from methods.quantization.reconstruction import (
@@ -32,6 +33,7 @@ class MgrqParameters(ReconstructionParameters):
         drop: share of quantized values, in the unit's input and inside, as in QDrop; 1: no drop.
         global_every: EBGS, by far the dearest term, counts in every so-manieth iteration only, with so many
             times its weight.
+        attention: form of the attention map's quantizer, ``log-sqrt2`` as RepQ-ViT's or ``uniform``.
     """
 
     block: bool = True
@@ -40,6 +42,7 @@ class MgrqParameters(ReconstructionParameters):
     temperature: float = 1.0
     drop: float = 0.5
     global_every: int = 1
+    attention: Literal["log-sqrt2", "uniform"] = "log-sqrt2"
 
 
 @register_method
@@ -62,11 +65,15 @@ class Mgrq(Reconstruction):
         "ICIP 2024"
     )
     version = 2
-    schemes = {"attention": "log-sqrt2"}
     note = (
         "re-implementation from the abstract; losses, weights and rates are this project's design"
     )
     Parameters = MgrqParameters
+
+    def bit_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:
+        """Return the common table with the attention map's own quantizer."""
+        table = super().bit_table(bits, protocol)
+        return table.change("attention", scheme=self.parameters.attention)
 
     def authors_table(self, bits: BitWidth) -> BitTable:
         """Return the common table: nothing is known of the authors' own."""

@@ -28,8 +28,8 @@ FAST = {"iterations": 10, "batch_size": 8}
 NAMES = ["brecq", "mgrq", "pd-quant", "qdrop"]
 
 
-def _quantize(name, model, calibration, bits="W4A4", cls=None, **settings):
-    method = (cls or METHODS.get(name)).create(FAST | settings)
+def _quantize(name, model, calibration, bits="W4A4", **settings):
+    method = METHODS.get(name).create(FAST | settings)
     return method.quantize(model, method.bit_table(BitWidth.parse(bits)), calibration)
 
 
@@ -182,15 +182,13 @@ def test_terms_are_lower_after_reconstruction(name, vit, calibration):
 
 
 def test_without_its_terms_mgrq_is_qdrop(vit, images, calibration):
-    class Bare(METHODS.get("mgrq")):
-        schemes = {}
-
-    bare = _quantize("mgrq", vit, calibration, cls=Bare, global_weight=0.0, local_weight=0.0)
+    off = {"global_weight": 0.0, "local_weight": 0.0}
+    bare = _quantize("mgrq", vit, calibration, attention="uniform", **off)
     qdrop = _quantize("qdrop", vit, calibration)
     assert torch.equal(bare(images), qdrop(images))
-    full = _quantize("mgrq", vit, calibration, cls=Bare)
+    full = _quantize("mgrq", vit, calibration, attention="uniform")
     assert not torch.equal(full(images), qdrop(images))
-    repq = _quantize("mgrq", vit, calibration, block=False)
+    repq = _quantize("mgrq", vit, calibration, attention="log-sqrt2", block=False)
     reference = METHODS.get("repq-vit").create({})
     table = reference.bit_table(BitWidth(4, 4))
     assert torch.equal(repq(images), reference.quantize(vit, table, calibration)(images))
