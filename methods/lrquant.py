@@ -98,19 +98,20 @@ class LRQuant(Method):
         """Quantized input, nothing dropped; ``gain``: LRQuant+'s vectors."""
         p = self.parameters
         terms, weighting = self.terms()
+        rule = histogram_shrink_rule()
         return Recipe(
             terms=terms,
             learnables=(
                 Clipping(p.clipping_rate, gain=gain),
                 Smoothing(p.smoothing_rate, shift=p.shift, gain=gain),
-                BatchRanges(),
+                BatchRanges(rule=rule),
             ),
             iterations=p.iterations,
             batch_size=p.batch_size,
             input_mix=1.0,
             keep=1.0,
             weighting=weighting,
-            rule=histogram_shrink_rule(),
+            rule=rule,
         )
 
     def calibrate(

@@ -1,6 +1,6 @@
 """A model with quantizers at its sites."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -104,6 +104,13 @@ class Site:
         return self.key in WEIGHT_SITES
 
 
+def sites_of(operations: Iterable[QuantOperation]) -> Iterator[Site]:
+    """Yield the sites of some operations, the first operand before the second."""
+    for operation in operations:
+        for key, quantizer in operation.quantizers().items():
+            yield Site(quantizer.site, key, quantizer, operation)
+
+
 class QuantizedModel(nn.Module):
     """A wrapped copy of a model; called like the original.
 
@@ -130,9 +137,7 @@ class QuantizedModel(nn.Module):
 
     def sites(self) -> Iterator[Site]:
         """Yield every site, in execution order, the first operand before the second."""
-        for operation in self.operations:
-            for key, quantizer in operation.quantizers().items():
-                yield Site(quantizer.site, key, quantizer, operation)
+        yield from sites_of(self.operations)
 
     def activate(self, weights: bool = True, activations: bool = True) -> None:
         """Switch quantizers on or off by kind; with both off the model is the original."""

@@ -28,7 +28,7 @@ def _attach(model, images, **settings):
     with torch.no_grad():
         for segment in segments[:index]:
             x = segment.run(x)
-    unit = Unit(segments[index], model.structure, x, GENERATOR)
+    unit = Unit(segments[index], model.structure, x, x, GENERATOR)
     places = Smoothing(**settings).attach(unit)
     for place in places:
         for parameter in place.parameters():
@@ -94,7 +94,7 @@ def test_smoothing_starts_at_the_logarithmic_activation_equivalent(vit, images):
         x = segments[0].run(images)
         segments[1].run(x)
     handle.remove()
-    place = Smoothing().attach(Unit(segments[1], model.structure, x, GENERATOR))[0]
+    place = Smoothing().attach(Unit(segments[1], model.structure, x, x, GENERATOR))[0]
     tokens = seen[0].numpy()
     largest = np.abs(tokens).max(axis=(0, 1))
     np.testing.assert_allclose(
@@ -157,12 +157,12 @@ def test_terms_against_numpy():
 def test_lrquant_lowers_the_error_of_the_output(name, protocol, vit, images, calibration):
     def error(iterations):
         method = METHODS.get(name).create({"iterations": iterations})
-        table = method.bit_table(BitWidth(3, 4), protocol)
+        table = method.bit_table(BitWidth(3, 8), protocol)
         with torch.no_grad():
             quantized = method.quantize(vit, table, calibration)
             return float((quantized(images) - vit(images)).square().mean())
 
-    assert error(60) < error(0)
+    assert error(60) < 0.9 * error(0)
 
 
 def test_lrquant_authors_convention(vit, calibration):

@@ -3,6 +3,7 @@
 import logging
 import shutil
 import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from methods.quantization.reconstruction.terms import (
 )
 from methods.quantization.reconstruction.units import run_all, units_of
 
+TERMS = (BlockError(), PredictionDivergence(), LocalDivergence())
 FAST = {"iterations": 10, "batch_size": 8}
 NAMES = ["brecq", "mgrq", "pd-quant", "qdrop"]
 
@@ -179,6 +181,33 @@ def test_terms_are_lower_after_reconstruction(name, vit, calibration):
                 found.append(float((x - y).square().sum(-1).mean()))
     assert after[1] < before[1] and after[2] < before[2]
     assert after[-1] < before[-1]
+
+
+def test_each_term_of_mgrq_is_lower_after_reconstruction(vit, calibration):
+    """Block, prediction and inner layers, measured anew on each block's full-precision input."""
+    images = calibration.whole()
+    exact = wrap_model(vit, equal_table(BitWidth(32, 32))).structure.segments
+    plain = _quantize("mgrq", vit, calibration, "W3A3", block=False)
+    learned = _quantize("mgrq", vit, calibration, "W3A3", iterations=60, weight_rate=2e-3)
+
+    @torch.no_grad()
+    def measure(model):
+        found, x = [], images
+        for index, (segment, original) in enumerate(
+            zip(model.structure.segments, exact, strict=True)
+        ):
+            inner, inner_target = {}, {}
+            target = engine._run_watched(original, x, inner_target, 1.0)
+            output = engine._run_watched(segment, x, inner, 1.0)
+            if segment.kind == "block":
+                rest = partial(run_all, exact[index + 1 :])
+                batch = Batch(output, target, rest, vit(images), output, inner, inner_target)
+                found.append([float(t(batch)) for t in TERMS])
+            x = target
+        return found
+
+    for before, after in zip(measure(plain), measure(learned), strict=True):
+        assert all(b > a for b, a in zip(before, after, strict=True))
 
 
 def test_without_its_terms_mgrq_is_qdrop(vit, images, calibration):

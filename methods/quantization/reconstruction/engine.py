@@ -15,7 +15,7 @@ from methods.errors import MethodError, is_out_of_memory
 from methods.quantization.calibration import Calibration, Progress, Rule, calibrate_sites
 from methods.quantization.capture import fisher_loss
 from methods.quantization.layers import QuantOperation, WeightedOperation
-from methods.quantization.model import QuantizedModel, Segment, Site, Structure
+from methods.quantization.model import QuantizedModel, Segment, Structure, sites_of
 from methods.quantization.reconstruction.caches import FORWARD_BATCH, send_through, take
 from methods.quantization.reconstruction.learnables import (
     Attachment,
@@ -215,7 +215,7 @@ class _Engine:
         batch_size: int,
     ) -> None:
         recipe = self._recipe
-        unit = Unit(segment, self._structure, streams.exact, self._generator)
+        unit = Unit(segment, self._structure, streams.exact, streams.quantized, self._generator)
         terms = _terms_of(segment, recipe.terms)
         data = _Data(streams, target, rest, recipe, batch_size, self._generator, self._device)
         if any(term.needs_importance for term in terms):
@@ -264,11 +264,7 @@ def _finish(segment: Segment) -> None:
 def _calibrate(segment: Segment, x: Tensor, rule: Rule, device: torch.device) -> None:
     """Calibrate the static activations of a learned unit on its quantized input, one by one."""
     _finish_weights(segment)
-    sites = [
-        Site(quantizer.site, key, quantizer, operation)
-        for operation in segment.operations
-        for key, quantizer in operation.quantizers().items()
-    ]
+    sites = list(sites_of(segment.operations))
     for site in sites:
         site.quantizer.active = site.is_weight
     # Ranges are exact only over all images at once, and one unit's activations are not large.

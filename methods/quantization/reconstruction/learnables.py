@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from methods.errors import MethodError
+from methods.quantization.calibration import Rule, calibrate_sites
 from methods.quantization.folding import fold_into_reader, fold_into_values
 from methods.quantization.layers import QuantMatMul, QuantOperation, WeightedOperation
-from methods.quantization.model import NormLink, Segment, Structure, ValueLink
+from methods.quantization.model import NormLink, Segment, Site, Structure, ValueLink, sites_of
 from methods.quantization.quantizers import Quantizer, UniformQuantizer
 from methods.quantization.reconstruction.learned import (
     LearnedClip,
@@ -36,12 +37,14 @@ class Unit:
         segment: the piece of the model.
         structure: of the whole model; its links say where scales can move.
         inputs: the full-precision inputs of the segment for all calibration images.
+        quantized: its inputs from the quantized prefix.
         generator: for random drops.
     """
 
     segment: Segment
     structure: Structure
     inputs: Tensor
+    quantized: Tensor
     generator: torch.Generator
 
     def layers(self) -> list[WeightedOperation]:
@@ -209,13 +212,43 @@ class Steps(Learnable):
 
 @dataclass(frozen=True)
 class BatchRanges(Learnable):
-    """Nothing to learn: activations are quantized over the range of each batch while others learn."""
+    """Nothing to learn: activations are quantized over the range of each batch while others learn.
+
+    Attributes:
+        rule: for static per-tensor activations, what will calibrate them afterwards: it is asked once
+            before, on the unit's quantized input, and the share of the range that it keeps is kept of
+            each batch's range. Without it smoothing would learn for wider ranges than it will get.
+    """
+
+    rule: Rule | None = None
 
     def attach(self, unit: Unit) -> list[Attachment]:
+        shares = {} if self.rule is None else _kept_shares(unit, self.rule)
         return [
-            _RangeAttachment(op, name, LearnedRange(quantizer))
+            _RangeAttachment(op, name, LearnedRange(quantizer, shares.get(quantizer.site)))
             for op, name, quantizer in _activations(unit.segment)
         ]
+
+
+def _kept_shares(unit: Unit, rule: Rule) -> dict[str, tuple[Tensor, Tensor]]:
+    """Which shares of the lowest and the highest value a rule keeps, per static per-tensor site."""
+    shares: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def ask(site: Site, x: Tensor) -> None:
+        rule(site, x)
+        quantizer = site.quantizer
+        if isinstance(quantizer, UniformQuantizer) and quantizer.axis is None:
+            codes = torch.tensor(quantizer.code_range, device=x.device)
+            kept = quantizer.dequantize(codes.to(torch.int32))
+            ends = torch.stack(torch.aminmax(x.detach()))
+            low, high = (kept / torch.where(ends == 0, 1.0, ends)).clamp(0, 1)
+            shares[site.name] = (low, high)
+
+    sites = [site for site in sites_of(unit.segment.operations) if not site.is_weight]
+    calibrate_sites(sites, lambda: unit.segment.run(unit.quantized), ask, sequential=True)
+    for site in sites:
+        site.quantizer.active = False
+    return shares
 
 
 def _activations(segment: Segment) -> list[tuple[QuantOperation, str, Quantizer]]:

@@ -166,7 +166,15 @@ class LearnedRange(LearnedQuantizer):
 
     What is learned lies before it (smoothing). A range without gradient would hide from the smoothing
     that it changes the step.
+
+    Attributes:
+        shares: factors on the lower and the upper end: what of the range a calibration would keep.
     """
+
+    def __init__(self, inner: Quantizer, shares: tuple[Tensor, Tensor] | None = None) -> None:
+        super().__init__(inner)
+        one = torch.ones(())
+        self.shares = shares or (one, one)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         if not isinstance(self.inner, UniformQuantizer):
@@ -174,9 +182,9 @@ class LearnedRange(LearnedQuantizer):
                 self.inner.set_range(*torch.aminmax(grouped(x, self.inner), dim=1))
             return x + (self.inner.fake_quantize(x.detach()) - x).detach()
         dims = self._dims(x)
-        scale, zero = scale_and_zero(
-            self.spec, x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
-        )
+        low = self.shares[0].to(x) * x.amin(dims, keepdim=True)
+        high = self.shares[1].to(x) * x.amax(dims, keepdim=True)
+        scale, zero = scale_and_zero(self.spec, low, high)
         return quantize_through(x, scale, zero, self.inner)
 
     def _dims(self, x: Tensor) -> tuple[int, ...]:
