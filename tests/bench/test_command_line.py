@@ -75,8 +75,8 @@ def test_a_full_disk_in_the_middle_stops_the_sweep(
     assert "the finished runs are kept" in message
 
 
-def some_run(method: str, model: str) -> Run:
-    spec = {"method": {"name": method}, "model": {"name": model}}
+def some_run(method: str, model: str, **parameters: object) -> Run:
+    spec = {"method": {"name": method, "parameters": parameters}, "model": {"name": model}}
     return Run("0" * 16, spec, "official", "1" * 16)
 
 
@@ -84,15 +84,24 @@ def test_forecast_uses_the_most_similar_runs() -> None:
     forecast = Forecast()
     assert forecast.estimate(some_run("a", "m")) is None
     assert forecast.remaining([some_run("a", "m")], [], 1) is None
-    forecast.learn("a", "m", 10)
-    forecast.learn("b", "m", 30)
-    forecast.learn("b", "n", 50)
+    forecast.learn(some_run("a", "m"), 10)
+    forecast.learn(some_run("b", "m"), 30)
+    forecast.learn(some_run("b", "n"), 50)
     assert forecast.estimate(some_run("a", "m")) == 10
     assert forecast.estimate(some_run("b", "x")) == 40
     assert forecast.estimate(some_run("x", "m")) == 20
     assert forecast.estimate(some_run("x", "x")) == 30
     assert forecast.remaining([some_run("a", "m")], [(some_run("b", "m"), 25.0)], 2) == 7.5
     assert forecast.remaining([], [(some_run("a", "m"), 99.0)], 1) == 0
+
+
+def test_forecast_tells_settings_apart() -> None:
+    forecast = Forecast()
+    forecast.learn(some_run("a", "m", block=False), 1)
+    forecast.learn(some_run("a", "m", block=True), 99)
+    assert forecast.estimate(some_run("a", "m", block=True)) == 99
+    assert forecast.estimate(some_run("a", "n", block=False)) == 1
+    assert forecast.estimate(some_run("a", "m", block=None)) == 50
 
 
 def test_duration() -> None:
