@@ -13,8 +13,9 @@ from bench.cli import main
 from bench.forecast import Forecast, duration
 from bench.plan import Run
 
-from .toys import ROOT, run, write_suite
+from .toys import FAKES, ROOT, run, write_suite
 
+PROTOCOLS = [["equal"], ["authors"]]
 LIGHT = (
     "import sys; from bench.cli import make_parser; make_parser(); sys.exit('torch' in sys.modules)"
 )
@@ -34,7 +35,24 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_list_suites(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "suites"]) == 0
-    assert "quick" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines[2:]} >= {"quick", "bundled", "mgrq-ablation"}
+
+
+def test_list_methods_tells_fidelity_paper_and_both_conventions(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["list", "methods", "--plugin", str(FAKES)]) == 0
+    lines = [line.split(maxsplit=3) for line in capsys.readouterr().out.splitlines()]
+    assert ["ptq4vit", "1", "official"] in [line[:3] for line in lines]
+    conventions = {tuple(line[:2]): line[2:] for line in lines if line[1:2] in PROTOCOLS}
+    assert conventions["minmax", "equal"] == ["32", "the common table"]
+    assert conventions["minmax", "authors"] == ["32", "every weight: symmetric"]
+    assert conventions["brecq", "authors"][0] == "1024"
+    assert conventions["brecq", "authors"][1].startswith("query, key, attention, value: per head; ")
+    assert conventions["repq-vit", "equal"] == ["32", "attention: log-sqrt2"]
+    assert conventions["fp32", "equal"] == ["0", "not quantized"]
+    assert conventions["toy-few", "authors"][0] == "5"
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
