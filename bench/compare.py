@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.errors import BenchError
 from bench.store import load_record
-from bench.tables import mcnemar
+from bench.tables import labels, mcnemar, to_frame
 
 Z = 1.959963984540054
 
@@ -36,9 +36,10 @@ def compare(first: str, second: str, results: Path) -> str:
     only_a, only_b = int((hits_a & ~hits_b).sum()), int((hits_b & ~hits_a).sum())
     difference = (only_a - only_b) / n
     error = sqrt(max(0.0, (only_a + only_b) / n - difference**2) / n)
+    name_a, name_b = labels(to_frame([a, b])).loc[[0, 1]]
     lines = [
-        f"A  {a.run_id}  {a.model} {a.method} {a.bits} {a.protocol}: {100 * hits_a.mean():.2f} %",
-        f"B  {b.run_id}  {b.model} {b.method} {b.bits} {b.protocol}: {100 * hits_b.mean():.2f} %",
+        f"A  {a.run_id}  {a.model} {name_a} {a.bits} {a.protocol}: {100 * hits_a.mean():.2f} %",
+        f"B  {b.run_id}  {b.model} {name_b} {b.bits} {b.protocol}: {100 * hits_b.mean():.2f} %",
         f"{n} images: both right {int((hits_a & hits_b).sum())}, only A {only_a}, only B {only_b}, "
         f"neither {int((~hits_a & ~hits_b).sum())}",
         f"A - B = {100 * difference:+.2f} points, 95 % interval "

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from bench.plan import Run
+from bench.record import canonical_json
 
 
 class Forecast:
@@ -14,14 +15,14 @@ class Forecast:
     def __init__(self) -> None:
         self._seconds: dict[tuple[str, ...], list[float]] = defaultdict(list)
 
-    def learn(self, method: str, model: str, seconds: float) -> None:
-        """Note that a run of ``method`` on ``model`` took so many seconds."""
-        for kind in _kinds(method, model):
+    def learn(self, run: Run, seconds: float) -> None:
+        """Note that ``run`` took so many seconds."""
+        for kind in _kinds(run):
             self._seconds[kind].append(seconds)
 
     def estimate(self, run: Run) -> float | None:
         """Expected seconds of ``run``, from the most similar runs known; None if none is known."""
-        for kind in _kinds(run.method, run.model):
+        for kind in _kinds(run):
             if known := self._seconds.get(kind):
                 return sum(known) / len(known)
         return None
@@ -45,9 +46,20 @@ class Forecast:
         return sum(known) / min(workers, max(1, len(known)))
 
 
-def _kinds(method: str, model: str) -> list[tuple[str, ...]]:
-    """Kinds a run belongs to, the narrowest first."""
-    return [("both", method, model), ("method", method), ("model", model), ("any",)]
+def _kinds(run: Run) -> list[tuple[str, ...]]:
+    """Kinds a run belongs to, the narrowest first.
+
+    The settings come before the model: variants of one method can differ a hundredfold.
+    """
+    settings = canonical_json(run.parameters)
+    return [
+        ("settings and model", run.method, settings, run.model),
+        ("settings", run.method, settings),
+        ("method and model", run.method, run.model),
+        ("method", run.method),
+        ("model", run.model),
+        ("any",),
+    ]
 
 
 def duration(seconds: float | None) -> str:

@@ -17,19 +17,28 @@ from tabulate import tabulate
 from bench.errors import BenchError
 from bench.record import Record
 from bench.store import Store
-from bench.tables import GROUP, REFERENCE, SIGNIFICANCE, Loader, labels, mcnemar, to_frame
+from bench.tables import (
+    GROUP,
+    REFERENCE,
+    SIGNIFICANCE,
+    Loader,
+    labels,
+    mcnemar,
+    own_words,
+    to_frame,
+)
 
 MARKDOWN, CSV = "leaderboard.md", "leaderboard.csv"
 LEGEND = """\
 Methods are ranked by top-1 (or the task's first metric), in percent, with its 95 % interval; with several
 seeds, the mean, the standard deviation between seeds and their number. `≈` after a rank: the difference to
-the first is not significant, image by image (exact McNemar test, 5 %). *Drop* is the loss against full
-precision. Quantization is simulated in float32: seconds and memory are what calibration costs, not
-what inference would cost. *Memory* is the process's peak while calibrating; *size* is the saved quantized
-model's file. Letters in *convention* are explained under the table: where the method's bit table
-differs from the common one. Protocol `equal` gives every method the same sites, bits, granularity and
-calibration images; `authors` gives each its own. Rows of different protocols, data or evaluation subsets
-never share a table."""
+the first is not significant, image by image (exact McNemar test, 5 %; of several seeds, the lowest). *Drop*
+is the loss against full precision. Quantization is simulated in float32: seconds and memory are what
+calibration costs, not what inference would cost. *Memory* is the process's peak while calibrating; *size* is
+the saved quantized model's file. Letters in *convention* are explained under the table: where the method's
+bit table differs from the common one, then what else the method says of itself. Protocol `equal` gives every
+method the same sites, bits, granularity and calibration images; `authors` gives each its own. Rows of
+different protocols, data or evaluation subsets never share a table."""
 
 Row = dict[str, Any]
 
@@ -136,11 +145,12 @@ def _sections(frame: pd.DataFrame, by_id: Mapping[str, Record], outcomes: Loader
         same_data = _same(frame, GROUP[:4], (task, version, data, limit))
         references = frame[same_data & (frame["fidelity"] == REFERENCE)]
         rows = group[group["fidelity"] != REFERENCE]
+        rows = rows.assign(label=labels(rows))
         yield _summary(rows, references)
         for pair, of_model in rows.groupby(["model", "weights"], sort=True):
             model, weights = _values(pair)
             own = references[(references["model"] == model) & (references["weights"] == weights)]
-            everyone = sorted(set(labels(of_model)))
+            everyone = sorted(set(of_model["label"]))
             for bits, table in of_model.groupby("bits", sort=True):
                 yield f"### {model}, {bits}, `{protocol}`"
                 yield _table(table, own, everyone, by_id, outcomes)
@@ -160,8 +170,7 @@ def _same(frame: pd.DataFrame, columns: list[str], values: tuple[Any, ...]) -> p
 
 def _summary(rows: pd.DataFrame, references: pd.DataFrame) -> str:
     """Methods x (model, bit width), mean of the primary metric."""
-    named = rows.assign(label=labels(rows))
-    values = named.pivot_table(
+    values = rows.pivot_table(
         index="label", columns=["model", "bits"], values="value", aggfunc="mean", dropna=False
     )
     order = values.mean(axis=1).sort_values(ascending=False, kind="stable").index
@@ -182,7 +191,7 @@ def _table(
 ) -> str:
     full = references["value"].mean() if len(references) else None
     notes: dict[str, str] = {}
-    rows = [_aggregate(label, part) for label, part in table.groupby(labels(table), sort=True)]
+    rows = [_aggregate(str(label), part) for label, part in table.groupby("label", sort=True)]
     done = sorted(
         (r for r in rows if r["value"] is not None), key=lambda r: (-r["value"], r["label"])
     )
@@ -198,19 +207,35 @@ def _table(
     head = ["rank", "method", f"{metric} % [95 %]", "top5 %", "drop", "calibration s"]
     head += ["memory MB", "size MB", "images", "fidelity", "convention"]
     text = tabulate(lines, head, tablefmt="github", disable_numparse=True)
-    footnotes = [f"({letter}) {note}" for note, letter in notes.items()]
+    footnotes = [f"({mark}) {note}" for note, mark in notes.items()]
     return "\n\n".join([text, *footnotes])
 
 
 def _aggregate(label: str, part: pd.DataFrame) -> Row:
     """One line of a table from the runs of all seeds."""
     ok = part[part["status"] == "ok"]
-    row: Row = {"label": label, "value": None, "part": part, "ok": ok, "ids": sorted(ok["run_id"])}
-    first = part.iloc[0]
-    row |= {"fidelity": first["fidelity"], "note": first["deviation"], "metric": first["metric"]}
+    row: Row = {"label": label, "value": None, "part": part, "ok": ok, "ids": list(ok["run_id"])}
+    first = (ok if len(ok) else part).iloc[0]
+    row |= {"fidelity": first["fidelity"], "note": _note(first), "metric": first["metric"]}
     if len(ok):
         row["value"] = float(ok["value"].mean())
     return row
+
+
+def _note(run: pd.Series[Any]) -> str:
+    """The footnote of a run: what a reader has to know to compare it with the others."""
+    if run["fidelity"] == REFERENCE:
+        return ""
+    return "; ".join(text for text in (run["deviation"], own_words(run["convention"])) if text)
+
+
+def footnote_mark(number: int) -> str:
+    """a, b, ..., z, aa, ab, ...: the mark of footnote ``number``, from 0."""
+    mark = ""
+    while number >= 0:
+        number, letter = divmod(number, len(ascii_lowercase))
+        mark, number = ascii_lowercase[letter] + mark, number - 1
+    return mark
 
 
 def _line(rank: str, row: Row, full: float | None, notes: dict[str, str]) -> list[str]:
@@ -218,11 +243,8 @@ def _line(rank: str, row: Row, full: float | None, notes: dict[str, str]) -> lis
     if not len(ok):
         return _failure_line(row)
     is_reference = row["fidelity"] == REFERENCE
-    letter = (
-        ""
-        if not row["note"]
-        else f"({notes.setdefault(row['note'], ascii_lowercase[len(notes) % 26])})"
-    )
+    note = row["note"]
+    mark = f"({notes.setdefault(note, footnote_mark(len(notes)))})" if note else ""
     top5 = ok["metric_top5"].mean() if "metric_top5" in ok else None
     drop = None if full is None or is_reference else full - row["value"]
     return [
@@ -236,7 +258,7 @@ def _line(rank: str, row: Row, full: float | None, notes: dict[str, str]) -> lis
         _number(ok["size_mb"].mean(), 2),
         "/".join(str(n) for n in sorted(set(ok["calibration_images"]))),
         row["fidelity"],
-        letter,
+        mark,
     ]
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from itertools import product
 from typing import Any
 
 from bench import lookup
 from bench.errors import BenchError
-from bench.record import run_id
+from bench.lookup import hint
+from bench.record import run_id, title
 from bench.suite import Suite
 from methods import MethodError
 from methods.quantization import BitTable, BitWidth
@@ -28,12 +29,14 @@ class Run:
         spec: everything that decides the result, see "Records" in docs/architecture.md.
         fidelity: of the method.
         reference: id of the full-precision run it waits for; None for that run itself.
+        variant: the suite's label of these settings; for people, no part of the identity.
     """
 
     run_id: str
     spec: dict[str, Any]
     fidelity: str
     reference: str | None
+    variant: str | None = None
 
     @property
     def task(self) -> str:
@@ -49,6 +52,11 @@ class Run:
     def method(self) -> str:
         """Name of the method."""
         return self.spec["method"]["name"]
+
+    @property
+    def title(self) -> str:
+        """Method and variant, like ``mgrq +obwr``."""
+        return title(self.method, self.variant)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -79,22 +87,39 @@ class Run:
     def label(self) -> str:
         """The run in a few words, for people."""
         if self.reference is None:
-            return f"{self.model} {self.method}"
-        return f"{self.model} {self.method} {self.bits} {self.protocol} seed {self.seed}"
+            return f"{self.model} {self.title}"
+        return f"{self.model} {self.title} {self.bits} {self.protocol} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method as a suite wants it.
+
+    Attributes:
+        name: of the method.
+        settings: what differs from the method's defaults.
+        variant: the suite's label; None for a method without variants.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    variant: str | None = None
 
 
 def build_plan(suite: Suite, task_options: Any) -> list[Run]:
     """The runs of ``suite``: model by model, each model's full-precision reference first.
 
     Raises:
-        BenchError: an unknown task, model or method, or a parameter the method does not have; with
-            file, line and key where the suite is a file.
+        BenchError: an unknown task, model or method, a parameter the method does not have, or
+            variants that do not fit; with file, line and key where the suite is a file.
         TaskError: the task cannot tell the identity of its data or of a model's weights.
     """
     task = make_task(suite, task_options)
     models = _models(suite, task)
     names = method_names(suite)
-    _check_parameters(suite, names)
+    _check_parameters(suite)
+    _check_variants(suite, names)
+    chosen = choices(suite, names)
     data = {
         "name": task.name,
         "version": task.version,
@@ -104,7 +129,7 @@ def build_plan(suite: Suite, task_options: Any) -> list[Run]:
     runs: dict[str, Run] = {}
     for model in models:
         weights = {"name": model, "weights": task.weights_id(model)}
-        for run in _model_runs(suite, data, weights, names):
+        for run in _model_runs(suite, data, weights, chosen):
             runs.setdefault(run.run_id, run)
     return list(runs.values())
 
@@ -143,53 +168,71 @@ def method_names(suite: Suite) -> list[str]:
     return [name for name in names if name != REFERENCE]
 
 
-def calibration_images(suite: Suite, method: Any, protocol: str) -> int:
+def choices(suite: Suite, names: Sequence[str]) -> list[Choice]:
+    """What ``suite`` runs of the methods ``names``: each once, or once per variant."""
+    chosen = []
+    for name in names:
+        common = suite.parameters.get(name, {})
+        variants = suite.variants.get(name, {})
+        chosen += [Choice(name, {**common, **own}, label) for label, own in variants.items()]
+        if not variants:
+            chosen.append(Choice(name, common))
+    return chosen
+
+
+def calibration_images(method: Any, protocol: str, given: int | None = None) -> int:
     """How many calibration images ``method`` gets.
 
-    The suite's number if it has one; else 32 for all under ``equal`` and the authors' own number
-    under ``authors``. A method that uses none gets none.
+    The number ``given`` by the suite if it has one; else 32 for all under ``equal`` and the
+    authors' own number under ``authors``. A method that uses none gets none.
     """
     if method.calibration_images == 0:
         return 0
-    if suite.calibration_images is not None:
-        return suite.calibration_images
+    if given is not None:
+        return given
     return EQUAL_CALIBRATION_IMAGES if protocol == "equal" else method.calibration_images
 
 
 def _model_runs(
-    suite: Suite, task: dict[str, Any], model: dict[str, Any], names: list[str]
+    suite: Suite, task: dict[str, Any], model: dict[str, Any], chosen: list[Choice]
 ) -> Iterator[Run]:
-    reference = _run(suite, task, model, REFERENCE, "W32A32", "equal", 0, None)
+    full = Choice(REFERENCE, suite.parameters.get(REFERENCE, {}))
+    reference = _run(suite, task, model, full, "W32A32", "equal", 0, None)
     yield reference
-    for protocol, bits, name, seed in product(suite.protocols, suite.bits, names, suite.seeds):
-        yield _run(suite, task, model, name, bits, protocol, seed, reference.run_id)
+    for protocol, bits, choice, seed in product(suite.protocols, suite.bits, chosen, suite.seeds):
+        yield _run(suite, task, model, choice, bits, protocol, seed, reference.run_id)
 
 
 def _run(
     suite: Suite,
     task: dict[str, Any],
     model: dict[str, Any],
-    name: str,
+    choice: Choice,
     bits: str,
     protocol: str,
     seed: int,
     reference: str | None,
 ) -> Run:
-    cls = lookup.method_class(name)
-    method = cls.create(suite.parameters.get(name, {}))
+    cls = lookup.method_class(choice.name)
+    method = cls.create(choice.settings)
+    images = calibration_images(cls, protocol, suite.calibration_images)
     table: BitTable = method.bit_table(BitWidth.parse(bits), protocol)
     spec = {
-        "method": {"name": name, "version": cls.version, "parameters": asdict(method.parameters)},
+        "method": {
+            "name": choice.name,
+            "version": cls.version,
+            "parameters": asdict(method.parameters),
+        },
         "model": model,
         "task": task,
         "bits": bits,
         "protocol": protocol,
         "table": table.to_dict(),
-        "calibration": {"images": calibration_images(suite, cls, protocol), "draw": seed},
+        "calibration": {"images": images, "draw": seed},
         "seed": seed,
         "precision": "float32",
     }
-    return Run(run_id(spec), spec, cls.fidelity, reference)
+    return Run(run_id(spec), spec, cls.fidelity, reference, choice.variant)
 
 
 def _models(suite: Suite, task: Any) -> list[str]:
@@ -209,14 +252,54 @@ def _choose_one(suite: Suite, key: str, kind: str, pattern: str, known: list[str
         raise suite.error(error, key, value=pattern) from None
 
 
-def _check_parameters(suite: Suite, names: list[str]) -> None:
+def _check_parameters(suite: Suite) -> None:
     """Refuse settings for an unknown method, and settings the method does not have."""
     for name, settings in suite.parameters.items():
-        try:
-            lookup.method_class(name).create(settings)
-        except (BenchError, MethodError) as error:
-            key = next(
-                (key for key in settings if repr(key) in str(error) or f".{key} " in str(error)),
-                None,
+        _create(suite, name, {}, settings, "parameters", name)
+
+
+def _check_variants(suite: Suite, names: Sequence[str]) -> None:
+    """Refuse variants of a method that does not run, with wrong settings, or of equal settings.
+
+    Under ``--methods`` a method may well not run; it only has to exist.
+    """
+    for name, variants in suite.variants.items():
+        if name not in names and "methods" not in suite.overridden:
+            raise suite.error(
+                f"the suite runs no method {name!r}{hint(name, names)}", "variants", name
             )
-            raise suite.error(error, "parameters", name, *([key] if key else [])) from None
+        common = suite.parameters.get(name, {})
+        seen: dict[str, Any] = {}
+        for label, own in variants.items():
+            parameters = _create(suite, name, common, own, "variants", name, label).parameters
+            twins = [other for other, known in seen.items() if known == parameters]
+            if twins:
+                raise suite.error(
+                    f"has the same settings as variant {twins[0]!r}", "variants", name, label
+                )
+            seen[label] = parameters
+
+
+def _create(
+    suite: Suite, name: str, common: Mapping[str, Any], own: Mapping[str, Any], *keys: str
+) -> Any:
+    """The method ``name`` with the settings ``common`` and, on top, ``own``.
+
+    ``common`` is known to be right, ``own`` stands in the suite under ``keys``.
+
+    Raises:
+        BenchError: the method is unknown, or something in ``own`` is wrong.
+    """
+    try:
+        cls = lookup.method_class(name)
+    except BenchError as error:
+        raise suite.error(error, *keys) from None
+    known = [field.name for field in fields(cls.Parameters)]
+    for key in own:
+        if key not in known:
+            raise suite.error(f"{name} has no parameter {key!r}{hint(key, known)}", *keys, key)
+    try:
+        return cls.create({**common, **own})
+    except MethodError as error:
+        wrong = [key for key in own if repr(key) in str(error) or f".{key} " in str(error)]
+        raise suite.error(error, *keys, *wrong[:1]) from None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
-from bench.schema import SCHEMA, problem
+from bench.schema import SCHEMA, problem, upgraded
 
 
 class DamagedRecord(BenchError):
@@ -34,6 +34,11 @@ def canonical_json(obj: Any) -> str:
 def run_id(spec: Mapping[str, Any]) -> str:
     """Identity of the run that ``spec`` describes: 16 hex digits."""
     return hashlib.sha256(canonical_json(dict(spec)).encode()).hexdigest()[:16]
+
+
+def title(method: str, variant: str | None) -> str:
+    """Name of a method under a suite's label, for people."""
+    return method if variant is None else f"{method} {variant}"
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class Record:
         outcomes_sha256: checksum of the per-image outcomes beside the record.
         started: UTC time in ISO 8601.
         finished: UTC time in ISO 8601.
+        variant: the label under which a suite ran these settings; for people, no part of the
+            identity. None: the suite gave none.
         schema: version of this layout.
     """
 
@@ -82,6 +89,7 @@ class Record:
     outcomes_sha256: str | None
     started: str | None
     finished: str | None
+    variant: str | None = None
     schema: int = SCHEMA
 
     @property
@@ -103,6 +111,11 @@ class Record:
     def method(self) -> str:
         """Name of the method."""
         return self.spec["method"]["name"]
+
+    @property
+    def title(self) -> str:
+        """Method and variant, like ``mgrq +obwr``."""
+        return title(self.method, self.variant)
 
     @property
     def bits(self) -> str:
@@ -130,7 +143,7 @@ class Record:
 
     @classmethod
     def from_dict(cls, data: object, source: Path | str = "record") -> Record:
-        """Inverse of `to_dict`.
+        """Inverse of `to_dict`; reads older layouts too.
 
         Args:
             data: parsed JSON.
@@ -140,6 +153,7 @@ class Record:
             DamagedRecord: unknown schema version, missing or unknown keys, wrong types, or a run id
                 that does not belong to the spec.
         """
+        data = upgraded(data)
         wrong = problem(data)
         if wrong is not None or not isinstance(data, dict):
             raise DamagedRecord(f"{source}: {wrong}")

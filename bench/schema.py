@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the layout; raise it when a key is added, renamed or changes its meaning."""
 
 Check = Callable[[Any], bool]
@@ -59,6 +59,7 @@ FIELDS: dict[str, tuple[str, Check]] = {
     "outcomes_sha256": ("a text or null", _optional_text),
     "started": ("a text or null", _optional_text),
     "finished": ("a text or null", _optional_text),
+    "variant": ("a text or null", _optional_text),
     "schema": ("a whole number", _whole),
 }
 """Every key of a record: what it must be, in words and as a check."""
@@ -82,6 +83,13 @@ SPEC: dict[str, tuple[str, Check]] = {
     "precision": ("a text", _text),
 }
 """What readers rely on inside ``spec``; a dot goes one level down."""
+
+
+def upgraded(data: object) -> object:
+    """``data`` in the present layout; schema 1 had no ``variant``."""
+    if isinstance(data, dict) and data.get("schema") == 1:
+        return {"variant": None} | data | {"schema": SCHEMA}
+    return data
 
 
 def problem(data: object) -> str | None:

@@ -29,7 +29,7 @@ def describe(record: Record) -> str:
     spec = record.spec
     lines = [
         f"run          {record.run_id}  {record.status}",
-        f"method       {record.method} version {spec['method']['version']} ({record.fidelity})",
+        f"method       {record.title} version {spec['method']['version']} ({record.fidelity})",
         *_pairs("parameters", spec["method"]["parameters"]),
         f"model        {record.model}  {spec['model']['weights']}",
         f"task         {record.task} version {spec['task']['version']}, limit {spec['task']['limit']}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,11 @@ KEYS = (
     "calibration_images",
     "limit",
     "parameters",
+    "variants",
     "task_options",
 )
+LABEL = r"[a-z0-9+][a-z0-9+._-]*"
+"""Form of a variant's label."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Suite:
         calibration_images: number for all methods; None: see `bench.plan.calibration_images`.
         limit: evaluate on this many images only; None: on all.
         parameters: settings of methods by method name; the rest keep their defaults.
+        variants: by method name, label -> settings on top of ``parameters``; such a method runs once
+            per label. The label is for people, a run's identity comes from its settings.
         task_options: options of the task that the suite fixes.
         source: the file, with its line numbers; None for a suite made in memory.
         description: one line for `bench list suites`.
@@ -61,6 +66,7 @@ class Suite:
     calibration_images: int | None = None
     limit: int | None = None
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    variants: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     task_options: Mapping[str, Any] = field(default_factory=dict)
     source: TomlFile | None = None
     description: str = ""
@@ -123,11 +129,19 @@ def read_suite(path: Path) -> Suite:
         calibration_images=file.value(int, None, "calibration_images"),
         limit=file.value(int, None, "limit"),
         parameters={name: file.table("parameters", name) for name in file.table("parameters")},
+        variants={name: _variants(file, name) for name in file.table("variants")},
         task_options=file.table("task_options"),
         source=file,
     )
     check_values(suite)
     return suite
+
+
+def _variants(file: TomlFile, method: str) -> dict[str, dict[str, Any]]:
+    """The settings under ``[variants.METHOD.LABEL]`` by label."""
+    return {
+        label: file.table("variants", method, label) for label in file.table("variants", method)
+    }
 
 
 def check_values(suite: Suite) -> None:
@@ -155,6 +169,27 @@ def check_values(suite: Suite) -> None:
     for key, number in (("calibration_images", suite.calibration_images), ("limit", suite.limit)):
         if number is not None and number < 1:
             raise suite.error(f"must be at least 1, not {number}", key)
+    for method, labels in suite.variants.items():
+        check_labels(suite, method, labels)
+
+
+def check_labels(suite: Suite, method: str, labels: Collection[str]) -> None:
+    """Refuse a method with variants that has none, and labels of the wrong form.
+
+    Raises:
+        BenchError: naming file, line and key where they are known.
+    """
+    if not labels:
+        raise suite.error("there is no variant; write [variants.METHOD.LABEL]", "variants", method)
+    for label in labels:
+        if not re.fullmatch(LABEL, label):
+            raise suite.error(
+                f"{label!r} is not a label; use lower-case letters, digits and + . _ -, "
+                "a letter, digit or + first",
+                "variants",
+                method,
+                label,
+            )
 
 
 def check_bits(suite: Suite, text: str) -> None:

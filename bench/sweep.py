@@ -134,7 +134,7 @@ class Sweep:
             self._write(run, message.status, message.kind, message.message, active.job.log_file)
         self._drop_empty_log(active.job.log_file)
         if message.status == "ok":
-            self._forecast.learn(run.method, run.model, active.seconds)
+            self._forecast.learn(run, active.seconds)
         self.tally[message.status] += 1
         self._display.finished(
             active.slot.index, run, message.status, active.seconds, message.message
@@ -168,6 +168,7 @@ class Sweep:
             status=status,
             fidelity=run.fidelity,
             error=error,
+            variant=run.variant,
             started=now(),
             finished=now(),
         )
@@ -181,7 +182,7 @@ class Sweep:
         for decision in decisions:
             seconds = decision.record.seconds.get("total") if decision.record is not None else None
             if seconds is not None and decision.status == "ok":
-                self._forecast.learn(decision.run.method, decision.run.model, seconds)
+                self._forecast.learn(decision.run, seconds)
 
     def _drop_empty_log(self, path: Path) -> None:
         try:

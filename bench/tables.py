@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from bench.record import Record
+from bench.record import Record, canonical_json
 
 REFERENCE = "reference"
 SIGNIFICANCE = 0.05
@@ -42,6 +43,7 @@ def _row(record: Record) -> dict[str, Any]:
         "weights": spec["model"]["weights"] or "",
         "method": record.method,
         "method_version": spec["method"]["version"],
+        "variant": record.variant or "",
         "parameters": json.dumps(spec["method"]["parameters"], sort_keys=True),
         "bits": record.bits,
         "protocol": record.protocol,
@@ -60,6 +62,7 @@ def _row(record: Record) -> dict[str, Any]:
         "threads": record.environment.get("threads"),
         "torch": record.environment.get("torch") or "",
         "deviation": deviation(record),
+        "convention": record.convention or "",
         "error": (record.error or {}).get("message", ""),
     }
     row |= {f"metric_{key}": value for key, value in record.metrics.items()}
@@ -75,15 +78,29 @@ def _row_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, None]:
 
 def deviation(record: Record) -> str:
     """In words, where the record's bit table differs from the common one; empty if nowhere."""
-    common = record.common_table
-    if common is None or record.fidelity == REFERENCE:
+    if record.common_table is None or record.fidelity == REFERENCE:
         return ""
+    return differences(record.spec["table"], record.common_table)
+
+
+def differences(table: Mapping[str, Any], common: Mapping[str, Any]) -> str:
+    """In words, where a bit table differs from the common one; empty if nowhere."""
     changed: dict[str, list[str]] = {}
-    for site, spec in record.spec["table"].items():
+    for site, spec in table.items():
         words = _changes(spec, common.get(site, {}))
         if words:
             changed.setdefault(words, []).append(site)
     return "; ".join(f"{_sites(sites)}: {words}" for words, sites in changed.items())
+
+
+def own_words(convention: str) -> str:
+    """What a method's convention says beyond its bit table, which `differences` tells."""
+    words = (" ".join(part.split()) for part in convention.split(";"))
+    return "; ".join(part for part in words if part and not _FROM_TABLE.match(part))
+
+
+_FROM_TABLE = re.compile(r"every site quantized$|static$|floating point: |dynamic: ")
+"""The parts of `methods.Method.convention` that repeat the bit table."""
 
 
 def _changes(spec: Mapping[str, Any], common: Mapping[str, Any]) -> str:
@@ -122,19 +139,43 @@ _LINEAR = {"patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head"}
 
 
 def labels(frame: pd.DataFrame) -> pd.Series[str]:
-    """Method names; where one method stands with several settings, the settings that differ."""
-    settings = frame["parameters"].map(json.loads)
-    result = frame["method"].copy()
-    for method, rows in frame.groupby("method"):
-        if rows["parameters"].nunique() < 2:
-            continue
-        own = settings.loc[rows.index]
-        keys = sorted({k for s in own for k in s})
-        varying = [k for k in keys if len({json.dumps(s.get(k)) for s in own}) > 1]
-        result.loc[rows.index] = [
-            f"{method} ({', '.join(f'{k}={s.get(k)}' for k in varying)})" for s in own
-        ]
+    """Row names: the method and its variant; where that is not enough, the settings that differ.
+
+    Settings that ran under several variants are one row that names them all.
+    """
+    settings = pd.Series(
+        [
+            {"version": version, "calibration images": images, **json.loads(parameters)}
+            for version, images, parameters in zip(
+                frame["method_version"],
+                frame["calibration_images"],
+                frame["parameters"],
+                strict=True,
+            )
+        ],
+        index=frame.index,
+        dtype=object,
+    )
+    identity = frame["method"] + settings.map(canonical_json)
+    variants = frame["variant"].groupby(identity).transform(_joined)
+    names = (frame["method"] + " " + variants).str.strip()
+    result = names.copy()
+    for name, ids in identity.groupby(names):
+        if ids.nunique() > 1:
+            told_apart = _told_apart(str(name), list(settings.loc[ids.index]))
+            result.update(pd.Series(told_apart, index=ids.index))
     return result
+
+
+def _joined(variants: pd.Series[str]) -> str:
+    return "/".join(sorted(set(variants) - {""}))
+
+
+def _told_apart(name: str, settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """``name`` with those of the settings that are not the same in all."""
+    keys = dict.fromkeys(key for own in settings for key in own)
+    varying = [key for key in keys if len({canonical_json(own.get(key)) for own in settings}) > 1]
+    return [f"{name} ({', '.join(f'{key}={own.get(key)}' for key in varying)})" for own in settings]
 
 
 def mcnemar(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> float:

@@ -21,6 +21,8 @@ TYPE_NAMES = {
     float: "a number",
 }
 
+_KEY = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
+
 
 @dataclass(frozen=True)
 class TomlFile:
@@ -67,7 +69,7 @@ class TomlFile:
         """Line (from 1) of the key ``keys``, or of ``value`` at or after it; None if unknown.
 
         TOML parsers drop positions, so the text is searched. A key written in a form the search
-        does not know (an inline table) is answered with the line of the table it stands in.
+        does not know (inside an inline table) is answered with the line of what holds it.
         """
         number = self._key_line(keys)
         if number is None or value is None:
@@ -83,20 +85,20 @@ class TomlFile:
     def _key_line(self, keys: tuple[str, ...]) -> int | None:
         header: tuple[str, ...] = ()
         best: int | None = None
+        depth = 0
         for number, text in enumerate(self.text.splitlines(), start=1):
             if match := re.match(r"\s*\[+([^\]]+)\]", text):
                 header = _key_path(match[1])
                 here = header
-            elif match := re.match(
-                r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"))*)\s*=""", text
-            ):
+            elif match := re.match(rf"\s*({_KEY}(?:\s*\.\s*{_KEY})*)\s*=", text):
                 here = header + _key_path(match[1])
             else:
                 continue
             if here == keys:
                 return number
-            if best is None and here[: len(keys)] == keys[: len(here)]:
-                best = number
+            shared = min(len(here), len(keys))
+            if shared > depth and here[:shared] == keys[:shared]:
+                best, depth = number, shared
         return best
 
     def check_keys(self, known: Collection[str], *table: str) -> None:
@@ -174,7 +176,7 @@ def describe(value: object) -> str:
 
 def _key_path(text: str) -> tuple[str, ...]:
     """``a."b c".d`` as its parts."""
-    parts = re.findall(r"""[\w-]+|"[^"]*"|'[^']*'""", text)
+    parts = re.findall(_KEY, text)
     return tuple(part.strip("\"'") for part in parts)
 
 

@@ -54,7 +54,7 @@ def main(job: Job, connection: Connection) -> None:
 def make_record(job: Job, report: Report) -> tuple[Record, NDArray[np.bool_] | None]:
     """Run ``job``; its record and, if it went well, the per-image outcomes."""
     run = job.run
-    known: dict[str, Any] = {"started": now()}
+    known: dict[str, Any] = {"started": now(), "variant": run.variant}
     try:
         plugins.load(job.plugins)
         outcomes = execute(job, report, known)

@@ -99,7 +99,10 @@ class Method:
         return None
 
     def convention(self, table: BitTable) -> str:
-        """Return in words what is left in floating point, what is dynamic, and `note`."""
+        """Return in words what is left in floating point, what is dynamic, and `note`.
+
+        Parts are separated by semicolons; leaderboards leave out those that the bit table tells.
+        """
         floating = [key for key, spec in table.items() if spec.is_float]
         dynamic = [key for key, spec in table.items() if spec.dynamic and not spec.is_float]
         parts = [f"floating point: {', '.join(floating)}"] if floating else ["every site quantized"]

@@ -79,6 +79,12 @@ class Mgrq(Reconstruction):
         """Return the common table: nothing is known of the authors' own."""
         return equal_table(bits)
 
+    def convention(self, table: BitTable) -> str:
+        """Return the words of all reconstruction methods; the ablation's base trains nothing."""
+        if self.parameters.block:
+            return super().convention(table)
+        return f"{RepQViT.convention(self, table)}; no reconstruction: RepQ-ViT"
+
     def recipe(self) -> Recipe:
         """Three granularities, each a switch."""
         settings = self.parameters

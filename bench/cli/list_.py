@@ -9,6 +9,12 @@ from typing import Any
 from bench.cli.options import add_plugin, add_task_options
 from bench.cli.text import print_rows
 
+EXAMPLE_BITS = "W4A4"
+CONVENTIONS = f"""
+Conventions at {EXAMPLE_BITS} with default settings: where the bit table differs from the common one (weights
+per output channel, activations per tensor, affine, static, 8-bit image), then what else the method says.
+"""
+
 
 def add(verbs: Any) -> None:
     """Add the verb to the command line."""
@@ -48,8 +54,9 @@ def list_suites() -> None:
 
 
 def list_methods() -> None:
-    """Name, version, fidelity and paper of every method; a broken plugin with its error."""
+    """Every method with its paper, then the conventions; a broken plugin with its error."""
     from bench import lookup, plugins
+    from bench.suite import PROTOCOLS
 
     rows = [
         (name, str(cls.version), cls.fidelity, cls.paper)
@@ -57,6 +64,34 @@ def list_methods() -> None:
     ]
     rows += [(name, "-", "broken", why) for name, why in _reasons(plugins.broken("method"))]
     print_rows(("method", "version", "fidelity", "paper"), rows)
+    print(CONVENTIONS)
+    print_rows(
+        ("method", "protocol", "images", "convention"),
+        [
+            (name, protocol, *convention(cls, protocol))
+            for name, cls in sorted(lookup.methods().items())
+            for protocol in PROTOCOLS
+        ],
+    )
+
+
+def convention(cls: Any, protocol: str) -> tuple[str, str]:
+    """Number of calibration images of a method, and its convention in words."""
+    from bench.plan import calibration_images
+    from bench.tables import REFERENCE, differences, own_words
+    from methods import MethodError
+    from methods.quantization import BitWidth, equal_table
+
+    images = str(calibration_images(cls, protocol))
+    method, bits = cls.create(), BitWidth.parse(EXAMPLE_BITS)
+    try:
+        table = method.bit_table(bits, protocol)
+    except MethodError as error:
+        return images, f"(not available: {error})"
+    words = [own_words(method.convention(table))]
+    if cls.fidelity != REFERENCE:
+        words.insert(0, differences(table.to_dict(), equal_table(bits).to_dict()))
+    return images, "; ".join(filter(None, words)) or "the common table"
 
 
 def list_tasks() -> None:

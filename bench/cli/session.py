@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from bench.plan import build_plan
 from bench.publish import publish
 from bench.store import Store
 from bench.suite import Suite
-from bench.sweep import Settings, Sweep
+from bench.sweep import Settings, Sweep, cannot_write
 from tasks import TaskOptions
 
 FAILURES = ("failed", "oom", "timeout")
@@ -59,6 +60,7 @@ def carry_out(suite: Suite, arguments: argparse.Namespace, config: Config, outpu
             source=source_state(),
         )
         decisions = decide(runs, store, arguments.overwrite)
+        relabel(decisions, store)
         tally, status = _sweep(console, decisions, store, settings)
         publish(console, output)
     print_summary(decisions, tally, status)
@@ -110,13 +112,29 @@ def _sweep(
     return sweep.tally, 1 if any(name in left or sweep.tally[name] for name in FAILURES) else 0
 
 
+def relabel(decisions: Sequence[Decision], store: Store) -> None:
+    """Give finished records the suite's present labels: a new label is no reason to run again.
+
+    Raises:
+        BenchError: a record cannot be written.
+    """
+    for decision in decisions:
+        record, variant = decision.record, decision.run.variant
+        if decision.due or record is None or variant in (None, record.variant):
+            continue
+        try:
+            store.write(replace(record, variant=variant))
+        except OSError as error:
+            raise cannot_write(store.root, error.strerror or str(error)) from error
+
+
 def print_plan(decisions: Sequence[Decision], output: Path) -> None:
     """The plan as a table, and how many runs it would make."""
     head = ("run", "model", "method", "bits", "protocol", "seed", "runs", "why")
     rows = []
     for decision in decisions:
         run = decision.run
-        what = (run.run_id, run.model, run.method, run.bits, run.protocol, str(run.seed))
+        what = (run.run_id, run.model, run.title, run.bits, run.protocol, str(run.seed))
         rows.append((*what, "yes" if decision.due else "no", decision.why))
     print_rows(head, rows)
     due = sum(decision.due for decision in decisions)

@@ -22,26 +22,32 @@ def make_record(
     table: dict | None = None,
     parameters: dict | None = None,
     limit: int | None = None,
+    variant: str | None = None,
+    convention: str | None = None,
+    version: int = 1,
+    images: int = 32,
 ) -> Record:
     """Return a record with four images."""
     spec = {
-        "method": {"name": method, "version": 1, "parameters": parameters or {}},
+        "method": {"name": method, "version": version, "parameters": parameters or {}},
         "model": {"name": model, "weights": "sha256:0"},
         "task": {"name": "digits", "version": 1, "data": "sha256:1", "limit": limit},
         "bits": bits,
         "protocol": protocol,
         "table": table or TABLE,
-        "calibration": {"images": 32, "draw": seed},
+        "calibration": {"images": images, "draw": seed},
         "seed": seed,
         "precision": "float32",
     }
     if status != "ok":
         error = {"type": "E", "message": "it broke | badly\nsecond line"}
-        return new_record(spec, status=status, fidelity=fidelity, error=error)
+        return new_record(spec, status=status, fidelity=fidelity, error=error, variant=variant)
     return new_record(
         spec,
         status="ok",
         fidelity=fidelity,
+        variant=variant,
+        convention=convention,
         common_table=TABLE,
         primary_metric="top1",
         metrics={"top1": value, "top5": 99.0},

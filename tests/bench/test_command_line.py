@@ -13,8 +13,9 @@ from bench.cli import main
 from bench.forecast import Forecast, duration
 from bench.plan import Run
 
-from .toys import ROOT, run, write_suite
+from .toys import FAKES, ROOT, run, write_suite
 
+PROTOCOLS = [["equal"], ["authors"]]
 LIGHT = (
     "import sys; from bench.cli import make_parser; make_parser(); sys.exit('torch' in sys.modules)"
 )
@@ -34,7 +35,24 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_list_suites(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "suites"]) == 0
-    assert "quick" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines[2:]} >= {"quick", "bundled", "mgrq-ablation"}
+
+
+def test_list_methods_tells_fidelity_paper_and_both_conventions(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["list", "methods", "--plugin", str(FAKES)]) == 0
+    lines = [line.split(maxsplit=3) for line in capsys.readouterr().out.splitlines()]
+    assert ["ptq4vit", "1", "official"] in [line[:3] for line in lines]
+    conventions = {tuple(line[:2]): line[2:] for line in lines if line[1:2] in PROTOCOLS}
+    assert conventions["minmax", "equal"] == ["32", "the common table"]
+    assert conventions["minmax", "authors"] == ["32", "every weight: symmetric"]
+    assert conventions["brecq", "authors"][0] == "1024"
+    assert conventions["brecq", "authors"][1].startswith("query, key, attention, value: per head; ")
+    assert conventions["repq-vit", "equal"] == ["32", "attention: log-sqrt2"]
+    assert conventions["fp32", "equal"] == ["0", "not quantized"]
+    assert conventions["toy-few", "authors"][0] == "5"
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,8 +93,8 @@ def test_a_full_disk_in_the_middle_stops_the_sweep(
     assert "the finished runs are kept" in message
 
 
-def some_run(method: str, model: str) -> Run:
-    spec = {"method": {"name": method}, "model": {"name": model}}
+def some_run(method: str, model: str, **parameters: object) -> Run:
+    spec = {"method": {"name": method, "parameters": parameters}, "model": {"name": model}}
     return Run("0" * 16, spec, "official", "1" * 16)
 
 
@@ -84,15 +102,24 @@ def test_forecast_uses_the_most_similar_runs() -> None:
     forecast = Forecast()
     assert forecast.estimate(some_run("a", "m")) is None
     assert forecast.remaining([some_run("a", "m")], [], 1) is None
-    forecast.learn("a", "m", 10)
-    forecast.learn("b", "m", 30)
-    forecast.learn("b", "n", 50)
+    forecast.learn(some_run("a", "m"), 10)
+    forecast.learn(some_run("b", "m"), 30)
+    forecast.learn(some_run("b", "n"), 50)
     assert forecast.estimate(some_run("a", "m")) == 10
     assert forecast.estimate(some_run("b", "x")) == 40
     assert forecast.estimate(some_run("x", "m")) == 20
     assert forecast.estimate(some_run("x", "x")) == 30
     assert forecast.remaining([some_run("a", "m")], [(some_run("b", "m"), 25.0)], 2) == 7.5
     assert forecast.remaining([], [(some_run("a", "m"), 99.0)], 1) == 0
+
+
+def test_forecast_tells_settings_apart() -> None:
+    forecast = Forecast()
+    forecast.learn(some_run("a", "m", block=False), 1)
+    forecast.learn(some_run("a", "m", block=True), 99)
+    assert forecast.estimate(some_run("a", "m", block=True)) == 99
+    assert forecast.estimate(some_run("a", "n", block=False)) == 1
+    assert forecast.estimate(some_run("a", "m", block=None)) == 50
 
 
 def test_duration() -> None:

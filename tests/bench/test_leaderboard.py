@@ -1,6 +1,7 @@
 """The leaderboard is a pure function of records and says what they say."""
 
 import random
+import re
 import subprocess
 import sys
 import time
@@ -14,14 +15,17 @@ from scipy.stats import binom
 
 from bench.compare import compare
 from bench.errors import BenchError
-from bench.leaderboard import contents, render, stale_files, write_leaderboard
+from bench.leaderboard import contents, footnote_mark, render, stale_files, write_leaderboard
 from bench.show import show
 from bench.store import Store
-from bench.tables import mcnemar, to_frame
+from bench.tables import mcnemar, own_words, to_frame
+from methods import METHODS
+from methods.quantization import BitWidth
 
 from .samples import TABLE, make_record
 
 ROOT = Path(__file__).parents[2]
+HEADING = "vit_mini, W4A4, `equal`"
 
 
 def _nothing(_):
@@ -87,6 +91,141 @@ def test_settings_of_one_method_are_told_apart():
     assert [row[1] for row in rows] == ["m (a=2)", "m (a=1)"]
 
 
+def _names(*records):
+    return sorted(row[1] for row in _rows(render(list(records), _nothing, []), HEADING))
+
+
+def test_variants_are_rows_under_their_labels():
+    text = render(
+        [
+            make_record(
+                method="m", variant=label, parameters={"a": a}, seed=seed, value=value + seed
+            )
+            for a, (label, value) in enumerate((("base", 50.0), ("+x", 70.0), ("all", 60.0)))
+            for seed in (0, 2)
+        ],
+        _nothing,
+        [],
+    )
+    rows = _rows(text, HEADING)
+    assert [row[:3] for row in rows] == [
+        ["1", "m +x", "71.00 ± 1.41 (2 seeds)"],
+        ["2", "m all", "61.00 ± 1.41 (2 seeds)"],
+        ["3", "m base", "51.00 ± 1.41 (2 seeds)"],
+    ]
+    assert "| m +x     | 71.0" in text.split("###")[0]
+
+
+def test_labels_are_kept_apart_by_settings_and_settings_by_labels():
+    def one(variant, **more):
+        return make_record(method="m", variant=variant, **more)
+
+    assert _names(one("x", parameters={"a": 1, "b": 1}), one("x", parameters={"a": 2, "b": 1})) == [
+        "m x (a=1)", "m x (a=2)",
+    ]  # fmt: skip
+    assert _names(one("x", parameters={"a": 1}), one(None, parameters={"a": 2})) == ["m", "m x"]
+    assert _names(one("y"), one("x", seed=1), one(None, seed=2)) == ["m x/y"]
+    assert _names(one("x", version=1), one("x", version=2)) == [
+        "m x (version=1)",
+        "m x (version=2)",
+    ]
+    assert _names(one(None, images=8), one(None, images=16)) == [
+        "m (calibration images=16)", "m (calibration images=8)",
+    ]  # fmt: skip
+
+
+def test_a_row_has_one_name_in_every_table():
+    text = render(
+        [
+            make_record(method="m", parameters={"a": 1}),
+            make_record(method="m", parameters={"a": 2}),
+            make_record(method="m", parameters={"a": 2}, bits="W3A3"),
+            make_record(method="m", variant="x", parameters={"a": 3}, bits="W3A3", status="failed"),
+        ],
+        _nothing,
+        [],
+    )
+    assert [row[1:3] for row in _rows(text, "vit_mini, W3A3, `equal`")] == [
+        ["m (a=2)", "75.00 [74.0, 76.0]"],
+        ["m x", "failed: it broke / badly"],
+        ["m (a=1)", "not run"],
+    ]
+
+
+def test_footnotes_carry_the_methods_own_words():
+    twin = {**TABLE, "attention": {**TABLE["attention"], "scheme": "twin-softmax"}}
+    common = "floating point: head.input; dynamic: value; "
+    said = {
+        "plain": "every site quantized; static",
+        "silent": None,
+        "noted": f"{common}takes its\ntime; static weights",
+        "trains": "every site quantized; static; trains weights; in two steps",
+        "trains-too": "every site quantized; static; trains weights; in two steps",
+    }
+    records = [
+        make_record(method=name, convention=text, table=twin if name == "trains" else None)
+        for name, text in said.items()
+    ]
+    records.append(
+        make_record(method="fp32", bits="W32A32", fidelity="reference", convention="not quantized")
+    )
+    text = render(records, _nothing, [])
+    notes = dict(re.findall(r"^\((\w)\) (.*)$", text, re.MULTILINE))
+    found = {row[1]: notes.get(row[10][1:-1], "") for row in _rows(text, HEADING)}
+    assert found == {
+        "fp32": "",
+        "plain": "",
+        "silent": "",
+        "noted": "takes its time; static weights",
+        "trains": "attention: twin-softmax; trains weights; in two steps",
+        "trains-too": "trains weights; in two steps",
+    }
+
+
+def test_the_words_of_the_methods_themselves_are_understood():
+    for bits in ("W4A4", "W4A32"):
+        for protocol in ("equal", "authors"):
+            method = METHODS.get("mgrq").create()
+            table = method.bit_table(BitWidth.parse(bits), protocol)
+            words = own_words(method.convention(table))
+            assert words.startswith(method.note) and "2000 iterations" in words
+            assert "floating point" not in words and "static" not in words
+    for name in ("minmax", "ptq4vit"):
+        method = METHODS.get(name).create()
+        for protocol in ("equal", "authors"):
+            assert own_words(method.convention(method.bit_table(BitWidth(4, 4), protocol))) == ""
+
+
+def test_every_footnote_has_its_own_mark():
+    records = [make_record(method=f"m{k:02}", convention=f"word {k}") for k in range(60)]
+    text = render(records, _nothing, [])
+    notes = re.findall(r"^\((\w+)\) (.*)$", text, re.MULTILINE)
+    marks = [mark for mark, _ in notes]
+    assert len(set(marks)) == 60
+    assert marks[:2] + marks[25:28] + marks[51:54] == ["a", "b", "z", "aa", "ab", "az", "ba", "bb"]
+    assert [footnote_mark(k) for k in (26 + 26**2 - 1, 26 + 26**2)] == ["zz", "aaa"]
+    meaning = dict(notes)
+    assert {row[1]: meaning[row[10][1:-1]] for row in _rows(text, HEADING)} == {
+        f"m{k:02}": f"word {k}" for k in range(60)
+    }
+
+
+def test_with_seeds_the_lowest_of_each_are_compared():
+    records = [
+        make_record(method=m, value=v, seed=s)
+        for m, v in (("a", 80.0), ("b", 70.0))
+        for s in (3, 1)
+    ]
+    seen = []
+
+    def outcomes(record):
+        seen.append((record.method, record.seed))
+        return np.ones(4, dtype=bool)
+
+    render(records, outcomes, [])
+    assert seen == [("a", 1), ("b", 1)]
+
+
 def test_ties_follow_the_images():
     records = [make_record(method=m, value=v) for m, v in (("a", 80.0), ("b", 79.0), ("c", 50.0))]
     rng = np.random.default_rng(0)
@@ -132,8 +271,28 @@ def test_an_empty_folder_is_an_error(tmp_path):
         write_leaderboard(tmp_path)
 
 
-def test_the_checked_in_leaderboard_is_what_its_records_give():
-    assert stale_files(ROOT / "results") == []
+CHECKED_IN = [
+    ROOT / "results",
+    *sorted(path.parent for path in ROOT.glob("results/*/leaderboard.md")),
+]
+
+
+@pytest.mark.parametrize("folder", CHECKED_IN, ids=lambda path: path.name)
+def test_a_checked_in_leaderboard_is_what_its_records_give(folder):
+    assert stale_files(folder) == []
+    found = {record.run_id for record in Store(folder).records()}
+    assert found == {path.stem for path in folder.glob("runs/*/*/*.json")}
+
+
+def test_results_in_a_folder_of_the_results_stay_there(tmp_path):
+    outer, inner = make_record(method="outer"), make_record(method="inner", variant="x")
+    Store(tmp_path).write(outer)
+    Store(tmp_path / "ablation").write(inner)
+    for folder, record in ((tmp_path, outer), (tmp_path / "ablation", inner)):
+        assert Store(folder).records() == [record]
+        write_leaderboard(folder)
+    assert stale_files(tmp_path) == stale_files(tmp_path / "ablation") == []
+    assert "inner" not in (tmp_path / "leaderboard.md").read_text()
 
 
 def test_no_torch_is_imported():
@@ -172,6 +331,15 @@ def test_compare_and_show(tmp_path):
     store.write(other, np.ones(3, dtype=bool))
     with pytest.raises(BenchError, match="different images"):
         compare(a.run_id, other.run_id, tmp_path)
+    variant = make_record(method="a", variant="+x", parameters={"k": 2})
+    store.write(variant, np.ones(4, dtype=bool))
+    text = compare(a.run_id, variant.run_id, tmp_path)
+    assert "vit_mini a W4A4 equal: 75.00 %" in text
+    assert "vit_mini a +x W4A4 equal: 100.00 %" in text
+    assert "a +x version 1" in show(variant.run_id, tmp_path)
+    twin = make_record(method="a", variant="+x", parameters={"k": 3})
+    store.write(twin, np.ones(4, dtype=bool))
+    assert "vit_mini a +x (k=3) W4A4" in compare(variant.run_id, twin.run_id, tmp_path)
     failed = make_record(method="d", status="failed")
     store.write(failed)
     assert "it broke" in show(failed.run_id, tmp_path)

@@ -31,6 +31,25 @@ def test_write_then_read_is_the_same_record(tmp_path):
     assert store.records() == [again] and store.damaged == []
 
 
+def test_a_record_of_the_first_layout_still_loads():
+    old = make_record().to_dict()
+    del old["variant"]
+    assert Record.from_dict(old | {"schema": 1}) == make_record()
+    with pytest.raises(DamagedRecord, match="missing: variant"):
+        Record.from_dict(old)
+    with pytest.raises(DamagedRecord, match="variant must be a text or null, not 3"):
+        Record.from_dict(make_record().to_dict() | {"variant": 3})
+
+
+def test_the_label_is_no_part_of_the_identity(tmp_path):
+    store, plain, labelled = Store(tmp_path), make_record(), make_record(variant="+x")
+    assert labelled.run_id == plain.run_id
+    assert (plain.title, labelled.title) == ("minmax", "minmax +x")
+    store.write(plain, np.ones(4, dtype=bool))
+    assert not store.write(labelled, np.ones(4, dtype=bool)).conflict
+    assert store.read(plain).variant == "+x"
+
+
 @settings(max_examples=30)
 @given(bits=st.lists(st.booleans(), max_size=70))
 def test_outcomes_pack_losslessly_and_deterministically(bits):
@@ -80,7 +99,7 @@ def test_a_failure_never_replaces_a_result_but_the_reverse_does(tmp_path):
     [
         (lambda t: t[: len(t) // 2], "delimiter|Unterminated|Expecting|value"),
         (lambda t: "", "Expecting value"),
-        (lambda t: t.replace('"schema": 1', '"schema": 99'), "schema is 99"),
+        (lambda t: t.replace('"schema": 2', '"schema": 99'), "schema is 99"),
         (lambda t: t.replace('"W4A4"', '"W3A3"'), "its spec has the id"),
         (lambda t: t.replace('"n": 4', '"n": "four"'), "n must be"),
         (lambda t: t.replace('"fidelity"', '"fidelty"'), "missing: fidelity"),

@@ -21,6 +21,12 @@ limit = 100
 [parameters.ptq4vit]
 rounds = 2
 
+[variants.ptq4vit.short]
+rounds = 1
+
+[variants.ptq4vit."+long.v2"]
+rounds = 4
+
 [task_options]
 batch_size = 8
 """
@@ -43,6 +49,7 @@ def test_every_key_arrives(tmp_path: Path) -> None:
     assert suite.seeds == (0, 1)
     assert (suite.calibration_images, suite.limit) == (16, 100)
     assert suite.parameters == {"ptq4vit": {"rounds": 2}}
+    assert suite.variants == {"ptq4vit": {"short": {"rounds": 1}, "+long.v2": {"rounds": 4}}}
     assert suite.task_options == {"batch_size": 8}
 
 
@@ -78,6 +85,14 @@ def test_defaults(tmp_path: Path) -> None:
             12,
             ["parameters.ptq4vit"],
         ),
+        ("[variants.ptq", "[variant.ptq", 14, ["variant", "unknown key", "'variants'?"]),
+        ('"+long.v2"', '"Long"', 17, ["variants.ptq4vit.Long", "'Long' is not a label"]),
+        ('"+long.v2"', '"-x"', 17, ["variants.ptq4vit.-x", "'-x' is not a label"]),
+        ('"+long.v2"', "'a b'", 17, ["variants.ptq4vit.a b", "'a b' is not a label"]),
+        ("4vit.short]", "4vit]", 15, ["variants.ptq4vit.rounds", "expected a table, not 1"]),
+        ("[variants.ptq4vit.short]", "[variants.mgrq]\n[other]", 15, ["other", "unknown key"]),
+        ("[task_options]", "[variants.mgrq]", 21, ["variants.mgrq.batch_size", "expected a table"]),
+        ("[task_options]\nbatch_size = 8", "[variants.mgrq]", 20, ["variants.mgrq", "no variant"]),
     ],
 )
 def test_errors_name_file_line_and_key(

@@ -14,9 +14,12 @@ FAKES = Path(__file__).with_name("fakes.py")
 
 
 def write_suite(folder: Path, methods: str, **more: str) -> Path:
-    """A suite of toys called ``toy``; ``methods`` and ``more`` are TOML values."""
+    """A suite of toys called ``toy``; ``methods`` and ``more`` are TOML values.
+
+    A key with a dot is the name of a table, its value the lines in it.
+    """
     keys = {"task": '"toy"', "models": '["toy_a"]', "bits": '["W4A4"]', "methods": methods} | more
-    tables = [f"\n[{key}]\n{keys.pop(key)}" for key in list(keys) if key.startswith("parameters")]
+    tables = [f"\n[{key}]\n{keys.pop(key)}" for key in list(keys) if "." in key]
     path = folder / "toy.toml"
     path.write_text("\n".join(f"{key} = {value}" for key, value in keys.items()) + "".join(tables))
     return path

@@ -221,6 +221,8 @@ def test_without_its_terms_mgrq_is_qdrop(vit, images, calibration):
     reference = METHODS.get("repq-vit").create({})
     table = reference.bit_table(BitWidth(4, 4))
     assert torch.equal(repq(images), reference.quantize(vit, table, calibration)(images))
+    words = [METHODS.get("mgrq").create({"block": on}).convention(table) for on in (True, False)]
+    assert ["trains" in text for text in words] == [True, False]
 
 
 def test_layers_as_units_lower_the_error_of_each_layer(tiny, images, calibration):
