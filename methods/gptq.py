@@ -64,7 +64,7 @@ class Gptq(RepQViT):
         weight = layer.weight.flatten(1)
         codes = compensated_codes(
             weight,
-            RowGrid.of(quantizer, len(weight)),
+            RowGrid.of(quantizer, weight),
             second_moment(tokens),
             self.parameters.damping,
             self.parameters.order_by_diagonal,

@@ -15,6 +15,7 @@ MIN_BITS, MAX_BITS = 2, 8
 Granularity = Literal["tensor", "channel", "projection", "head", "token"]
 Scheme = Literal[
     "uniform",
+    "dual-uniform",
     "log2",
     "log-sqrt2",
     "log-sqrt2-plus-zero",

@@ -6,7 +6,7 @@ of the tokens is their second moment ``H = 2 sum x x^T``: [K, K] however many to
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +23,11 @@ BLOCK = 128
 
 @dataclass(frozen=True)
 class RowGrid:
-    """The grid of a weight [R, K]: every row has its scale and zero point.
+    """The grid of a weight [R, K]: every row has its scale and zero point, or every entry has.
 
     Attributes:
-        scale: float64 [R, 1].
-        zero_point: float64 [R, 1], whole numbers.
+        scale: float64 [R, 1] or [R, K].
+        zero_point: float64, whole numbers, of the same shape.
         low, high: lowest and highest code.
     """
 
@@ -37,14 +37,22 @@ class RowGrid:
     high: int
 
     @classmethod
-    def of(cls, quantizer: UniformQuantizer, rows: int) -> "RowGrid":
-        """Return the grid of a calibrated weight quantizer with one scale per one or more rows."""
-        repeats = rows // quantizer.scale.numel()
-        scale, zero_point = (
-            values.double().repeat_interleave(repeats)[:, None]
-            for values in (quantizer.scale, quantizer.zero_point)
-        )
+    def of(cls, quantizer: UniformQuantizer, weight: Tensor) -> "RowGrid":
+        """Return the grid of a calibrated quantizer of ``weight`` ([R, K])."""
+        scale, zero_point = (values.double() for values in quantizer.shaped(weight))
+        if scale.numel() == 1:
+            scale, zero_point = (v.expand(len(weight), 1) for v in (scale, zero_point))
         return cls(scale, zero_point, *quantizer.code_range)
+
+    def at(self, columns: slice | Tensor) -> "RowGrid":
+        """Return the grid of some columns."""
+        if self.scale.shape[1] == 1:
+            return self
+        return replace(self, scale=self.scale[:, columns], zero_point=self.zero_point[:, columns])
+
+    def step(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return the scale of single entries ([n])."""
+        return self.scale[rows, columns if self.scale.shape[1] > 1 else 0 * columns]
 
     def codes(self, weight: Tensor) -> Tensor:
         """Return the nearest codes of ``weight`` ([R, k], float64) as whole float64 numbers."""
@@ -88,7 +96,7 @@ def compensated_codes(
     if order_by_diagonal:
         order = hessian.diagonal().argsort(descending=True, stable=True)
     factor = _inverse_factor(hessian[order][:, order])
-    codes = _round_in_order(remaining[:, order], grid, factor)
+    codes = _round_in_order(remaining[:, order], grid.at(order), factor)
     return codes[:, order.argsort()].to(torch.int32)
 
 
@@ -109,8 +117,9 @@ def _round_in_order(remaining: Tensor, grid: RowGrid, factor: Tensor) -> Tensor:
         end = min(start + BLOCK, remaining.shape[1])
         errors = torch.empty_like(remaining[:, start:end])
         for column in range(start, end):
-            codes[:, column] = grid.codes(remaining[:, column : column + 1])[:, 0]
-            value = grid.values(codes[:, column : column + 1])[:, 0]
+            here = slice(column, column + 1)
+            codes[:, here] = grid.at(here).codes(remaining[:, here])
+            value = grid.at(here).values(codes[:, here])[:, 0]
             error = (remaining[:, column] - value) / factor[column, column]
             remaining[:, column:end] -= torch.outer(error, factor[column, column:end])
             errors[:, column - start] = error

@@ -130,13 +130,13 @@ class UniformQuantizer(Quantizer):
 
     def quantize(self, x: Tensor) -> Tensor:
         """Return the integer codes of ``x`` (int32, same shape)."""
-        scale, zero_point = self._shaped(x)
+        scale, zero_point = self.shaped(x)
         low, high = self.code_range
         return (torch.round(x / scale) + zero_point).clamp(low, high).to(torch.int32)
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Return ``s (codes - z)`` in float32."""
-        scale, zero_point = self._shaped(codes)
+        scale, zero_point = self.shaped(codes)
         return (codes - zero_point).float() * scale
 
     def fake_quantize(self, x: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class UniformQuantizer(Quantizer):
             return self._dynamic(x)
         low, high = self.code_range
         if not self._is_fusible():
-            scale, zero_point = self._shaped(x)
+            scale, zero_point = self.shaped(x)
             codes = (torch.round(x / scale) + zero_point).clamp_(low, high)
             return codes.sub_(zero_point).mul_(scale)
         if self.scale.numel() == 1:
@@ -173,7 +173,8 @@ class UniformQuantizer(Quantizer):
             self._fusible = inside and self.zero_point.dtype == torch.int32
         return self._fusible
 
-    def _shaped(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def shaped(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scale and zero point in a shape that meets ``x``."""
         if self.scale.numel() == 1:
             return self.scale, self.zero_point
         shape = [1] * x.dim()
@@ -187,6 +188,50 @@ class UniformQuantizer(Quantizer):
         if block == 1:
             return self.scale, self.zero_point
         return self.scale.repeat_interleave(block), self.zero_point.repeat_interleave(block)
+
+
+class DualUniformQuantizer(UniformQuantizer):
+    """Affine weight quantizer with two scales per row: one for the outlier columns, one for the rest (ERQ).
+
+    Which columns hold outliers is the same for all rows: `outliers`, bool over the columns of the flattened
+    weight. With `outliers` set, ``scale`` and ``zero_point`` hold 2 R values, those of the ordinary columns
+    first; until then it is the plain quantizer per row.
+    """
+
+    outliers: Tensor
+
+    def __init__(self, spec: TensorSpec, site: str, axis: int | None = None) -> None:
+        super().__init__(spec, site, axis)
+        self.register_buffer("outliers", torch.empty(0, dtype=torch.bool))
+
+    def set_dual(
+        self, ordinary: UniformQuantizer, outlying: UniformQuantizer, outliers: Tensor
+    ) -> None:
+        """Take scales and zero points per row from two quantizers, and the outlier columns ([K])."""
+        self.outliers = outliers
+        self.set_parameters(
+            torch.cat([ordinary.scale, outlying.scale]),
+            torch.cat([ordinary.zero_point, outlying.zero_point]),
+        )
+
+    def set_range(self, low: Tensor, high: Tensor) -> None:
+        """Cover [low, high] in all columns; shapes [R]."""
+        self.outliers = self.outliers[:0]
+        super().set_range(low, high)
+
+    def shaped(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scale and zero point of every entry of a weight [R, ...]."""
+        if self.outliers.numel() == 0:
+            return super().shaped(x)
+        scale, zero_point = (self._by_column(v, x) for v in (self.scale, self.zero_point))
+        return scale, zero_point
+
+    def _by_column(self, values: Tensor, x: Tensor) -> Tensor:
+        ordinary, outlying = values[:, None].chunk(2)
+        return torch.where(self.outliers, outlying, ordinary).reshape(x.shape)
+
+    def _is_fusible(self) -> bool:
+        return self.outliers.numel() == 0 and super()._is_fusible()
 
 
 class LogQuantizer(Quantizer):
@@ -282,6 +327,7 @@ class TwinGeluQuantizer(Quantizer):
 
 _FORMS: dict[str, type[Quantizer]] = {
     "uniform": UniformQuantizer,
+    "dual-uniform": DualUniformQuantizer,
     "log2": LogQuantizer,
     "log-sqrt2": LogQuantizer,
     "log-sqrt2-plus-zero": LogQuantizer,

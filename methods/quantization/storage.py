@@ -25,6 +25,8 @@ from methods.quantization.model import QuantizedModel
 
 FORMAT = "vit-ptq-bench/1"
 _CODES = ".weight.codes"
+QUANTIZER_BUFFERS = ("scale", "zero_point", "outliers")
+"""Buffers that quantizers get by calibration: they are empty in a model just wrapped."""
 
 
 def pack_codes(codes: Tensor, bits: int) -> Tensor:
@@ -136,7 +138,7 @@ def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _load_quantizers(quantized: QuantizedModel, tensors: dict[str, Tensor]) -> None:
     """Move the quantizers' buffers out of ``tensors``; they are empty until now, so no copy fits."""
     for name, module in quantized.module.named_modules():
-        for buffer in ("scale", "zero_point"):
+        for buffer in QUANTIZER_BUFFERS:
             value = tensors.pop(f"{name}.{buffer}", None)
             if value is not None and buffer in dict(module.named_buffers(recurse=False)):
                 setattr(module, buffer, value)
@@ -165,7 +167,9 @@ def _load_rest(quantized: QuantizedModel, tensors: dict[str, Tensor], path: Path
     coded = {f"{op.name}.weight" for op in quantized.weighted_operations() if op.frozen}
     expected = {name for name, tensor in state.items() if tensor.numel()} - coded
     buffers = {
-        name for name in expected if name.endswith(("_quantizer.scale", "_quantizer.zero_point"))
+        name
+        for name in expected
+        if name.endswith(tuple(f"_quantizer.{buffer}" for buffer in QUANTIZER_BUFFERS))
     }
     missing, unexpected = expected - buffers - set(tensors), set(tensors) - expected
     wrong = [n for n in expected & set(tensors) if tensors[n].shape != state[n].shape]

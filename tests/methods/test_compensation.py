@@ -18,7 +18,7 @@ def _problem(seed: int, rows: int, columns: int, bits: int, tokens: int = 0):
     x = torch.randn(tokens or 4 * columns, columns, generator=generator) @ mix
     quantizer = UniformQuantizer(TensorSpec(bits, "channel"), "w", axis=0)
     quantizer.set_range(weight.amin(1), weight.amax(1))
-    return weight, x, quantizer, RowGrid.of(quantizer, rows)
+    return weight, x, quantizer, RowGrid.of(quantizer, weight)
 
 
 def _output_error(weight, codes, quantizer, x):

@@ -64,7 +64,7 @@ class LearnedCodes(LearnedWeight):
 
     def __init__(self, inner: UniformQuantizer, weight: Tensor) -> None:
         super().__init__(inner)
-        scale, zero_point = inner._shaped(weight)
+        scale, zero_point = inner.shaped(weight)
         self._step, self._zero = scale, zero_point.float()
         self._low, self._high = inner.code_range
 
