@@ -57,8 +57,8 @@ class Erq(RepQViT):
     quantized half by half with refined roundings, the other half making up for the error. Layers are
     repaired in parallel, all from full-precision inputs. Weights: best of ten percentiles per row; qkv and
     fc1 with two scales per row. Convention (authors): the common table, attention in log-sqrt2, image in
-    floating point; 32 images. Deviations: the ridge grows with the number of tokens; the head has the ridge of all
-    layers; layers without bias get none; Cholesky solves in float64.
+    floating point; 32 images. Deviations: the ridge grows with the number of tokens; the head has the ridge
+    of all layers; layers without bias get none; Cholesky solves in float64.
     """
 
     name = "erq"

@@ -19,6 +19,8 @@ Scheme = Literal[
     "log2",
     "log-sqrt2",
     "log-sqrt2-plus-zero",
+    "log-int-softmax",
+    "power-of-two-factor",
     "twin-softmax",
     "twin-softmax-summed",
     "twin-gelu",
@@ -30,6 +32,8 @@ OPERAND_ROLES = ("query", "key", "attention", "value")
 WEIGHT_SITES = tuple(f"{role}.weight" for role in LINEAR_ROLES)
 INPUT_SITES = tuple(f"{role}.input" for role in LINEAR_ROLES)
 SITE_KEYS = WEIGHT_SITES + INPUT_SITES + OPERAND_ROLES
+OPTIONAL_KEYS = ("norm.input",)
+"""Sites that a table may leave out: they are in floating point then, and models have no quantizer there."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +120,14 @@ class TensorSpec:
 
 
 class BitTable(Mapping[str, TensorSpec]):
-    """Site key -> `TensorSpec`, for all keys of `SITE_KEYS`; immutable."""
+    """Site key -> `TensorSpec`, for all keys of `SITE_KEYS` and some of `OPTIONAL_KEYS`; immutable."""
 
     def __init__(self, specs: Mapping[str, TensorSpec]) -> None:
-        missing, unknown = set(SITE_KEYS) - set(specs), set(specs) - set(SITE_KEYS)
+        known = SITE_KEYS + OPTIONAL_KEYS
+        missing, unknown = set(SITE_KEYS) - set(specs), set(specs) - set(known)
         if missing or unknown:
             raise MethodError(f"bit table: missing {sorted(missing)}, unknown {sorted(unknown)}")
-        self._specs = {key: specs[key] for key in SITE_KEYS}
+        self._specs = {key: specs[key] for key in known if key in specs}
 
     def __getitem__(self, key: str) -> TensorSpec:
         return self._specs[key]
@@ -136,13 +141,16 @@ class BitTable(Mapping[str, TensorSpec]):
     def change(self, keys: str | Iterable[str], **changes: Any) -> "BitTable":
         """Return a table in which the named sites have other fields.
 
-        A site left in floating point stays so unless ``bits`` is among the changes.
+        A site left in floating point, or left out, stays so unless ``bits`` is among the changes.
         """
         names = {keys} if isinstance(keys, str) else set(keys)
-        unknown = names - set(SITE_KEYS)
+        unknown = names - set(SITE_KEYS) - set(OPTIONAL_KEYS)
         if unknown:
             raise MethodError(f"a bit table has no site {sorted(unknown)}")
-        return BitTable({k: _changed(s, changes) if k in names else s for k, s in self.items()})
+        specs = dict(self)
+        for name in names & (set(specs) | (set(OPTIONAL_KEYS) if "bits" in changes else set())):
+            specs[name] = _changed(specs.get(name, TensorSpec(FLOAT)), changes)
+        return BitTable(specs)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Return the table as JSON-ready data."""

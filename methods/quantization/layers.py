@@ -152,6 +152,28 @@ class QuantConv2d(WeightedOperation):
         return self._convolve(first, second, self.bias)
 
 
+class QuantLayerNorm(QuantOperation, nn.LayerNorm):
+    """`nn.LayerNorm` with a quantized input; only where the bit table has ``norm.input``."""
+
+    def __init__(self, layer: nn.LayerNorm, name: str, table: BitTable) -> None:
+        nn.LayerNorm.__init__(
+            self, list(layer.normalized_shape), layer.eps, layer.elementwise_affine
+        )
+        self.name, self.role = name, "norm"
+        self.weight, self.bias = layer.weight, layer.bias
+        self.input_quantizer = build_quantizer(table["norm.input"], f"{name}.input", axis=-1)
+
+    def quantizers(self) -> dict[str, Quantizer]:
+        return {"norm.input": self.input_quantizer}
+
+    def operands(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        raise MethodError(f"{self.name}: a norm multiplies no two operands to search scales of")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x`` [..., C] after quantizing it."""
+        return nn.LayerNorm.forward(self, self.input_quantizer(x))
+
+
 class QuantMatMul(QuantOperation):
     """Product of two activations [B, heads, N, K] x [B, heads, K, M], both quantized.
 

@@ -248,17 +248,49 @@ class LogQuantizer(Quantizer):
         self.zero_code = 2**spec.bits - (spec.scheme != "log-sqrt2-plus-zero")
 
     def set_range(self, low: Tensor, high: Tensor) -> None:
-        """Set the largest value, ``s = high`` (shape [1]); ``low`` is taken to be zero."""
+        """Set the largest value, ``s = high`` (shape [groups]); ``low`` is taken to be zero."""
         self._require_finite(low, high)
         self.scale = high.detach().float().reshape(-1).clamp_min(TINY)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return the nearest level in the logarithmic sense; 0 maps to 0."""
-        k = self.steps_per_octave
+        k, scale = self.steps_per_octave, self._along_axis(x)
         # log2(0) is -inf: its code is +inf, which is beyond the last code and gives zero.
-        codes = torch.log2(x / self.scale).mul_(-k).round_().clamp_min_(0)
-        values = torch.exp2(codes / -k).mul_(self.scale)
+        codes = torch.log2(x / scale).mul_(-k).round_().clamp_min_(0)
+        values = torch.exp2(codes / -k).mul_(scale)
         return values.masked_fill_(codes >= self.zero_code, 0.0)
+
+    def _along_axis(self, x: Tensor) -> Tensor:
+        if self.scale.numel() == 1:
+            return self.scale
+        shape = [1] * x.dim()
+        shape[self.axis or 0] = -1
+        return self.scale.view(shape)
+
+
+class LogIntSoftmaxQuantizer(Quantizer):
+    """Log-Int-Softmax (FQ-ViT, section 3.3): codes of attention weights from integer ratios.
+
+    ``r = round(sum exp / exp_i) = round(1 / p)``, ``code = floor(log2 r)``, one more where
+    ``r >= 1.5 * 2^floor``; the value is ``2^-code``, so the product with the values is a shift. The last of
+    the 2^b codes stands for zero. The scale is 1: a softmax needs no calibration.
+    """
+
+    def set_range(self, low: Tensor, high: Tensor) -> None:
+        """Mark as calibrated; the range of a softmax is known."""
+        self._require_finite(low, high)
+        self.scale = torch.ones_like(high).reshape(-1)[:1].float()
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Return the codes of probabilities as whole floats, not clipped; 0 gives infinity."""
+        ratio = torch.round(1 / x)
+        octave = torch.log2(ratio).floor_()
+        return octave + (ratio >= 1.5 * torch.exp2(octave))
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """Return the powers of two that the codes stand for."""
+        codes = self.codes(x)
+        return torch.exp2(-codes).masked_fill_(codes >= 2**self.spec.bits - 1, 0.0)
 
 
 class TwinSoftmaxQuantizer(Quantizer):
@@ -328,9 +360,11 @@ class TwinGeluQuantizer(Quantizer):
 _FORMS: dict[str, type[Quantizer]] = {
     "uniform": UniformQuantizer,
     "dual-uniform": DualUniformQuantizer,
+    "power-of-two-factor": UniformQuantizer,
     "log2": LogQuantizer,
     "log-sqrt2": LogQuantizer,
     "log-sqrt2-plus-zero": LogQuantizer,
+    "log-int-softmax": LogIntSoftmaxQuantizer,
     "twin-softmax": TwinSoftmaxQuantizer,
     "twin-softmax-summed": TwinSoftmaxQuantizer,
     "twin-gelu": TwinGeluQuantizer,

@@ -5,6 +5,7 @@ All work on every channel, head or the whole tensor at once: a tensor is brought
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -33,6 +34,34 @@ def minmax_rule(site: Site, x: Tensor) -> None:
     """Cover the extreme values."""
     low, high = torch.aminmax(grouped(x, site.quantizer), dim=1)
     site.quantizer.set_range(low, high)
+
+
+def power_of_two_factor_rule(site: Site, x: Tensor, exponents: int = 4) -> None:
+    """Give each channel the layer's step divided by the power of two of least squared error.
+
+    ``D_c = D / 2^(E - 1 - e_c)``, e_c in 0 .. E - 1, D and the zero point from the extreme values of all
+    channels (FQ-ViT, Power-of-Two Factor, equations 4 to 8).
+
+    Args:
+        site: with a uniform quantizer per channel of the last dimension.
+        x: [..., C].
+        exponents: E; 4 as in the paper.
+    """
+    quantizer = site.quantizer
+    assert isinstance(quantizer, UniformQuantizer)
+    channels = x.shape[-1]
+    low, high = torch.aminmax(x)
+    whole = UniformQuantizer(replace(quantizer.spec, granularity="tensor"), site.name)
+    whole.set_range(low.reshape(1), high.reshape(1))
+    steps = [whole.scale.expand(channels) / 2**shift for shift in range(exponents - 1, -1, -1)]
+    errors = []
+    for step in steps:
+        quantizer.set_parameters(step, whole.zero_point.expand(channels))
+        error = quantizer.fake_quantize(x).sub_(x).square_()
+        errors.append(error.flatten(0, -2).sum(dim=0))
+    best = torch.stack(errors).argmin(dim=0)
+    chosen = torch.stack(steps).gather(0, best[None])[0]
+    quantizer.set_parameters(chosen, whole.zero_point.expand(channels))
 
 
 def percentile_ranges(groups: Tensor, fractions: Sequence[float]) -> tuple[Tensor, Tensor]:

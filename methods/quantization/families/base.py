@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from methods.errors import MethodError
 from methods.quantization.bits import BitTable
-from methods.quantization.layers import QuantConv2d, QuantLinear, WeightedOperation
+from methods.quantization.layers import QuantConv2d, QuantLayerNorm, QuantLinear, WeightedOperation
 from methods.quantization.model import NormLink, Segment, SegmentKind, Structure
 
 
@@ -58,6 +58,14 @@ class Family:
         self.structure.operations.append(operation)
         return operation
 
+    def quantize_norm(self, parent: nn.Module, child: str, name: str) -> None:
+        """Give the LayerNorm ``parent.child`` a quantizer if the table asks for one; else leave it."""
+        norm = getattr(parent, child)
+        if isinstance(norm, nn.LayerNorm) and "norm.input" in self.table:
+            operation = QuantLayerNorm(norm, name, self.table)
+            setattr(parent, child, operation)
+            self.structure.operations.append(operation)
+
     def link(self, norm: nn.Module, reader: WeightedOperation) -> None:
         """Record that ``reader`` alone reads the output of ``norm``, if that is a LayerNorm."""
         if isinstance(norm, nn.LayerNorm):
@@ -80,6 +88,7 @@ class Family:
         parts: tuple[Segment, ...] = ()
         if halves is not None:
             border = next(i for i, op in enumerate(operations) if op.role == "fc1")
+            border -= operations[border - 1].role == "norm"
             attention = Segment(f"{name}.attn", kind, halves[0], operations[:border], stage)
             parts = (
                 attention,

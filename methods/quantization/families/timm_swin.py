@@ -77,6 +77,7 @@ class TimmSwin(Family):
         model = self.model
         self.require(model.patch_embed, PatchEmbed, "patch_embed")
         self.replace(model.patch_embed, "proj", "patch_embed.proj", "patch_embed")
+        self.quantize_norm(model.patch_embed, "norm", "patch_embed.norm")
         self.segment("patch_embed", "embed", model.patch_embed)
         for index, stage in enumerate(model.layers):
             self._replace_downsample(stage, f"layers.{index}.downsample", index)
@@ -85,6 +86,7 @@ class TimmSwin(Family):
                 self._replace_block(block, name)
                 halves = partial(_attention_half, block), partial(_mlp_half, block)
                 self.segment(name, "block", block, stage=index, halves=halves)
+        self.quantize_norm(model, "norm", "norm")
         if isinstance(model.head.fc, nn.Linear):
             self.replace(model.head, "fc", "head.fc", "head")
         self.segment("head", "head", lambda x: model.forward_head(model.norm(x)))
@@ -93,6 +95,7 @@ class TimmSwin(Family):
         if isinstance(stage.downsample, nn.Identity):
             return
         self.require(stage.downsample, PatchMerging, name)
+        self.quantize_norm(stage.downsample, "norm", f"{name}.norm")
         reduction = self.replace(stage.downsample, "reduction", f"{name}.reduction", "reduction")
         self.link(stage.downsample.norm, reduction)
         self.segment(name, "merge", stage.downsample, stage=index)
@@ -104,9 +107,11 @@ class TimmSwin(Family):
         self.structure.blocks.append(name)
         attention = QuantWindowAttention(block.attn, f"{name}.attn", self.table)
         block.attn = attention
+        self.quantize_norm(block, "norm1", f"{name}.norm1")
         qkv = self.replace(attention, "qkv", f"{name}.attn.qkv", "qkv")
         self.structure.operations += [attention.scores, attention.context]
         proj = self.replace(attention, "proj", f"{name}.attn.proj", "proj")
+        self.quantize_norm(block, "norm2", f"{name}.norm2")
         fc1 = self.replace(block.mlp, "fc1", f"{name}.mlp.fc1", "fc1")
         self.replace(block.mlp, "fc2", f"{name}.mlp.fc2", "fc2")
         self.link(block.norm1, qkv)

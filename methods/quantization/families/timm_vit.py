@@ -74,11 +74,14 @@ class TimmViT(Family):
         model = self.model
         self.require(model.patch_embed, PatchEmbed, "patch_embed")
         self.replace(model.patch_embed, "proj", "patch_embed.proj", "patch_embed")
+        self.quantize_norm(model, "norm_pre", "norm_pre")
         self.segment("patch_embed", "embed", self._embed)
         for index, block in enumerate(model.blocks):
             self._replace_block(block, f"blocks.{index}")
             halves = partial(_attention_half, block), partial(_mlp_half, block)
             self.segment(f"blocks.{index}", "block", block, halves=halves)
+        for norm in ("norm", "fc_norm"):
+            self.quantize_norm(model, norm, norm)
         for head in ("head", "head_dist"):
             if isinstance(getattr(model, head, None), nn.Linear):
                 self.replace(model, head, head, "head")
@@ -99,9 +102,11 @@ class TimmViT(Family):
         self.structure.blocks.append(name)
         attention = QuantAttention(block.attn, f"{name}.attn", self.table)
         block.attn = attention
+        self.quantize_norm(block, "norm1", f"{name}.norm1")
         qkv = self.replace(attention, "qkv", f"{name}.attn.qkv", "qkv")
         self.structure.operations += [attention.scores, attention.context]
         proj = self.replace(attention, "proj", f"{name}.attn.proj", "proj")
+        self.quantize_norm(block, "norm2", f"{name}.norm2")
         fc1 = self.replace(block.mlp, "fc1", f"{name}.mlp.fc1", "fc1")
         self.replace(block.mlp, "fc2", f"{name}.mlp.fc2", "fc2")
         self.link(block.norm1, qkv)
