@@ -1,0 +1,119 @@
+"""APQ-ViT: block-wise calibration with bottom elimination, and a softmax quantizer that keeps the large."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from methods.base import Method
+from methods.quantization.bits import (
+    FLOAT,
+    OPERAND_ROLES,
+    WEIGHT_SITES,
+    BitTable,
+    BitWidth,
+    equal_table,
+)
+from methods.quantization.blockwise import BlockSearch, EliminatedFisherMetric, record_segments
+from methods.quantization.calibration import Calibration, Progress
+from methods.quantization.capture import fisher_loss, record_operations
+from methods.quantization.layers import QuantConv2d, QuantMatMul, QuantOperation
+from methods.quantization.model import QuantizedModel
+from methods.quantization.search import Grid, search_operation
+from methods.registry import register_method
+
+LINEAR_WEIGHTS = tuple(key for key in WEIGHT_SITES if key != "patch_embed.weight")
+
+
+@dataclass(frozen=True)
+class ApqVitParameters:
+    """Settings of `ApqVit`.
+
+    Attributes:
+        scope: the score is the error of the whole ``block``'s output (the paper's idea) or of each
+            ``module``'s own (what the released port runs).
+        eliminate: percent of the smallest errors that do not count, per image and candidate.
+        order: ``reverse`` takes a block's operations from the last to the first.
+        rounds: alternations.
+        draws: label draws averaged in the Fisher gradient.
+        batch_size: images per backward pass.
+        steps: candidates per operand.
+        search: ``coarse-to-fine`` (about a quarter of the work) or ``exhaustive``.
+    """
+
+    scope: Literal["block", "module"] = "block"
+    eliminate: float = 10.0
+    order: Literal["reverse", "forward"] = "reverse"
+    rounds: int = 3
+    draws: int = 4
+    batch_size: int = 8
+    steps: int = 100
+    search: Literal["coarse-to-fine", "exhaustive"] = "coarse-to-fine"
+
+
+@register_method
+class ApqVit(Method):
+    """Scales by the disturbance of the block's output; an affine quantizer for the attention map.
+
+    Source: Ding et al., ACM MM 2022 (arXiv 2303.14341). The paper's: bottom-elimination block-wise
+    calibration, and Matthew-effect preserving quantization: after softmax an affine quantizer with all levels
+    on [0, c max], the largest value kept at c = 1. Forms (threshold, ranges, three rounds) from the released
+    port to another framework; the block's score is inferred from abstract and port, which runs module by
+    module (``scope = "module"``).
+    Convention (authors): affine; one scale per linear weight (qkv: one each for query, key, value), per
+    output channel for the patch embedding, whose input stays in floating point; query, key, attention and
+    value per head; fc2 input twin uniform; static; head at the same bits; 32 images.
+    Deviations: Fisher gradients (the port takes the output itself for its gradient); every operation is
+    calibrated (the port leaves many out); blocks are calibrated on full-precision inputs; a candidate is one
+    factor for all groups of a quantizer, for a block's score is one number.
+    """
+
+    name = "apq-vit"
+    paper = "Ding et al., APQ-ViT: Towards Accurate PTQ for Vision Transformer, ACM MM 2022"
+    fidelity = "reimplementation"
+    schemes = {"fc2.input": "twin-gelu"}
+    quick = {"rounds": 1, "draws": 1, "steps": 25}
+    Parameters = ApqVitParameters
+
+    def authors_table(self, bits: BitWidth) -> BitTable:
+        """Return the table of the released port."""
+        table = equal_table(bits).change(LINEAR_WEIGHTS, granularity="tensor")
+        table = table.change("qkv.weight", granularity="projection")
+        table = table.change(OPERAND_ROLES, granularity="head")
+        return table.change("patch_embed.input", bits=FLOAT)
+
+    def calibrate(
+        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None = None
+    ) -> None:
+        """Search block by block, or module by module."""
+        if self.parameters.scope == "module":
+            self._by_module(model, calibration, progress)
+        else:
+            self._by_block(model, calibration, progress)
+
+    def _by_block(
+        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None
+    ) -> None:
+        p = self.parameters
+        records = record_segments(model, calibration, fisher_loss, p.draws, p.batch_size)
+        search = BlockSearch(self._grid, p.eliminate, p.rounds, p.order == "reverse", p.search)
+        segments = model.structure.segments
+        for done, segment in enumerate(segments, start=1):
+            search.run(segment, records.pop(0))
+            if progress is not None:
+                progress(done, len(segments), segment.name)
+
+    def _by_module(
+        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None
+    ) -> None:
+        p = self.parameters
+        metric = EliminatedFisherMetric(p.eliminate)
+        records = record_operations(model, calibration, fisher_loss, p.draws, p.batch_size)
+        for done, (operation, record) in enumerate(records, start=1):
+            search_operation(operation, record, metric, self._grid(operation), p.rounds, p.search)
+            if progress is not None:
+                progress(done, len(model.operations), operation.name)
+
+    def _grid(self, operation: QuantOperation) -> Grid:
+        """The port's ranges of factors."""
+        narrow = isinstance(operation, QuantMatMul | QuantConv2d)
+        low, high = (0.9, 1.2) if narrow else (0.7, 1.1)
+        return Grid(low, high, self.parameters.steps)

@@ -1,0 +1,243 @@
+"""Search of operand scales by the error of the whole block's output (APQ-ViT)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from methods.errors import MethodError
+from methods.quantization.calibration import Calibration, check_finite
+from methods.quantization.capture import OutputLoss, Record
+from methods.quantization.layers import QuantMatMul, QuantOperation
+from methods.quantization.model import QuantizedModel, Segment
+from methods.quantization.search import Candidates, Grid, SearchMode, best_index, sum_by_group
+
+
+def bottom_eliminated(error: Tensor, percent: float) -> Tensor:
+    """Set the smallest errors of each image to zero: those below the image's percentile of ``|error|``.
+
+    The unavoidable small errors say nothing about a scale (APQ-ViT, bottom elimination). Each image has its
+    own threshold, so the result does not depend on what else is in the batch.
+
+    Args:
+        error: [images, ...].
+        percent: in [0, 100); 0 eliminates nothing.
+    """
+    sizes = error.abs().flatten(1)
+    count = int(sizes.shape[1] * percent / 100)
+    if count == 0:
+        return error
+    threshold = sizes.kthvalue(count + 1, dim=1, keepdim=True).values
+    return error.flatten(1).masked_fill(sizes < threshold, 0.0).view_as(error)
+
+
+@dataclass(frozen=True)
+class EliminatedFisherMetric:
+    """`fisher_metric` after bottom elimination; for a score on each operation's own output."""
+
+    percent: float
+
+    def __call__(self, record: Record, estimate: Tensor, groups: int, axis: int) -> Tensor:
+        """Return minus the weighted squared error per group."""
+        assert record.squared_gradient is not None
+        error = bottom_eliminated(record.output - estimate, self.percent)
+        return -sum_by_group(error.square().mul_(record.squared_gradient), groups, axis)
+
+
+@dataclass
+class SegmentRecord:
+    """What one segment saw over the whole calibration set.
+
+    Attributes:
+        inputs: full-precision inputs, [images, ...].
+        output: full-precision outputs.
+        squared_gradient: mean over draws of (dL/doutput)^2.
+    """
+
+    inputs: Tensor
+    output: Tensor
+    squared_gradient: Tensor
+
+
+def record_segments(
+    model: QuantizedModel, calibration: Calibration, loss: OutputLoss, draws: int, batch_size: int
+) -> list[SegmentRecord]:
+    """Return a record of each segment, all from the same passes, with all quantizers off.
+
+    Arguments as in `capture.record_operations`.
+
+    Raises:
+        MethodError: NaN or infinite activations, or a segment on which the loss does not depend.
+    """
+    model.activate(weights=False, activations=False)
+    generator = calibration.generator()
+    segments = model.structure.segments
+    chunks: list[list[SegmentRecord]] = [[] for _ in segments]
+    for images in calibration.split(batch_size):
+        check_finite(images, f"{segments[0].operations[0].name}.input")
+        inputs, outputs = _chain(segments, images)
+        gradients = _squared_gradients(outputs, loss, draws, generator)
+        for chunk, x, y, gradient in zip(chunks, inputs, outputs, gradients, strict=True):
+            chunk.append(SegmentRecord(x.detach(), y.detach(), gradient))
+    records = [
+        SegmentRecord(
+            torch.cat([part.inputs for part in chunk]),
+            torch.cat([part.output for part in chunk]),
+            torch.cat([part.squared_gradient for part in chunk]),
+        )
+        for chunk in chunks
+    ]
+    for segment, record in zip(segments, records, strict=True):
+        if not bool(record.squared_gradient.any()):
+            raise MethodError(
+                f"{segment.name}: the loss has no gradient here, so no scale can be preferred; "
+                "check that the model's output depends on this block"
+            )
+    return records
+
+
+def _chain(segments: Sequence[Segment], images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Inputs and outputs of all segments, with a graph through all of them."""
+    inputs, outputs = [], []
+    with ExitStack() as stack, torch.enable_grad():
+        for segment in segments:
+            for operation in segment.operations:
+                stack.callback(operation.register_forward_hook(_check_output).remove)
+        x = images.clone().requires_grad_()
+        for segment in segments:
+            inputs.append(x)
+            x = segment.run(x)
+            outputs.append(x)
+    return inputs, outputs
+
+
+def _check_output(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    assert isinstance(module, QuantOperation)
+    check_finite(output.detach(), module.name)
+
+
+def _squared_gradients(
+    outputs: list[Tensor], loss: OutputLoss, draws: int, generator: torch.Generator
+) -> list[Tensor]:
+    sums = [torch.zeros_like(output) for output in outputs]
+    for draw in range(draws):
+        with torch.enable_grad():
+            value = loss(outputs[-1], generator)
+        gradients = torch.autograd.grad(value, outputs, retain_graph=draw < draws - 1)
+        for total, gradient in zip(sums, gradients, strict=True):
+            total.addcmul_(gradient, gradient, value=1 / draws)
+    return sums
+
+
+@contextmanager
+def replayed(outputs: dict[QuantOperation, Tensor]) -> Iterator[None]:
+    """Let operations return what they returned before, instead of computing it again."""
+
+    def constant(output: Tensor) -> Callable[..., Tensor]:
+        return lambda *inputs: output
+
+    try:
+        for operation, output in outputs.items():
+            # an instance attribute hides the method until it is deleted
+            operation.__dict__["forward"] = constant(output)
+        yield
+    finally:
+        for operation in outputs:
+            operation.__dict__.pop("forward", None)
+
+
+@dataclass(frozen=True)
+class BlockSearch:
+    """Search of the scales of all operations of a segment by the error of its output.
+
+    A candidate is one factor on the ranges of all groups (rows, heads) of a quantizer, for the score is one
+    number. The part of the segment before an operation is replayed while its scales are searched.
+
+    Attributes:
+        grid: gives the grid of an operation's operands.
+        percent: of errors eliminated per image and candidate.
+        rounds: alternations over all operations; ends early once nothing changes.
+        reverse: take operations from the last to the first.
+        mode: ``coarse-to-fine`` or ``exhaustive``.
+    """
+
+    grid: Callable[[QuantOperation], Grid]
+    percent: float
+    rounds: int
+    reverse: bool
+    mode: SearchMode
+
+    @torch.no_grad()
+    def run(self, segment: Segment, record: SegmentRecord) -> None:
+        """Set every quantizer of ``segment`` and leave it active."""
+        chosen: dict[tuple[str, int], Candidates] = {}
+        order = segment.operations[::-1] if self.reverse else segment.operations
+        for _ in range(self.rounds):
+            changes = [self._operation(segment, record, op, chosen) for op in order]
+            if not any(changes):
+                return
+
+    def _operation(
+        self,
+        segment: Segment,
+        record: SegmentRecord,
+        operation: QuantOperation,
+        chosen: dict[tuple[str, int], Candidates],
+    ) -> bool:
+        inputs, before = _look(segment, record.inputs, operation)
+        tensors = operation.operands(inputs)
+        quantizers = list(operation.quantizers().values())
+        order = (0, 1) if isinstance(operation, QuantMatMul) else (1, 0)
+        changed = False
+        for which in order:
+            quantizer = quantizers[which]
+            if quantizer.spec.is_float or quantizer.spec.dynamic:
+                quantizer.active = True
+                continue
+            key = operation.name, which
+            if key not in chosen:
+                chosen[key] = Candidates(quantizer, tensors[which], self.grid(operation))
+            own = chosen[key]
+            quantizer.active = True
+            with replayed(before):
+                best = best_index(
+                    self._score(segment, record, own), own.count, 1, self.mode, record.output.device
+                )
+            changed |= own.choose(best.expand(own.groups))
+        return changed
+
+    def _score(
+        self, segment: Segment, record: SegmentRecord, own: Candidates
+    ) -> Callable[[Tensor], Tensor]:
+        def score(index: Tensor) -> Tensor:
+            own.apply(index.expand(own.groups))
+            error = bottom_eliminated(segment.run(record.inputs) - record.output, self.percent)
+            return -error.square_().mul_(record.squared_gradient).sum().reshape(1)
+
+        return score
+
+
+def _look(
+    segment: Segment, x: Tensor, wanted: QuantOperation
+) -> tuple[tuple[Tensor, ...], dict[QuantOperation, Tensor]]:
+    """The inputs of an operation as the segment is now, and the outputs of the operations before it."""
+    inputs: list[tuple[Tensor, ...]] = []
+    before: dict[QuantOperation, Tensor] = {}
+
+    def watch(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        assert isinstance(module, QuantOperation)
+        if module is wanted:
+            inputs.append(args)
+        elif not inputs:
+            before[module] = output
+
+    with ExitStack() as stack:
+        for operation in segment.operations:
+            stack.callback(operation.register_forward_hook(watch).remove)
+        segment.run(x)
+    if not inputs:
+        raise MethodError(f"the forward pass never reached {wanted.name}; the model is unsupported")
+    return inputs[0], before
