@@ -35,6 +35,7 @@ class ApqVitParameters:
         rounds: alternations.
         draws: label draws averaged in the Fisher gradient.
         batch_size: images per backward pass.
+        alpha, beta: smallest and largest factor on the min-max range of linear layers' operands.
         steps: candidates per operand.
         search: ``coarse-to-fine`` (about a quarter of the work) or ``exhaustive``.
     """
@@ -45,6 +46,8 @@ class ApqVitParameters:
     rounds: int = 3
     draws: int = 4
     batch_size: int = 8
+    alpha: float = 0.3
+    beta: float = 1.1
     steps: int = 100
     search: Literal["coarse-to-fine", "exhaustive"] = "coarse-to-fine"
 
@@ -63,7 +66,8 @@ class ApqVit(Method):
     value per head; fc2 input twin uniform; static; head at the same bits; 32 images.
     Deviations: Fisher gradients (the port takes the output itself for its gradient); every operation is
     calibrated (the port leaves many out); blocks are calibrated on full-precision inputs; a candidate is one
-    factor for all groups of a quantizer, for a block's score is one number.
+    factor for all groups of a quantizer, for a block's score is one number; factors of linear layers begin
+    at 0.3, for the port's 0.7 (it defaults to 8 bits) cannot clip enough at 3 and 4 bits.
     """
 
     name = "apq-vit"
@@ -115,5 +119,5 @@ class ApqVit(Method):
     def _grid(self, operation: QuantOperation) -> Grid:
         """The port's ranges of factors."""
         narrow = isinstance(operation, QuantMatMul | QuantConv2d)
-        low, high = (0.9, 1.2) if narrow else (0.7, 1.1)
+        low, high = (0.9, 1.2) if narrow else (self.parameters.alpha, self.parameters.beta)
         return Grid(low, high, self.parameters.steps)

@@ -37,7 +37,7 @@ class MgrqParameters(ReconstructionParameters):
     """
 
     block: bool = True
-    global_weight: float = 1.0
+    global_weight: float = 0.1
     local_weight: float = 0.3
     temperature: float = 1.0
     drop: float = 0.5

@@ -43,7 +43,7 @@ class ReconstructionParameters(RepQParameters):
 
     profile: Profile = "fast"
     unit: Granularity = "block"
-    iterations: int = 100
+    iterations: int = 60
     batch_size: int = 8
     learn: Literal["rounding", "weights"] = "weights"
     weight_rate: float = 1.5e-4
