@@ -1,0 +1,140 @@
+"""The two compiled operators of mmcv that Mask R-CNN and Cascade Mask R-CNN need, on torchvision's.
+
+mmcv-lite has every ``mmcv.ops`` module in Python but not the compiled ``mmcv._ext`` behind them, and building
+that takes a compiler and half an hour. Where it is absent, `provide_operators` puts a module of that name in
+its place. Call it before the first import of mmdet.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+
+NAME = "mmcv._ext"
+AVERAGE = 1
+"""mmcv's number of the pooling mode "avg"; 0 is "max"."""
+
+
+def provide_operators() -> bool:
+    """Make mmcv's operators importable; return whether torchvision's stand in for compiled ones.
+
+    Nothing happens where mmcv was compiled. Operators other than NMS and RoIAlign raise
+    NotImplementedError with their name when they are called.
+    """
+    present = sys.modules.get(NAME)
+    if present is not None:
+        return isinstance(present, _Operators)
+    if importlib.util.find_spec(NAME) is not None:
+        return False
+    sys.modules[NAME] = _Operators(NAME)
+    return True
+
+
+class _Operators(ModuleType):
+    """Stands in for ``mmcv._ext``; mmcv asks whether names exist when it is imported."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, __doc__)
+        self.nms = nms
+        self.roi_align_forward = roi_align_forward
+        self.roi_align_backward = roi_align_backward
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("__"):  # what the import system asks for
+            raise AttributeError(name)
+
+        def missing(*args: Any, **kwargs: Any) -> Any:
+            raise NotImplementedError(
+                f"mmcv's compiled operator {name!r} is not available with mmcv-lite; "
+                "install a compiled mmcv to use models that need it"
+            )
+
+        return missing
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    """Return the indices of the boxes that stay, highest score first (int64).
+
+    Args:
+        boxes: [n, 4], (x1, y1, x2, y2).
+        scores: [n].
+        iou_threshold: a box goes if it overlaps a better one by more.
+        offset: 1 where a box from x1 to x2 is x2 - x1 + 1 wide, as in mmdet 1; else 0.
+    """
+    if offset:
+        # Widths grow by one if the far corners do; overlaps are then those of the definition.
+        boxes = boxes + boxes.new_tensor([0.0, 0.0, offset, offset])
+    return torchvision.ops.nms(boxes, scores, iou_threshold)
+
+
+def roi_align_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Write the pooled regions into ``output`` ([n, C, aligned_height, aligned_width]).
+
+    Args:
+        input: features [B, C, H, W].
+        rois: [n, 5], (image, x1, y1, x2, y2).
+        output: is overwritten.
+        argmax_y, argmax_x: of max pooling, unused.
+        spatial_scale: features per image pixel.
+        sampling_ratio: samples per bin and axis; 0: as many as the bin is large.
+        pool_mode: 1, average.
+        aligned: shift by half a pixel.
+
+    Raises:
+        NotImplementedError: max pooling.
+    """
+    _require_average(pool_mode)
+    pooled = torchvision.ops.roi_align(
+        input, rois, (aligned_height, aligned_width), spatial_scale, sampling_ratio, aligned
+    )
+    output.copy_(pooled)
+
+
+def roi_align_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Write the gradient of the features into ``grad_input``; arguments as in `roi_align_forward`."""
+    _require_average(pool_mode)
+    gradient = torch.ops.torchvision._roi_align_backward(
+        grad_output,
+        rois,
+        spatial_scale,
+        aligned_height,
+        aligned_width,
+        *grad_input.shape,
+        sampling_ratio,
+        aligned,
+    )
+    grad_input.copy_(gradient)
+
+
+def _require_average(pool_mode: int) -> None:
+    if pool_mode != AVERAGE:
+        raise NotImplementedError("RoIAlign with max pooling is not available with mmcv-lite")
