@@ -65,12 +65,12 @@ class Method:
         settings = {**cls.profiles.get(str(settings.get("profile")), {}), **settings}
         hints = get_type_hints(cls.Parameters)
         known = {field.name: hints[field.name] for field in fields(cls.Parameters)}
-        for name, value in settings.items():
+        for name, value in list(settings.items()):
             if name not in known:
                 raise MethodError(
                     f"{cls.name} has no parameter {name!r}; it has {', '.join(known) or 'none'}"
                 )
-            _check_type(f"{cls.name}.{name}", value, known[name])
+            settings[name] = _checked(f"{cls.name}.{name}", value, known[name])
         return cls(cls.Parameters(**settings))
 
     def bit_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:
@@ -145,13 +145,15 @@ class Method:
         return quantized
 
 
-def _check_type(what: str, value: Any, expected: Any) -> None:
+def _checked(what: str, value: Any, expected: Any) -> Any:
+    """Return ``value`` as the type ``expected``; 1 and 1.0 are one setting, so one run."""
     if get_origin(expected) is Literal:
         if value not in get_args(expected):
             raise MethodError(
                 f"{what} must be one of {', '.join(map(str, get_args(expected)))}; got {value!r}"
             )
-        return
+        return value
     accepted = (int, float) if expected is float else expected
     if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
         raise MethodError(f"{what} must be {expected.__name__}; got {value!r}")
+    return expected(value)
