@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import lookup
+from bench import lookup, warned
 from bench.environment import environment
 from bench.job import Job
 from bench.measure import MB, PeakMemory, Stopwatch
@@ -65,7 +65,9 @@ def execute(job: Job, report: Report, fields: dict[str, Any]) -> np.ndarray:
             module = loaded.module.to(device)
             calibration = calibration_set(task, loaded, run.calibration_images, run.seed).to(device)
         memory.reset()
-        with watch.phase("calibrate"):
+        with watch.phase("calibrate"), warned.collected() as texts:
+            # Whatever happens, the record has them: a unit that was given back, a batch cut in half.
+            fields["environment"]["warnings"] = texts
             quantized = method.quantize(module, table, calibration, _phase(report, "calibrate"))
         fields["peak_memory_mb"] = memory.read()
         del calibration

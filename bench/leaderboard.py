@@ -226,7 +226,10 @@ def _note(run: pd.Series[Any]) -> str:
     """The footnote of a run: what a reader has to know to compare it with the others."""
     if run["fidelity"] == REFERENCE:
         return ""
-    return "; ".join(text for text in (run["deviation"], own_words(run["convention"])) if text)
+    warned = "warned while calibrating, see `bench show`" if run["warnings"] else ""
+    return "; ".join(
+        text for text in (run["deviation"], own_words(run["convention"]), warned) if text
+    )
 
 
 def footnote_mark(number: int) -> str:

@@ -41,7 +41,8 @@ def describe(record: Record) -> str:
         *_pairs("seconds", record.seconds),
         f"memory       {record.peak_memory_mb} MB while calibrating",
         f"size         {record.size_mb} MB",
-        *_pairs("environment", record.environment),
+        *_pairs("environment", {k: v for k, v in record.environment.items() if k != "warnings"}),
+        *(f"warning      {text}" for text in record.environment.get("warnings", [])),
         f"time         {record.started} to {record.finished}",
     ]
     if record.error is not None:

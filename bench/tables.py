@@ -62,6 +62,7 @@ def _row(record: Record) -> dict[str, Any]:
         "threads": record.environment.get("threads"),
         "torch": record.environment.get("torch") or "",
         "deviation": deviation(record),
+        "warnings": len(record.environment.get("warnings", [])),
         "convention": record.convention or "",
         "error": (record.error or {}).get("message", ""),
     }

@@ -227,3 +227,24 @@ def test_wrong_names_in_a_suite(
     path.write_text(path.read_text().replace(old, new, 1))
     assert run() == 2
     assert message in capsys.readouterr().err
+
+
+def test_warnings_of_a_method_are_in_record_leaderboard_and_log(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A loss that diverges: each unit is given back as it was calibrated, and nobody misses it."""
+    settings = "iterations = 3\nweight_rate = 1e37"
+    write_suite(folder, '["qdrop", "minmax"]', **{"parameters.qdrop": settings})
+    assert run() == 0
+    found = by_label()
+    qdrop, minmax = found["toy_a qdrop W4A4"], found["toy_a minmax W4A4"]
+    assert qdrop["status"] == "ok" and minmax["environment"]["warnings"] == []
+    warnings = qdrop["environment"]["warnings"]
+    assert any("blocks.0: the loss was not finite" in text for text in warnings)
+    text = Path("output/toy/leaderboard.md").read_text()
+    assert text.count("warned while calibrating, see `bench show`") == 1
+    logs = "".join(path.read_text() for path in Path("output/toy/logs").glob("*.log"))
+    assert logs.count("blocks.0: the loss was not finite") == 1
+    capsys.readouterr()
+    assert main(["show", qdrop["run_id"], "--results", "output/toy"]) == 0
+    assert "warning      " in capsys.readouterr().out

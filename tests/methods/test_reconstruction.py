@@ -345,7 +345,7 @@ def test_caches_on_disk_change_nothing_and_do_not_grow_with_depth(
     in_memory = _quantize("qdrop", vit, calibration)(images)
     assert max(most) <= caches.COPIES
     monkeypatch.setenv("BENCH_CACHE_GB", "1e-6")
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         on_disk = _quantize("qdrop", vit, calibration)(images)
     assert "memory-mapped files" in caplog.text
     assert torch.equal(in_memory, on_disk)

@@ -80,7 +80,7 @@ def _mapped(shape: Sequence[int], need: float) -> Tensor:
             f"memory allows, and {folder} has only {free / GB:.1f} GB free; use fewer calibration images, "
             "a larger BENCH_CACHE_GB, or another TMPDIR"
         )
-    logger.warning("caches of %.1f GB go to memory-mapped files in %s", need / GB, folder)
+    logger.info("caches of %.1f GB go to memory-mapped files in %s", need / GB, folder)
     handle, name = tempfile.mkstemp(prefix="bench-cache-")
     os.close(handle)
     try:

@@ -1,0 +1,40 @@
+"""What a method warns of while it calibrates: a run that went on is not a run without a word."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+MOST = 50
+"""Warnings kept of one run; a method may warn of every block."""
+
+LOGGER = "methods"
+
+
+class _Collector(logging.StreamHandler[TextIO]):
+    """Prints as logging would without it, and keeps the text."""
+
+    def __init__(self, texts: list[str]) -> None:
+        super().__init__()
+        self.setLevel(logging.WARNING)
+        self._texts = texts
+
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        if len(self._texts) < MOST:
+            self._texts.append(record.getMessage())
+
+
+@contextmanager
+def collected() -> Iterator[list[str]]:
+    """Collect what is logged as a warning under ``methods``, in order, at most `MOST`."""
+    texts: list[str] = []
+    handler = _Collector(texts)
+    logger = logging.getLogger(LOGGER)
+    logger.addHandler(handler)
+    try:
+        yield texts
+    finally:
+        logger.removeHandler(handler)
