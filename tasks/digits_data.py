@@ -136,6 +136,15 @@ def _render_chunk(
     return np.rint(np.clip(canvas + noise, 0.0, 1.0) * np.float32(255.0)).astype(np.uint8)
 
 
+def clutter_background(size: int, rng: np.random.Generator, clutter: float) -> Floats:
+    """One cluttered background of another size: float32 [size, size, 3], not clipped to 0..1."""
+    small = _background(1, rng, clutter).transpose(0, 3, 1, 2).reshape(3, SIZE, SIZE)
+    line = ((np.arange(size) + 0.5) * (SIZE / size) - 0.5).clip(0, SIZE - 1).astype(np.float32)
+    row = np.broadcast_to(line[None, :, None], (3, size, size))
+    column = np.broadcast_to(line[None, None, :], (3, size, size))
+    return _bilinear(small, row, column).transpose(1, 2, 0)
+
+
 # ---------------------------------------------------------------- shapes (float32 [n, 32, 32], 0..1)
 
 
