@@ -113,7 +113,9 @@ def test_errors_name_file_line_and_key(
 def test_the_ablation_of_mgrq_switches_one_part_at_a_time() -> None:
     suite = read_suite(find_suite("mgrq-ablation"))
     runs = build_plan(suite, TaskOptions())
-    assert len(runs) == len({run.run_id for run in runs}) == 3 * (1 + 5 * 2 * 3)
+    each = 1 + 5 * len(suite.bits) * len(suite.seeds)  # full precision, then five variants
+    assert len(suite.seeds) == 3
+    assert len(runs) == len({run.run_id for run in runs}) == len(suite.models) * each
     switches = ("block", "global_weight", "local_weight")
     found = {
         run.title: tuple(bool(run.parameters[key]) for key in switches)
