@@ -6,8 +6,8 @@ from typing import Literal
 from methods.base import Method
 from methods.quantization.bits import (
     FLOAT,
+    LINEAR_WEIGHTS,
     OPERAND_ROLES,
-    WEIGHT_SITES,
     BitTable,
     BitWidth,
     equal_table,
@@ -19,8 +19,6 @@ from methods.quantization.layers import QuantConv2d, QuantMatMul, QuantOperation
 from methods.quantization.model import QuantizedModel
 from methods.quantization.search import Grid, search_operation
 from methods.registry import register_method
-
-LINEAR_WEIGHTS = tuple(key for key in WEIGHT_SITES if key != "patch_embed.weight")
 
 
 @dataclass(frozen=True)

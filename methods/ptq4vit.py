@@ -7,6 +7,7 @@ from methods.base import Method
 from methods.quantization.bits import (
     FLOAT,
     INPUT_SITES,
+    LINEAR_WEIGHTS,
     OPERAND_ROLES,
     WEIGHT_SITES,
     BitTable,
@@ -18,8 +19,6 @@ from methods.quantization.capture import fisher_loss, record_operations, self_di
 from methods.quantization.model import QuantizedModel
 from methods.quantization.search import Grid, fisher_metric, search_operation
 from methods.registry import register_method
-
-LINEAR_WEIGHTS = tuple(key for key in WEIGHT_SITES if key != "patch_embed.weight")
 
 
 @dataclass(frozen=True)

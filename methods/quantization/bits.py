@@ -30,6 +30,7 @@ Protocol = Literal["equal", "authors"]
 LINEAR_ROLES = ("patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head")
 OPERAND_ROLES = ("query", "key", "attention", "value")
 WEIGHT_SITES = tuple(f"{role}.weight" for role in LINEAR_ROLES)
+LINEAR_WEIGHTS = tuple(key for key in WEIGHT_SITES if key != "patch_embed.weight")
 INPUT_SITES = tuple(f"{role}.input" for role in LINEAR_ROLES)
 SITE_KEYS = WEIGHT_SITES + INPUT_SITES + OPERAND_ROLES
 OPTIONAL_KEYS = ("norm.input",)
