@@ -33,7 +33,7 @@ class Brecq(Reconstruction):
 
     name = "brecq"
     paper = "Li et al., BRECQ: Pushing the Limit of PTQ by Block Reconstruction, ICLR 2021"
-    version = 2
+    version = 3
     Parameters = BrecqParameters
 
     def recipe(self) -> Recipe:

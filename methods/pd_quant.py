@@ -33,7 +33,7 @@ class PDQuant(Reconstruction):
 
     name = "pd-quant"
     paper = "Liu et al., PD-Quant: PTQ Based on Prediction Difference Metric, CVPR 2023"
-    version = 2
+    version = 3
     profiles = {"paper": PAPER | {"weight_rate": 3e-3}}
     Parameters = PDQuantParameters
 

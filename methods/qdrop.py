@@ -13,12 +13,13 @@ class QDrop(Reconstruction):
     transformers. Roundings (profile ``paper``) or weights (``fast``) and activation steps are learned on the
     squared error of each unit's output; the unit's input mixes the quantized prefix and full precision
     value by value. Authors' convention: one scale per head, 1024 images. Deviations: the base's ranges are
-    RepQ-ViT's percentiles; no 8-bit exception for the classifier; activation steps have LSQ's gradient scale.
+    RepQ-ViT's percentiles, but for the attention map; no 8-bit exception for the classifier; activation steps
+    have LSQ's gradient scale.
     """
 
     name = "qdrop"
     paper = "Wei et al., QDrop: Randomly Dropping Quantization for Extremely Low-bit PTQ, ICLR 2022"
-    version = 2
+    version = 3
 
     def recipe(self) -> Recipe:
         """Half of the input and of the inner activations unquantized."""

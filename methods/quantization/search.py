@@ -44,6 +44,11 @@ def fisher_metric(record: Record, estimate: Tensor, groups: int, axis: int) -> T
     return -sum_by_group(error, groups, axis)
 
 
+def squared_error_metric(record: Record, estimate: Tensor, groups: int, axis: int) -> Tensor:
+    """Return minus the squared error."""
+    return -sum_by_group((record.output - estimate).square_(), groups, axis)
+
+
 def cosine_metric(record: Record, estimate: Tensor, groups: int, axis: int) -> Tensor:
     """Return the cosine of the angle between true and estimated output (EasyQuant)."""
     inner = sum_by_group(record.output * estimate, groups, axis)
@@ -182,3 +187,26 @@ def _search_operand(
         return metric(record, operation.compute(*pair), own.groups, operation.output_axis)
 
     return own.choose(best_index(score, own.count, own.groups, mode, fixed.device))
+
+
+@torch.no_grad()
+def search_map(product: QuantMatMul, inputs: tuple[Tensor, ...], grid: Grid) -> None:
+    """Set the scale of a product's first operand by the squared error of the product, once.
+
+    The second operand is quantized as it is calibrated, if it is.
+
+    Args:
+        product: attention x value.
+        inputs: attention map [B, heads, N, M] and values [B, heads, M, K].
+        grid: factors on the extreme values of the map.
+    """
+    record = Record(inputs, product.compute(*inputs), None)
+    values = product.second_quantizer(inputs[1])
+    own = Candidates(product.first_quantizer, inputs[0], grid)
+
+    def score(index: Tensor) -> Tensor:
+        own.apply(index)
+        estimate = product.compute(own.quantizer.fake_quantize(inputs[0]), values)
+        return squared_error_metric(record, estimate, own.groups, product.output_axis)
+
+    own.choose(best_index(score, own.count, own.groups, "coarse-to-fine", values.device))

@@ -10,6 +10,7 @@ import torch
 
 from methods import METHODS, MethodError
 from methods.quantization import BitWidth, TensorSpec, equal_table, wrap_model
+from methods.quantization.bits import OPERAND_ROLES
 from methods.quantization.quantizers import UniformQuantizer
 from methods.quantization.reconstruction import caches, engine
 from methods.quantization.reconstruction.learned import (
@@ -24,6 +25,8 @@ from methods.quantization.reconstruction.terms import (
     PredictionDivergence,
 )
 from methods.quantization.reconstruction.units import run_all, units_of
+from methods.reconstruction import search_attention
+from methods.repq_vit import RepQViT
 
 TERMS = (BlockError(), PredictionDivergence(), LocalDivergence())
 FAST = {"iterations": 10, "batch_size": 8}
@@ -223,6 +226,49 @@ def test_without_its_terms_mgrq_is_qdrop(vit, images, calibration):
     assert torch.equal(repq(images), reference.quantize(vit, table, calibration)(images))
     words = [METHODS.get("mgrq").create({"block": on}).convention(table) for on in (True, False)]
     assert ["trains" in text for text in words] == [True, False]
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "head"])
+def test_attention_scale_is_the_best_of_its_candidates(granularity, vit, calibration):
+    """Against a search from the definition: 128 ranges from zero, plain affine rounding."""
+    table = equal_table(BitWidth(3, 3)).change(OPERAND_ROLES, granularity=granularity)
+    model = wrap_model(vit, table)
+    METHODS.get("repq-vit").create().calibrate(model, calibration)
+    product = next(op for op in model.operations if op.role == "context")
+    seen = []
+    handle = product.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    search_attention(model, calibration)
+    handle.remove()
+    attention, values = seen[0]
+    exact, values = attention @ values, product.second_quantizer.fake_quantize(values)
+    heads = attention.unbind(1) if granularity == "head" else [attention]
+    tops = torch.stack([head.max() for head in heads])
+    lows = torch.stack([head.min() for head in heads])
+    errors = []
+    for i in range(1, 129):
+        shape = (1, -1, 1, 1)
+        top, low = (tops * i / 128).view(shape), (lows * i / 128).clamp(max=0).view(shape)
+        step = (top - low) / 7
+        zero = (-low / step).round()
+        codes = ((attention / step).round() + zero).clamp(0, 7)
+        error = ((codes - zero) * step @ values - exact).square().sum((0, 2, 3))
+        errors.append(error if granularity == "head" else error.sum()[None])
+    best = torch.stack(errors).min(0).values
+    chosen = (product.first_quantizer.fake_quantize(attention) @ values - exact).square()
+    chosen = chosen.sum((0, 2, 3)) if granularity == "head" else chosen.sum()[None]
+    # Coarse to fine may miss the very best of 128, never by much.
+    assert (chosen <= 1.02 * best).all()
+    start = torch.stack(errors)[-1]
+    assert (chosen < 0.95 * start).all()
+
+
+def test_logarithmic_maps_are_left_alone(vit, calibration):
+    method = METHODS.get("mgrq").create()
+    model = wrap_model(vit, method.bit_table(BitWidth(4, 4)))
+    RepQViT.calibrate(method, model, calibration)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    search_attention(model, calibration)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def test_layers_as_units_lower_the_error_of_each_layer(tiny, images, calibration):

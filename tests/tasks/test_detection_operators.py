@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.mmcv_operators import NAME, provide_operators
+from tasks.detection.operators import NAME, provide_operators
 
 STANDS_IN = provide_operators()
 

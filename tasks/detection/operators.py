@@ -8,6 +8,7 @@ its place. Call it before the first import of mmdet.
 import importlib.util
 import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -40,6 +41,8 @@ class _Operators(ModuleType):
 
     def __init__(self, name: str) -> None:
         super().__init__(name, __doc__)
+        # mmengine asks for the loader; None tells it that compiled operators are absent.
+        self.__spec__ = ModuleSpec(name, loader=None)
         self.nms = nms
         self.roi_align_forward = roi_align_forward
         self.roi_align_backward = roi_align_backward

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from tasks.detection.scenes import LEAST_VISIBLE, SIZE, compose, to_coco, write_scenes
 from tasks.digits_data import source_pools
-from tasks.scenes_data import LEAST_VISIBLE, SIZE, compose, to_coco, write_scenes
 
 
 @pytest.fixture(scope="module")
