@@ -1,5 +1,6 @@
 """APQ-ViT: block-wise calibration with bottom elimination, and a softmax quantizer that keeps the large."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -85,11 +86,14 @@ class ApqVit(Method):
     def calibrate(
         self, model: QuantizedModel, calibration: Calibration, progress: Progress | None = None
     ) -> None:
-        """Search block by block, or module by module."""
+        """Search block by block, or module by module; what is in no block always module by module."""
         if self.parameters.scope == "module":
-            self._by_module(model, calibration, progress)
-        else:
-            self._by_block(model, calibration, progress)
+            self._by_module(model, model.operations, calibration, progress)
+            return
+        self._by_block(model, calibration, progress)
+        behind = model.structure.behind()
+        if behind:
+            self._by_module(model, behind, calibration, progress)
 
     def _by_block(
         self, model: QuantizedModel, calibration: Calibration, progress: Progress | None
@@ -104,15 +108,21 @@ class ApqVit(Method):
                 progress(done, len(segments), segment.name)
 
     def _by_module(
-        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None
+        self,
+        model: QuantizedModel,
+        operations: Sequence[QuantOperation],
+        calibration: Calibration,
+        progress: Progress | None,
     ) -> None:
         p = self.parameters
         metric = EliminatedFisherMetric(p.eliminate)
-        records = record_operations(model, calibration, fisher_loss, p.draws, p.batch_size)
+        records = record_operations(
+            model, calibration, fisher_loss, p.draws, p.batch_size, operations
+        )
         for done, (operation, record) in enumerate(records, start=1):
             search_operation(operation, record, metric, self._grid(operation), p.rounds, p.search)
             if progress is not None:
-                progress(done, len(model.operations), operation.name)
+                progress(done, len(operations), operation.name)
 
     def _grid(self, operation: QuantOperation) -> Grid:
         """The port's ranges of factors."""

@@ -88,6 +88,8 @@ class Erq(RepQViT):
         def visit(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             # Behind the layer: what follows still gets its full-precision output.
             assert isinstance(module, WeightedOperation)
+            if module.name in done:  # a detector's RPN looks at several levels, the finest first
+                return
             check_finite(inputs[0], f"{module.name}.input")
             self._repair(module, inputs[0])
             done.append(module.name)

@@ -12,8 +12,13 @@ from methods.quantization.bits import (
     BitWidth,
     equal_table,
 )
-from methods.quantization.calibration import Calibration, Progress, calibrate_weights
-from methods.quantization.model import QuantizedModel
+from methods.quantization.calibration import (
+    Calibration,
+    Progress,
+    calibrate_sites,
+    calibrate_weights,
+)
+from methods.quantization.model import QuantizedModel, sites_of
 from methods.quantization.ranges import histogram_shrink_rule, minmax_rule
 from methods.quantization.reconstruction import (
     BatchRanges,
@@ -122,6 +127,17 @@ class LRQuant(Method):
         recipe.check(model.structure, calibration.n_images)
         calibrate_weights(model, minmax_rule)
         reconstruct(model, calibration, recipe, progress)
+        self._calibrate_behind(model, calibration)
+
+    def _calibrate_behind(self, model: QuantizedModel, calibration: Calibration) -> None:
+        """Calibrate what is in no block, neck and heads of a detector, behind the learned backbone."""
+        sites = list(sites_of(model.structure.behind()))
+        for site in sites:
+            site.quantizer.active = site.is_weight
+        if sites:
+            rule = histogram_shrink_rule()
+            images = calibration.whole()
+            calibrate_sites(sites, lambda: model(images), rule, sequential=True)
 
 
 @register_method

@@ -33,8 +33,15 @@ WEIGHT_SITES = tuple(f"{role}.weight" for role in LINEAR_ROLES)
 LINEAR_WEIGHTS = tuple(key for key in WEIGHT_SITES if key != "patch_embed.weight")
 INPUT_SITES = tuple(f"{role}.input" for role in LINEAR_ROLES)
 SITE_KEYS = WEIGHT_SITES + INPUT_SITES + OPERAND_ROLES
-OPTIONAL_KEYS = ("norm.input",)
+DETECTOR_ROLES = ("neck", "rpn_head", "bbox_head", "mask_head")
+"""Linear layers and convolutions of a detector behind its backbone, by the part they belong to."""
+
+DETECTOR_KEYS = tuple(f"{role}.{kind}" for role in DETECTOR_ROLES for kind in ("weight", "input"))
+OPTIONAL_KEYS = ("norm.input", *DETECTOR_KEYS)
 """Sites that a table may leave out: they are in floating point then, and models have no quantizer there."""
+
+Scope = Literal["backbone", "full"]
+"""What of a detector is quantized."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,31 @@ class BitTable(Mapping[str, TensorSpec]):
         for name in names & (set(specs) | (set(OPTIONAL_KEYS) if "bits" in changes else set())):
             specs[name] = _changed(specs.get(name, TensorSpec(FLOAT)), changes)
         return BitTable(specs)
+
+    def with_scope(self, scope: Scope) -> "BitTable":
+        """Return the table for a detector: ``full`` adds neck, RPN and RoI heads, ``backbone`` nothing.
+
+        Weights there have one scale per output channel and inputs one per tensor, with the bits, symmetry and
+        (static or dynamic) of the blocks' ``fc1``; the quantizers are uniform.
+
+        Raises:
+            MethodError: another scope.
+        """
+        if scope not in get_args(Scope):
+            raise MethodError(f"unknown scope {scope!r}; use {' or '.join(get_args(Scope))}")
+        if scope == "backbone":
+            return self
+        weight, given = self["fc1.weight"], self["fc1.input"]
+        specs = {
+            "weight": TensorSpec(weight.bits, "channel", weight.symmetric),
+            "input": TensorSpec(given.bits, "tensor", given.symmetric, given.dynamic),
+        }
+        return BitTable(dict(self) | {key: specs[key.split(".")[1]] for key in DETECTOR_KEYS})
+
+    @property
+    def scope(self) -> Scope:
+        """What of a detector the table quantizes."""
+        return "full" if DETECTOR_KEYS[0] in self else "backbone"
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Return the table as JSON-ready data."""

@@ -1,6 +1,6 @@
 """Search of operand scales by the error of the whole block's output (APQ-ViT)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from methods.errors import MethodError
 from methods.quantization.calibration import Calibration, check_finite
 from methods.quantization.capture import OutputLoss, Record
 from methods.quantization.layers import QuantMatMul, QuantOperation
-from methods.quantization.model import QuantizedModel, Segment
+from methods.quantization.model import Output, QuantizedModel, Segment, Structure
 from methods.quantization.search import Candidates, Grid, SearchMode, best_index, sum_by_group
 
 
@@ -88,8 +88,8 @@ def record_segments(
     chunks: list[list[SegmentRecord]] = [[] for _ in segments]
     for images in calibration.split(batch_size):
         check_finite(images, f"{segments[0].operations[0].name}.input")
-        inputs, outputs = _chain(segments, images)
-        gradients = _squared_gradients(outputs, loss, draws, generator)
+        inputs, outputs, prediction = _chain(model.structure, images)
+        gradients = _squared_gradients(prediction, outputs, loss, draws, generator)
         for chunk, x, y, gradient in zip(chunks, inputs, outputs, gradients, strict=True):
             chunk.append(SegmentRecord(x.detach(), y.detach(), gradient))
     records = [
@@ -109,8 +109,9 @@ def record_segments(
     return records
 
 
-def _chain(segments: Sequence[Segment], images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Inputs and outputs of all segments, with a graph through all of them."""
+def _chain(structure: Structure, images: Tensor) -> tuple[list[Tensor], list[Tensor], Output]:
+    """Inputs and outputs of all segments and the prediction, with a graph through all of them."""
+    segments, tail = structure.segments, structure.tail
     inputs, outputs = [], []
     with ExitStack() as stack, torch.enable_grad():
         for segment in segments:
@@ -121,7 +122,9 @@ def _chain(segments: Sequence[Segment], images: Tensor) -> tuple[list[Tensor], l
             inputs.append(x)
             x = segment.run(x)
             outputs.append(x)
-    return inputs, outputs
+        taps = [s.tap(y) for s, y in zip(segments, outputs, strict=True) if s.tap is not None]
+        prediction = x if tail is None else tail(taps)
+    return inputs, outputs, prediction
 
 
 def _check_output(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -130,12 +133,16 @@ def _check_output(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor)
 
 
 def _squared_gradients(
-    outputs: list[Tensor], loss: OutputLoss, draws: int, generator: torch.Generator
+    prediction: Output,
+    outputs: list[Tensor],
+    loss: OutputLoss,
+    draws: int,
+    generator: torch.Generator,
 ) -> list[Tensor]:
     sums = [torch.zeros_like(output) for output in outputs]
     for draw in range(draws):
         with torch.enable_grad():
-            value = loss(outputs[-1], generator)
+            value = loss(prediction, generator)
         gradients = torch.autograd.grad(value, outputs, retain_graph=draw < draws - 1)
         for total, gradient in zip(sums, gradients, strict=True):
             total.addcmul_(gradient, gradient, value=1 / draws)

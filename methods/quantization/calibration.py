@@ -18,6 +18,9 @@ class Progress(Protocol):
         """``done`` of ``total`` steps are finished; ``stage`` names the part under way, if any."""
 
 
+SHARED_ROLES = ("rpn_head",)
+"""Roles of layers that a detector applies to several feature maps, one after the other."""
+
 Rule = Callable[[Site, Tensor], None]
 """Sets the parameters of one site's quantizer, given the tensor that arrives there."""
 
@@ -145,14 +148,22 @@ class _Visitor:
     ) -> None:
         self.site, self.rule, self.sequential = site, rule, sequential
         self.seen, self.progress, self.total = seen, progress, total
+        self._parts: list[Tensor] = []
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         check_finite(inputs[0], self.site.name)
-        self.rule(self.site, inputs[0])
+        self.rule(self.site, self._joined(inputs[0]))
         self.seen.add(self.site.name)
         self.site.quantizer.active |= self.sequential
         if self.progress is not None:
             self.progress(len(self.seen), self.total)
+
+    def _joined(self, x: Tensor) -> Tensor:
+        """What arrived so far: the maps of all levels [B, C, H, W] in a row, where a layer sees several."""
+        if self.site.operation.role not in SHARED_ROLES:
+            return x
+        self._parts.append(x.detach().flatten(2).unsqueeze(-1))
+        return torch.cat(self._parts, dim=2)
 
 
 def check_finite(x: Tensor, site: str) -> None:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from methods.errors import MethodError
 from methods.quantization.calibration import Calibration, check_finite
 from methods.quantization.layers import QuantOperation
-from methods.quantization.model import QuantizedModel
+from methods.quantization.model import Output, QuantizedModel
 
 MEMORY_BUDGET = 2 * 1024**3
 """Bytes of recorded tensors held at once; more operations are recorded in further passes."""
 
-OutputLoss = Callable[[Tensor, torch.Generator], Tensor]
-"""Scalar loss of a batch of logits [b, classes]; summed over images, so that g belongs to one image."""
+OutputLoss = Callable[[Output, torch.Generator], Tensor]
+"""Scalar loss of a batch's output; summed over images, so that g belongs to one image."""
 
 
 @dataclass
@@ -35,21 +35,40 @@ class Record:
     squared_gradient: Tensor | None
 
 
-def fisher_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Cross entropy to labels drawn from the model's own softmax, summed over the batch.
+def fisher_loss(output: Output, generator: torch.Generator) -> Tensor:
+    """A loss whose squared gradient has the diagonal of the Fisher information as expectation.
 
-    Its squared gradient has the diagonal of the Fisher information as expectation.
+    For logits: cross entropy to labels drawn from the model's own softmax, summed over the batch. For feature
+    maps P: ``sum of <P, e> / |P|`` with e drawn from N(0, 1), the same for a Gaussian whose deviation is the
+    map's size; the expectation is then the Gauss-Newton diagonal of the relative squared error.
     """
+    if not isinstance(output, Tensor):
+        return torch.stack([_projection(part, generator) for part in output]).sum()
+    logits = output
     probabilities = logits.detach().softmax(dim=-1).cpu()
     labels = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
     return F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
 
 
-def self_divergence_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
+def _projection(part: Tensor, generator: torch.Generator) -> Tensor:
+    """``<P, e> / |P|`` of one map, |P| per image on average."""
+    noise = torch.randn(part.shape, generator=generator).to(part.device)
+    size = part.detach().square().sum().div(max(1, len(part))).sqrt()
+    return (part * noise).sum() / size.clamp_min(torch.finfo(part.dtype).tiny)
+
+
+def self_divergence_loss(output: Output, generator: torch.Generator) -> Tensor:
     """KL divergence of the prediction from itself, as PTQ4ViT's released code ends up computing.
 
-    Its exact gradient is zero: what comes out is the rounding noise of the backward pass.
+    Its exact gradient is zero: what comes out is the rounding noise of the backward pass. Of feature maps
+    the softmax is taken over channels.
     """
+    if not isinstance(output, Tensor):
+        parts = [
+            self_divergence_loss(part.movedim(1, -1).flatten(0, -2), generator) for part in output
+        ]
+        return torch.stack(parts).sum()
+    logits = output
     target = logits.detach().softmax(dim=-1)
     return F.kl_div(F.log_softmax(logits, dim=-1), target, reduction="batchmean")
 
@@ -60,6 +79,7 @@ def record_operations(
     loss: OutputLoss | None = None,
     draws: int = 1,
     batch_size: int = 8,
+    operations: Sequence[QuantOperation] | None = None,
 ) -> Iterator[tuple[QuantOperation, Record]]:
     """Yield each operation with its record, computed with all quantizers inactive.
 
@@ -72,9 +92,11 @@ def record_operations(
         loss: gives squared gradients if present.
         draws: how many times the loss is drawn per batch.
         batch_size: images per forward (and backward) pass.
+        operations: those to record; None: all.
     """
     model.activate(weights=False, activations=False)
-    for group in _groups(model, calibration, loss is not None):
+    wanted = model.operations if operations is None else operations
+    for group in _groups(model, wanted, calibration, loss is not None):
         chunks: dict[str, list[Record]] = {op.name: [] for op in group}
         generator = calibration.generator()
         for images in calibration.split(batch_size):
@@ -85,13 +107,16 @@ def record_operations(
 
 
 def _groups(
-    model: QuantizedModel, calibration: Calibration, gradients: bool
+    model: QuantizedModel,
+    operations: Sequence[QuantOperation],
+    calibration: Calibration,
+    gradients: bool,
 ) -> Iterator[Sequence[QuantOperation]]:
     first = calibration.whole()[:1]
-    single = _record_batch(model, model.operations, first, None, 1, calibration.generator())
+    single = _record_batch(model, operations, first, None, 1, calibration.generator())
     group: list[QuantOperation] = []
     used = 0
-    for operation in model.operations:
+    for operation in operations:
         record = single[operation.name]
         tensors = (*record.inputs, record.output, *((record.output,) if gradients else ()))
         size = calibration.n_images * sum(t.numel() * t.element_size() for t in tensors)
@@ -119,7 +144,8 @@ def _record_batch(
         assert isinstance(module, QuantOperation)
         for tensor in (*args, output):
             check_finite(tensor.detach(), module.name)
-        if module.name in wanted:
+        # A detector calls its RPN once per level, the finest first: that one is judged on.
+        if module.name in wanted and module.name not in outputs:
             inputs[module.name], outputs[module.name] = tuple(a.detach() for a in args), output
 
     with ExitStack() as stack, torch.set_grad_enabled(loss is not None):
@@ -128,9 +154,9 @@ def _record_batch(
         for operation in model.operations:
             stack.callback(operation.register_forward_hook(hook).remove)
         # The parameters are frozen, so the graph hangs on the images.
-        logits = model(images.clone().requires_grad_(loss is not None))
+        prediction = model(images.clone().requires_grad_(loss is not None))
         gradients = (
-            {} if loss is None else _squared_gradients(logits, outputs, loss, draws, generator)
+            {} if loss is None else _squared_gradients(prediction, outputs, loss, draws, generator)
         )
     missing = [op.name for op in operations if op.name not in outputs]
     if missing:
@@ -141,7 +167,7 @@ def _record_batch(
 
 
 def _squared_gradients(
-    logits: Tensor,
+    prediction: Output,
     outputs: dict[str, Tensor],
     loss: OutputLoss,
     draws: int,
@@ -149,7 +175,7 @@ def _squared_gradients(
 ) -> dict[str, Tensor]:
     sums = {name: torch.zeros_like(output) for name, output in outputs.items()}
     for draw in range(draws):
-        value = loss(logits, generator)
+        value = loss(prediction, generator)
         gradients = torch.autograd.grad(
             value, list(outputs.values()), retain_graph=draw < draws - 1
         )

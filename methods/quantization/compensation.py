@@ -147,6 +147,8 @@ def quantize_layers_in_order(
 
     def visit(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(module, WeightedOperation)
+        if module.name in done:  # a detector's RPN looks at several levels, the finest first
+            return
         check_finite(inputs[0], f"{module.name}.input")
         quantize(module, module.columns(module.input_quantizer(inputs[0])))
         done.append(module.name)

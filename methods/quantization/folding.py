@@ -24,6 +24,8 @@ def fold_into_reader(
     _undo_in_reader(link, divisor if multiplier is None else multiplier, shift)
     link.norm.weight.div_(divisor)
     link.norm.bias.add_(shift).div_(divisor)
+    if link.padding is not None:
+        link.padding.value.add_(shift).div_(divisor)
 
 
 @torch.no_grad()

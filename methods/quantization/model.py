@@ -1,6 +1,6 @@
 """A model with quantizers at its sites."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -8,17 +8,45 @@ import torch
 from torch import Tensor, nn
 
 from methods.errors import MethodError
-from methods.quantization.bits import WEIGHT_SITES, BitTable
+from methods.quantization.bits import BitTable
 from methods.quantization.layers import QuantMatMul, QuantOperation, WeightedOperation
 from methods.quantization.quantizers import Quantizer
+
+Output = Tensor | tuple[Tensor, ...]
+"""What a model says of a batch: logits [b, classes] of a classifier, feature maps of a detector."""
+
+
+class Padding(nn.Module):
+    """What stands in place of missing tokens behind a LayerNorm: a value per channel, zero at first.
+
+    Swin pads to whole windows behind the norm. A shift that is folded into norm and reader has to move
+    the padded tokens too, else they would say something else to the reader than before.
+    """
+
+    value: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.zeros(channels))
+
+    def forward(self) -> Tensor:
+        """Return the value, [C]."""
+        return self.value
 
 
 @dataclass(frozen=True)
 class NormLink:
-    """A LayerNorm whose only reader is a linear layer: a scale can move from one to the other."""
+    """A LayerNorm whose only reader is a linear layer: a scale can move from one to the other.
+
+    Attributes:
+        norm: the LayerNorm.
+        reader: the linear layer.
+        padding: the padded tokens between them, if there can be any.
+    """
 
     norm: nn.LayerNorm
     reader: WeightedOperation
+    padding: Padding | None = None
 
     @property
     def source(self) -> nn.LayerNorm:
@@ -58,6 +86,7 @@ class Segment:
         operations: the quantized operations inside, in execution order.
         stage: blocks of one number work at one resolution.
         halves: of a block, the attention and the MLP, each with its residual; else empty.
+        tap: maps the segment's output to a feature map that `Structure.tail` reads; None for most.
     """
 
     name: str
@@ -66,6 +95,7 @@ class Segment:
     operations: tuple[QuantOperation, ...]
     stage: int = 0
     halves: tuple["Segment", ...] = ()
+    tap: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass
@@ -77,8 +107,13 @@ class Structure:
         norm_links: the LayerNorm -> linear pairs of blocks and patch mergings.
         value_links: the qkv -> projection pairs of attention layers.
         blocks: dotted names of the transformer blocks.
-        segments: the model cut into pieces; every operation is in exactly one.
+        segments: the model cut into pieces; every operation is in exactly one, but for those of a
+            detector behind its backbone.
         family: name of the architecture family.
+        tail: of a detector, maps the segments' taps to what the whole says (the neck); None where the
+            last segment gives the model's output.
+        observe: maps images to outputs that depend on every operation, where the model itself asks for
+            more than images.
     """
 
     family: str
@@ -87,6 +122,13 @@ class Structure:
     value_links: list[ValueLink] = field(default_factory=list)
     blocks: list[str] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
+    tail: Callable[[Sequence[Tensor]], tuple[Tensor, ...]] | None = None
+    observe: Callable[[Tensor], tuple[Tensor, ...]] | None = None
+
+    def behind(self) -> list[QuantOperation]:
+        """Return the operations that are in no segment: neck and heads of a detector."""
+        inside = {op.name for segment in self.segments for op in segment.operations}
+        return [op for op in self.operations if op.name not in inside]
 
 
 @dataclass(frozen=True)
@@ -101,7 +143,7 @@ class Site:
     @property
     def is_weight(self) -> bool:
         """Whether the tensor is a weight (else an activation)."""
-        return self.key in WEIGHT_SITES
+        return self.key.endswith(".weight")
 
 
 def sites_of(operations: Iterable[QuantOperation]) -> Iterator[Site]:
@@ -127,7 +169,9 @@ class QuantizedModel(nn.Module):
         self.structure = structure
 
     def forward(self, *inputs: Any, **keywords: Any) -> Any:
-        """Call the wrapped model."""
+        """Call the wrapped model; with images alone a detector gives feature maps (`Structure.observe`)."""
+        if self.structure.observe is not None and len(inputs) == 1 and not keywords:
+            return self.structure.observe(inputs[0])
         return self.module(*inputs, **keywords)
 
     @property

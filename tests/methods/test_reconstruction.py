@@ -12,7 +12,7 @@ from methods import METHODS, MethodError
 from methods.quantization import BitWidth, TensorSpec, equal_table, wrap_model
 from methods.quantization.bits import OPERAND_ROLES
 from methods.quantization.quantizers import UniformQuantizer
-from methods.quantization.reconstruction import caches, engine
+from methods.quantization.reconstruction import caches, engine, loop
 from methods.quantization.reconstruction.learned import (
     LearnedOffset,
     LearnedRounding,
@@ -130,7 +130,7 @@ def test_prediction_term_matches_finite_differences_and_leaves_the_rest_alone(vi
         logits = rest(target)
 
     def value(output):
-        batch = Batch(output=output, target=target, rest=rest, logits=logits, clean=output)
+        batch = Batch(output=output, target=target, rest=rest, prediction=logits, clean=output)
         return PredictionDivergence()(batch)
 
     assert abs(float(value(target))) < 1e-6
@@ -200,8 +200,8 @@ def test_each_term_of_mgrq_is_lower_after_reconstruction(vit, calibration):
             zip(model.structure.segments, exact, strict=True)
         ):
             inner, inner_target = {}, {}
-            target = engine._run_watched(original, x, inner_target, 1.0)
-            output = engine._run_watched(segment, x, inner, 1.0)
+            target = loop._run_watched(original, x, inner_target, 1.0)
+            output = loop._run_watched(segment, x, inner, 1.0)
             if segment.kind == "block":
                 rest = partial(run_all, exact[index + 1 :])
                 batch = Batch(output, target, rest, vit(images), output, inner, inner_target)
@@ -314,7 +314,7 @@ def test_importance_is_the_squared_gradient_of_each_image(vit, images):
     wrapped = wrap_model(vit, equal_table(BitWidth(4, 4)))
     segments = wrapped.structure.segments
 
-    def rest(x):
+    def rest(x, chosen=None):
         return run_all(segments[2:], x)
 
     with torch.no_grad():

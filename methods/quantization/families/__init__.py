@@ -7,11 +7,12 @@ from torch import nn
 from methods.errors import MethodError
 from methods.quantization.bits import BitTable
 from methods.quantization.families.base import Family
+from methods.quantization.families.mmdet_swin import MMDetSwin
 from methods.quantization.families.timm_swin import TimmSwin
 from methods.quantization.families.timm_vit import TimmViT
 from methods.quantization.model import QuantizedModel
 
-FAMILIES: tuple[type[Family], ...] = (TimmViT, TimmSwin)
+FAMILIES: tuple[type[Family], ...] = (TimmViT, TimmSwin, MMDetSwin)
 
 
 def find_family(model: nn.Module) -> type[Family]:

@@ -1,6 +1,6 @@
 """What family adapters share: replacing layers and recording the structure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from methods.errors import MethodError
 from methods.quantization.bits import BitTable
 from methods.quantization.layers import QuantConv2d, QuantLayerNorm, QuantLinear, WeightedOperation
-from methods.quantization.model import NormLink, Segment, SegmentKind, Structure
+from methods.quantization.model import NormLink, Padding, Segment, SegmentKind, Structure
 
 
 class Family:
@@ -66,10 +66,12 @@ class Family:
             setattr(parent, child, operation)
             self.structure.operations.append(operation)
 
-    def link(self, norm: nn.Module, reader: WeightedOperation) -> None:
+    def link(
+        self, norm: nn.Module, reader: WeightedOperation, padding: Padding | None = None
+    ) -> None:
         """Record that ``reader`` alone reads the output of ``norm``, if that is a LayerNorm."""
         if isinstance(norm, nn.LayerNorm):
-            self.structure.norm_links.append(NormLink(norm, reader))
+            self.structure.norm_links.append(NormLink(norm, reader, padding))
 
     def segment(
         self,
@@ -78,10 +80,12 @@ class Family:
         run: Callable[[Tensor], Tensor],
         stage: int = 0,
         halves: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None,
+        tap: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Record the segment that holds the operations replaced since the last one.
 
-        ``halves`` are the attention and the MLP of a block, each with its residual.
+        ``halves`` are the attention and the MLP of a block, each with its residual; ``tap`` is what a
+        detector's neck reads of it.
         """
         taken = sum(len(segment.operations) for segment in self.structure.segments)
         operations = tuple(self.structure.operations[taken:])
@@ -90,11 +94,9 @@ class Family:
             border = next(i for i, op in enumerate(operations) if op.role == "fc1")
             border -= operations[border - 1].role == "norm"
             attention = Segment(f"{name}.attn", kind, halves[0], operations[:border], stage)
-            parts = (
-                attention,
-                Segment(f"{name}.mlp", kind, halves[1], operations[border:], stage),
-            )
-        self.structure.segments.append(Segment(name, kind, run, operations, stage, parts))
+            mlp = Segment(f"{name}.mlp", kind, halves[1], operations[border:], stage, tap=tap)
+            parts = attention, mlp
+        self.structure.segments.append(Segment(name, kind, run, operations, stage, parts, tap))
 
     def require(self, module: nn.Module, kind: type[nn.Module], name: str) -> None:
         """Refuse the model unless ``module`` is exactly a ``kind``."""
@@ -107,9 +109,14 @@ class Family:
             f"cannot quantize this {type(self.model).__name__}: {why}. Supported: {self.description}"
         )
 
+    def quantized_part(self) -> Iterable[tuple[str, nn.Module]]:
+        """Return names and modules of all that must be quantized: the whole model."""
+        modules: Iterable[tuple[str, nn.Module]] = self.model.named_modules()
+        return modules
+
     def _refuse_leftovers(self) -> None:
         """A layer that nobody replaced would stay in floating point without a word."""
         kinds = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
-        left = [name for name, module in self.model.named_modules() if isinstance(module, kinds)]
+        left = [name for name, module in self.quantized_part() if isinstance(module, kinds)]
         if left:
             raise self.refusal(f"no role is known for {', '.join(left[:4])}")

@@ -12,55 +12,9 @@ from timm.models.swin_transformer import (
 )
 from torch import Tensor, nn
 
-from methods.quantization.bits import BitTable
 from methods.quantization.families.base import Family
-from methods.quantization.layers import context_product, scores_product
+from methods.quantization.families.window import QuantWindowAttention
 from methods.quantization.model import ValueLink
-
-
-class QuantWindowAttention(nn.Module):
-    """timm's window attention with its two products made explicit.
-
-    Takes over the submodules (and so the parameter names) of the original.
-    """
-
-    relative_position_index: Tensor
-
-    def __init__(self, attention: WindowAttention, name: str, table: BitTable) -> None:
-        super().__init__()
-        self.num_heads, self.scale = attention.num_heads, attention.scale
-        self.window_area = attention.window_area
-        self.relative_position_bias_table = attention.relative_position_bias_table
-        self.register_buffer(
-            "relative_position_index", attention.relative_position_index, persistent=False
-        )
-        self.qkv, self.proj = attention.qkv, attention.proj
-        self.attn_drop, self.proj_drop = attention.attn_drop, attention.proj_drop
-        self.scores = scores_product(name, table)
-        self.context = context_product(name, table)
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend within windows.
-
-        Args:
-            x: [windows * B, N, C].
-            mask: None, or additive mask [windows, N, N] of the shifted windows.
-        """
-        batch, tokens, _ = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        logits = self.scores(query * self.scale, key) + self._position_bias()
-        if mask is not None:
-            windows = mask.shape[0]
-            logits = logits.view(-1, windows, self.num_heads, tokens, tokens) + mask[None, :, None]
-            logits = logits.view(-1, self.num_heads, tokens, tokens)
-        attention = self.attn_drop(logits.softmax(dim=-1))
-        x = self.context(attention, value).transpose(1, 2).reshape(batch, tokens, -1)
-        return self.proj_drop(self.proj(x))
-
-    def _position_bias(self) -> Tensor:
-        bias = self.relative_position_bias_table[self.relative_position_index.view(-1)]
-        return bias.view(self.window_area, self.window_area, -1).permute(2, 0, 1).contiguous()
 
 
 class TimmSwin(Family):

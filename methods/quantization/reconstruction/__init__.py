@@ -1,6 +1,6 @@
 """Block-wise reconstruction: one engine, configured by methods."""
 
-from methods.quantization.reconstruction.engine import Recipe, Weighting, reconstruct
+from methods.quantization.reconstruction.engine import reconstruct
 from methods.quantization.reconstruction.learnables import (
     BatchRanges,
     Clipping,
@@ -10,6 +10,7 @@ from methods.quantization.reconstruction.learnables import (
     Steps,
     Weights,
 )
+from methods.quantization.reconstruction.recipe import Recipe, Weighting
 from methods.quantization.reconstruction.terms import (
     BlockError,
     FisherError,

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from methods.errors import MethodError
+from methods.quantization.model import Output
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,10 @@ COPIES = 4
 """Full-precision input, quantized input, target, and the next quantized input while it is made."""
 
 FORWARD_BATCH = 64
-"""Images per pass when all are sent through a unit."""
+"""Most images per pass when all are sent through a unit."""
+
+FORWARD_BYTES = 128 * 10**6
+"""Most bytes of input per pass: one image of a detector's first stage has what 60 of a classifier have."""
 
 
 def host_budget() -> float:
@@ -90,17 +94,40 @@ def _mapped(shape: Sequence[int], need: float) -> Tensor:
         os.unlink(name)  # the mapping keeps the data until the tensor is gone
 
 
-@torch.no_grad()
+def batches(x: Tensor) -> list[slice]:
+    """Return the parts in which all images ``x`` are sent through a unit."""
+    size = max(1, min(FORWARD_BATCH, FORWARD_BYTES // (4 * x[0].numel())))
+    return [slice(start, start + size) for start in range(0, len(x), size)]
+
+
 def send_through(run: Callable[[Tensor], Tensor], x: Tensor, device: torch.device) -> Tensor:
     """Return ``run`` of all images ``x``, a batch at a time, in a cache of its own."""
-    result: Tensor | None = None
-    for start in range(0, len(x), FORWARD_BATCH):
-        part = run(x[start : start + FORWARD_BATCH].to(device))
-        if result is None:
-            result = allocate((len(x), *part.shape[1:]), device)
-        result[start : start + len(part)] = part
-    assert result is not None
+    result = predictions(run, x, device)
+    assert isinstance(result, Tensor)
     return result
+
+
+@torch.no_grad()
+def predictions(run: Callable[[Tensor], Output], x: Tensor, device: torch.device) -> Output:
+    """`send_through` for what may give several tensors per batch; each gets a cache."""
+    caches: list[Tensor] = []
+    single = True
+    for part in batches(x):
+        output = run(x[part].to(device))
+        single = isinstance(output, Tensor)
+        tensors = (output,) if isinstance(output, Tensor) else output
+        if not caches:
+            caches = [allocate((len(x), *tensor.shape[1:]), device) for tensor in tensors]
+        for cache, tensor in zip(caches, tensors, strict=True):
+            cache[part] = tensor
+    return caches[0] if single else tuple(caches)
+
+
+def take_output(cache: Output, chosen: Tensor, device: torch.device) -> Output:
+    """Return the rows ``chosen`` of what `predictions` gave, on ``device``."""
+    if isinstance(cache, Tensor):
+        return take(cache, chosen, device)
+    return tuple(take(part, chosen, device) for part in cache)
 
 
 def take(cache: Tensor, chosen: Tensor, device: torch.device) -> Tensor:

@@ -1,110 +1,24 @@
 """The engine: units one after the other, two streams of activations, one loop."""
 
 import logging
-import math
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from methods.errors import MethodError, is_out_of_memory
+from methods.errors import is_out_of_memory
 from methods.quantization.calibration import Calibration, Progress, Rule, calibrate_sites
 from methods.quantization.capture import fisher_loss
 from methods.quantization.layers import QuantOperation, WeightedOperation
-from methods.quantization.model import QuantizedModel, Segment, Structure, sites_of
-from methods.quantization.reconstruction.caches import FORWARD_BATCH, send_through, take
-from methods.quantization.reconstruction.learnables import (
-    Attachment,
-    Learnable,
-    Roundings,
-    Steps,
-    Unit,
-)
-from methods.quantization.reconstruction.terms import Batch, BlockError, LogitDivergence, Term
-from methods.quantization.reconstruction.units import Granularity, run_all, units_of
+from methods.quantization.model import Output, QuantizedModel, Segment, sites_of
+from methods.quantization.reconstruction.caches import batches, predictions, send_through, take
+from methods.quantization.reconstruction.learnables import Attachment, Learnable, Unit
+from methods.quantization.reconstruction.loop import Data, Loop, Rest, Streams
+from methods.quantization.reconstruction.recipe import Recipe, terms_of
+from methods.quantization.reconstruction.units import run_rest, units_of
 
 logger = logging.getLogger(__name__)
-
-INNER_ROLES = ("qkv", "context", "proj", "fc1", "fc2", "reduction")
-"""Operations whose outputs the local term compares."""
-
-MOMENTUM = 0.95
-"""Of the running means of ``weighting = "running"`` (LRQuant+)."""
-
-Weighting = Literal["first", "shared", "running", "plain"]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How units are reconstructed.
-
-    Attributes:
-        terms: the loss.
-        learnables: what is learned, in the order in which it is put into a unit.
-        unit: what is reconstructed at once.
-        iterations: per unit.
-        batch_size: images per iteration.
-        input_mix: probability that an input value comes from the quantized prefix, else it is the
-            full-precision model's (QDrop: 0.5, BRECQ: 0).
-        keep: probability that an activation inside the unit is quantized while learning.
-        weighting: ``first``: each term is divided by its value in the unit's first iteration and
-            doubled; ``shared``: all terms by the first term's; ``running``: each by its running mean;
-            ``plain``: as they are.
-        rounding_weight: weight of the rounding regulariser.
-        warmup: share of the iterations without it.
-        rule: calibrates the unit's static activations once it is learned; None: they are.
-    """
-
-    terms: Sequence[Term] = (BlockError(),)
-    learnables: Sequence[Learnable] = (Roundings(), Steps())
-    unit: Granularity = "block"
-    iterations: int = 2000
-    batch_size: int = 32
-    input_mix: float = 0.5
-    keep: float = 0.5
-    weighting: Weighting = "first"
-    rounding_weight: float = 0.01
-    warmup: float = 0.2
-    rule: Rule | None = None
-
-    def check(self, structure: Structure, images: int) -> None:
-        """Refuse what cannot work before any work is done.
-
-        Raises:
-            MethodError: too few images, a setting out of range, or terms that the units cannot give.
-        """
-        if self.iterations < 0 or self.batch_size < 1:
-            raise MethodError("reconstruction needs iterations >= 0 and batch_size >= 1")
-        if images < self.batch_size:
-            raise MethodError(
-                f"reconstruction in batches of {self.batch_size} images needs at least as many "
-                f"calibration images, got {images}; use more images or a smaller batch_size"
-            )
-        if self.unit == "layer":
-            wide = [t for t in self.terms if t.needs_clean or t.needs_inner or t.needs_importance]
-            if wide:
-                names = ", ".join(type(term).__name__ for term in wide)
-                raise MethodError(f"units of one layer cannot give {names}; use another unit")
-        if any(term.needs_inner for term in self.terms):
-            for segment in structure.segments:
-                if segment.kind == "block" and not _inner(segment):
-                    raise MethodError(
-                        f"{segment.name} has none of the layers {', '.join(INNER_ROLES)} "
-                        "whose outputs the local term compares"
-                    )
-
-
-@dataclass
-class Streams:
-    """Activations in front of the current unit, for all calibration images, and the logits behind all."""
-
-    exact: Tensor
-    quantized: Tensor
-    logits: Tensor
 
 
 def reconstruct(
@@ -151,22 +65,36 @@ class _Engine:
         self._units = units_of(model.structure, recipe.unit)
         self._done, self._total = 0, _count(self._units, recipe) * recipe.iterations
         images = calibration.whole()
-        self._streams = Streams(images, images, send_through(model, images, self._device))
+        whole = model if model.structure.tail is None else self._predict
+        self._streams = Streams(images, images, predictions(whole, images, self._device))
+        self._taps: list[Tensor] = []
 
     def run(self) -> None:
         for index, segment in enumerate(self._units):
             streams = self._streams
             target = send_through(segment.run, streams.exact, self._device)
-            rest = partial(run_all, self._units[index + 1 :])
+            rest = partial(self._rest, index)
             if self._recipe.unit == "layer" and segment.kind == "block":
                 self._learn_layers(segment)
             else:
                 self._learn(segment, streams, target, rest)
             _finish(segment)
             quantized = send_through(segment.run, streams.quantized, self._device)
-            self._streams = Streams(target, quantized, streams.logits)
+            self._streams = Streams(target, quantized, streams.prediction)
+            if segment.tap is not None:
+                self._taps.append(send_through(segment.tap, target, self._device))
         if self._progress is not None:
             self._progress(self._total, self._total, "")
+
+    def _predict(self, images: Tensor) -> Output:
+        """The feature maps of a detector, which the global term compares."""
+        first = self._units[0]
+        return run_rest(self._units, self._structure.tail, (), first.run(images))
+
+    def _rest(self, index: int, x: Tensor, chosen: Tensor) -> Output:
+        """The rest of the model behind unit ``index``, for its output ``x`` of the images ``chosen``."""
+        taps = [take(tap, chosen, self._device) for tap in self._taps]
+        return run_rest(self._units[index:], self._structure.tail, taps, x)
 
     def _learn_layers(self, segment: Segment) -> None:
         """Take a block layer by layer, each on what the layers before it now give."""
@@ -181,14 +109,13 @@ class _Engine:
             own = Streams(
                 exact.pop(operation.name),
                 _input_of(operation, segment, streams.quantized, device),
-                streams.logits,
+                streams.prediction,
             )
-            self._learn(alone, own, send_through(alone.run, own.exact, device), alone.run)
+            target = send_through(alone.run, own.exact, device)
+            self._learn(alone, own, target, partial(_run_alone, alone))
             _finish(alone)
 
-    def _learn(
-        self, segment: Segment, streams: Streams, target: Tensor, rest: Callable[[Tensor], Tensor]
-    ) -> None:
+    def _learn(self, segment: Segment, streams: Streams, target: Tensor, rest: Rest) -> None:
         """Learn one unit, with half the batch as long as memory does not suffice."""
         size = self._recipe.batch_size
         while True:
@@ -211,13 +138,13 @@ class _Engine:
         segment: Segment,
         streams: Streams,
         target: Tensor,
-        rest: Callable[[Tensor], Tensor],
+        rest: Rest,
         batch_size: int,
     ) -> None:
         recipe = self._recipe
         unit = Unit(segment, self._structure, streams.exact, streams.quantized, self._generator)
-        terms = _terms_of(segment, recipe.terms)
-        data = _Data(streams, target, rest, recipe, batch_size, self._generator, self._device)
+        terms = terms_of(segment, recipe.terms)
+        data = Data(streams, target, rest, recipe, batch_size, self._generator, self._device)
         if any(term.needs_importance for term in terms):
             data.importance = _importance(target, rest, self._labels, self._device)
         attached: list[tuple[Learnable, Attachment]] = []
@@ -225,7 +152,7 @@ class _Engine:
         try:
             for learnable in recipe.learnables:
                 attached += [(learnable, place) for place in learnable.attach(unit)]
-            accept = _Loop(segment, attached, terms, data, recipe).run(self._tick)
+            accept = Loop(segment, attached, terms, data, recipe).run(self._tick)
         finally:
             for _, attachment in reversed(attached):
                 attachment.detach(accept)
@@ -233,6 +160,11 @@ class _Engine:
     def _tick(self, iteration: int, name: str) -> None:
         if self._progress is not None:
             self._progress(self._done + iteration, self._total, name)
+
+
+def _run_alone(layer: Segment, x: Tensor, chosen: Tensor) -> Tensor:
+    """A unit of one layer has no rest that a term could ask for."""
+    return layer.run(x)
 
 
 def _count(units: Sequence[Segment], recipe: Recipe) -> int:
@@ -308,201 +240,15 @@ def _input_of(
 
 
 def _importance(
-    target: Tensor,
-    rest: Callable[[Tensor], Tensor],
-    generator: torch.Generator,
-    device: torch.device,
+    target: Tensor, rest: Rest, generator: torch.Generator, device: torch.device
 ) -> Tensor:
     """Squared Fisher gradient at the unit's output of every image, divided by the mean."""
     parts = []
-    for start in range(0, len(target), FORWARD_BATCH):
-        output = target[start : start + FORWARD_BATCH].to(device).requires_grad_()
+    everything = torch.arange(len(target), device=device)
+    for part in batches(target):
+        output = target[part].to(device).requires_grad_()
         with torch.enable_grad():
-            loss = fisher_loss(rest(output), generator)
+            loss = fisher_loss(rest(output, everything[part]), generator)
         parts.append(torch.autograd.grad(loss, output)[0].square().to(target.device))
     squares = torch.cat(parts)
     return squares / squares.mean().clamp_min(torch.finfo(squares.dtype).tiny)
-
-
-@dataclass
-class _Data:
-    """What the iterations of one unit draw from."""
-
-    streams: Streams
-    target: Tensor
-    rest: Callable[[Tensor], Tensor]
-    recipe: Recipe
-    batch_size: int
-    generator: torch.Generator
-    device: torch.device
-    importance: Tensor | None = None
-
-    def draw(self) -> Tensor:
-        """Return the images of the next batch."""
-        order = torch.randperm(len(self.target), generator=self.generator, device=self.device)
-        return order[: self.batch_size]
-
-
-@dataclass
-class _Scales:
-    """What each term is divided by."""
-
-    weighting: Weighting
-    values: dict[int, Tensor] = field(default_factory=dict)
-
-    def weighted(self, index: int, term: Term, value: Tensor) -> Tensor:
-        """Return the term's share of the loss."""
-        detached = value.detach()
-        if self.weighting == "plain":
-            return term.weight * value
-        if self.weighting == "running":
-            before = self.values.get(index, torch.ones_like(detached))
-            self.values[index] = MOMENTUM * before + (1 - MOMENTUM) * detached
-            return term.weight * value / (self.values[index] + 1e-6)
-        key = index if self.weighting == "first" else 0
-        first = self.values.setdefault(key, detached.clamp_min(term.floor))
-        # The factor 2 over the first value makes the regulariser's weight mean the same everywhere.
-        return 2 * term.weight * value / first
-
-
-class _Loop:
-    """The iterations of one unit."""
-
-    def __init__(
-        self,
-        segment: Segment,
-        attached: Sequence[tuple[Learnable, Attachment]],
-        terms: Sequence[Term],
-        data: _Data,
-        recipe: Recipe,
-    ) -> None:
-        self._segment, self._terms, self._data, self._recipe = segment, terms, data, recipe
-        self._places = [place for _, place in attached]
-        self._scales = _Scales(recipe.weighting)
-        self._rates: list[tuple[float, bool]] = []
-        groups = []
-        for learnable in recipe.learnables:
-            own = [p for kind, place in attached if kind is learnable for p in place.parameters()]
-            if own and learnable.rate > 0:
-                groups.append({"params": own})
-                self._rates.append((learnable.rate, learnable.cosine))
-        self._optimizer = torch.optim.Adam(groups) if groups else None
-
-    def run(self, tick: Callable[[int, str], None]) -> bool:
-        """Run all iterations; False if a loss was not finite."""
-        if self._optimizer is None:
-            return True
-        with torch.enable_grad():
-            for iteration in range(self._recipe.iterations):
-                if not self._step(iteration, self._optimizer):
-                    logger.warning(
-                        "%s: the loss was not finite in iteration %d; the unit keeps its calibrated "
-                        "quantizers; try a lower learning rate",
-                        self._segment.name,
-                        iteration,
-                    )
-                    return False
-                tick(iteration + 1, self._segment.name)
-        return True
-
-    def _step(self, iteration: int, optimizer: torch.optim.Optimizer) -> bool:
-        share = iteration / self._recipe.iterations
-        for group, (rate, cosine) in zip(optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * (0.5 * (1 + math.cos(math.pi * share)) if cosine else 1)
-        loss = self._loss(iteration, share)
-        if not bool(torch.isfinite(loss)):
-            return False
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return True
-
-    def _loss(self, iteration: int, share: float) -> Tensor:
-        due = [(i, t) for i, t in enumerate(self._terms) if iteration % t.every == 0]
-        batch = self._batch([term for _, term in due])
-        parts = [term.every * self._scales.weighted(i, term, term(batch)) for i, term in due]
-        penalties = self._penalties(share)
-        return torch.stack([part.reshape(()) for part in (*parts, *penalties)]).sum()
-
-    def _penalties(self, share: float) -> list[Tensor]:
-        recipe = self._recipe
-        if share < recipe.warmup:
-            return []
-        exponent = 20 - 18 * (share - recipe.warmup) / (1 - recipe.warmup)
-        found = [place.regulariser(exponent) for place in self._places]
-        return [recipe.rounding_weight * penalty for penalty in found if penalty is not None]
-
-    def _batch(self, terms: Sequence[Term]) -> Batch:
-        data, streams, device = self._data, self._data.streams, self._data.device
-        chosen = data.draw()
-        exact = take(streams.exact, chosen, device)
-        quantized = take(streams.quantized, chosen, device)
-        inner: dict[str, Tensor] = {}
-        inner_target: dict[str, Tensor] = {}
-        if any(term.needs_inner for term in terms):
-            self._in_full_precision(exact, inner_target)
-        homologous = None
-        if any(term.needs_homologous for term in terms):
-            homologous = self._in_full_precision(quantized, {})
-        mixed = _mix(exact, quantized, self._recipe.input_mix, data.generator)
-        clean_wanted = any(term.needs_clean for term in terms)
-        inputs = torch.cat([mixed, quantized]) if clean_wanted else mixed
-        for place in self._places:
-            place.keep(self._recipe.keep)
-        output = _run_watched(self._segment, inputs, inner, len(mixed) / len(inputs))
-        importance = None if data.importance is None else take(data.importance, chosen, device)
-        return Batch(
-            output=output[: len(mixed)],
-            target=take(data.target, chosen, device),
-            clean=output[len(mixed) :] if clean_wanted else None,
-            rest=data.rest,
-            logits=take(streams.logits, chosen, device),
-            inner=inner,
-            inner_target=inner_target,
-            importance=importance,
-            homologous=homologous,
-        )
-
-    @torch.no_grad()
-    def _in_full_precision(self, x: Tensor, inner: dict[str, Tensor]) -> Tensor:
-        for place in self._places:
-            place.switch(False)
-        output = _run_watched(self._segment, x, inner, 1.0)
-        for place in self._places:
-            place.switch(True)
-        return output
-
-
-def _inner(segment: Segment) -> list[QuantOperation]:
-    return [op for op in segment.operations if op.role in INNER_ROLES]
-
-
-def _terms_of(segment: Segment, terms: Sequence[Term]) -> list[Term]:
-    """The terms that count in a segment: the head gives the logits, so KL on them alone."""
-    if segment.kind == "head":
-        return [LogitDivergence()]
-    inner = _inner(segment)
-    return [t for t in terms if t.weight > 0 and (inner or not t.needs_inner)]
-
-
-def _mix(exact: Tensor, quantized: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Take each value from ``quantized`` with probability ``share``, else from ``exact``."""
-    if share <= 0:
-        return exact
-    if share >= 1:
-        return quantized
-    chosen = torch.rand(exact.shape, generator=generator, device=exact.device) < share
-    return torch.where(chosen, quantized, exact)
-
-
-def _run_watched(segment: Segment, x: Tensor, outputs: dict[str, Tensor], share: float) -> Tensor:
-    """Run a segment and collect the first ``share`` of the outputs of its inner operations."""
-
-    def watch(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        assert isinstance(module, QuantOperation)
-        outputs[module.name] = output[: round(len(output) * share)]
-
-    with ExitStack() as stack:
-        for operation in _inner(segment):
-            stack.callback(operation.register_forward_hook(watch).remove)
-        return segment.run(x)

@@ -336,8 +336,13 @@ class _Smoothed(Attachment):
         self._shift = None if shift is None else nn.Parameter(shift)
         self._gain = nn.Parameter(torch.ones_like(scale)) if gain else None
         reader, source = link.reader, link.source
+        padding = link.padding if isinstance(link, NormLink) else None
         self._handles = [
-            source.register_forward_hook(self._hook(self._divide)),
+            *(
+                m.register_forward_hook(self._hook(self._divide))
+                for m in (source, padding)
+                if m is not None
+            ),
             reader.weight_quantizer.register_forward_pre_hook(self._multiply),
             reader.register_forward_hook(self._hook(self._restore)),
         ]

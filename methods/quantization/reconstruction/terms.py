@@ -4,8 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from methods.quantization.model import Output
 
 
 @dataclass
@@ -16,8 +19,8 @@ class Batch:
         output: output of the quantized unit for the mixed input.
         target: output of the full-precision unit for the full-precision input.
         clean: output of the quantized unit for the quantized input, no mix; None unless asked for.
-        rest: the rest of the model in full precision, up to the logits.
-        logits: the full-precision model's prediction [b, classes].
+        rest: the rest of the model in full precision, up to the prediction.
+        prediction: the full-precision model's: logits [b, classes], or a detector's feature maps.
         inner, inner_target: outputs of the unit's operations by name, quantized and full precision.
         importance: squared gradient of the loss at the unit's full-precision output, of mean 1.
         homologous: output of the full-precision unit for the quantized input.
@@ -25,8 +28,8 @@ class Batch:
 
     output: Tensor
     target: Tensor
-    rest: Callable[[Tensor], Tensor]
-    logits: Tensor
+    rest: Callable[[Tensor], Output]
+    prediction: Output
     clean: Tensor | None = None
     inner: dict[str, Tensor] = field(default_factory=dict)
     inner_target: dict[str, Tensor] = field(default_factory=dict)
@@ -70,6 +73,21 @@ def divergence(target: Tensor, output: Tensor, temperature: float) -> Tensor:
         reduction="batchmean",
         log_target=True,
     )
+
+
+def prediction_difference(target: Output, output: Output, temperature: float) -> Tensor:
+    """Return how far a prediction is off: KL of logits, or the mean relative squared error of feature maps.
+
+    ``mean over maps of |P^ - P|^2 / |P|^2``: a detector has no logits of the image, and proposals, their
+    selection and sampling cannot be differentiated.
+    """
+    if isinstance(target, Tensor) and isinstance(output, Tensor):
+        return divergence(target, output, temperature)
+    parts = [
+        (mine - true).square().sum() / true.square().sum().clamp_min(1e-30)
+        for true, mine in zip(target, output, strict=True)
+    ]
+    return torch.stack(parts).mean()
 
 
 @dataclass(frozen=True)
@@ -134,7 +152,7 @@ class PredictionDivergence(Term):
     """KL of the model's prediction when the unit's output goes through the rest in full precision.
 
     The prediction difference of PD-Quant (Liu et al., CVPR 2023, equation 5) and our reading of MGRQ's
-    extra-block global supervision.
+    extra-block global supervision; for a detector the error of the neck's feature maps instead.
     """
 
     temperature: float = 1.0
@@ -142,7 +160,7 @@ class PredictionDivergence(Term):
 
     def __call__(self, batch: Batch) -> Tensor:
         assert batch.clean is not None
-        return divergence(batch.logits, batch.rest(batch.clean), self.temperature)
+        return prediction_difference(batch.prediction, batch.rest(batch.clean), self.temperature)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """What is reconstructed at once: a layer, half a block, a block, a stage."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Literal
 
 from torch import Tensor
 
-from methods.quantization.model import Segment, Structure
+from methods.quantization.model import Output, Segment, Structure
 
 Granularity = Literal["layer", "half", "block", "stage"]
 
@@ -37,7 +37,31 @@ def _joined(segments: list[Segment]) -> Segment:
         return segments[0]
     operations = tuple(op for segment in segments for op in segment.operations)
     name = f"{segments[0].name}..{segments[-1].name}"
-    return Segment(name, "block", partial(run_all, segments), operations, segments[0].stage)
+    run, stage = partial(run_all, segments), segments[0].stage
+    return Segment(name, "block", run, operations, stage, tap=segments[-1].tap)
+
+
+def run_rest(
+    units: Sequence[Segment],
+    tail: Callable[[Sequence[Tensor]], Output] | None,
+    taps: Sequence[Tensor],
+    x: Tensor,
+) -> Output:
+    """Send a unit's output ``x`` through the rest of the model.
+
+    Args:
+        units: the unit, then the units behind it.
+        tail: `Structure.tail`.
+        taps: those of the units before, for the same images; read by the tail alone.
+        x: the output of the first of ``units``.
+    """
+    maps = list(taps)
+    for position, unit in enumerate(units):
+        if position:
+            x = unit.run(x)
+        if unit.tap is not None and tail is not None:
+            maps.append(unit.tap(x))
+    return x if tail is None else tail(maps)
 
 
 def run_all(segments: Sequence[Segment], x: Tensor) -> Tensor:
