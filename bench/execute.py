@@ -51,7 +51,8 @@ def execute(job: Job, report: Report, fields: dict[str, Any]) -> np.ndarray:
     method = lookup.method_class(run.method).create(run.parameters)
     table = BitTable.from_dict(run.spec["table"])
     fields["convention"] = method.convention(table)
-    fields["common_table"] = equal_table(BitWidth.parse(run.bits)).to_dict()
+    common = equal_table(BitWidth.parse(run.bits)).with_scope(table.scope)
+    fields["common_table"] = common.to_dict()
     fields["primary_metric"] = task.metrics[0]
     watch = Stopwatch(device)
     memory = PeakMemory(device)

@@ -20,6 +20,7 @@ from bench.store import Store
 from bench.tables import (
     GROUP,
     REFERENCE,
+    SECONDARY,
     SIGNIFICANCE,
     Loader,
     labels,
@@ -37,8 +38,9 @@ is the loss against full precision. Quantization is simulated in float32: second
 calibration costs, not what inference would cost. *Memory* is the process's peak while calibrating; *size* is
 the saved quantized model's file. Letters in *convention* are explained under the table: where the method's
 bit table differs from the common one, then what else the method says of itself. Protocol `equal` gives every
-method the same sites, bits, granularity and calibration images; `authors` gives each its own. Rows of
-different protocols, data or evaluation subsets never share a table."""
+method the same sites, bits, granularity and calibration images; `authors` gives each its own. Of a detector
+the scope says what is quantized: its `backbone` alone, or also neck and heads (`full`). Rows of different
+protocols, scopes, data or evaluation subsets never share a table."""
 
 Row = dict[str, Any]
 
@@ -137,11 +139,12 @@ def _hardware(frame: pd.DataFrame) -> str:
 
 def _sections(frame: pd.DataFrame, by_id: Mapping[str, Record], outcomes: Loader) -> Iterator[str]:
     for key, group in frame.groupby(GROUP[:-2], dropna=False, sort=True):
-        task, version, data, limit, protocol = _values(key)
+        task, version, data, limit, protocol, scope = _values(key)
         if (group["fidelity"] == REFERENCE).all():
             continue
         part = "" if pd.isna(limit) else f", {int(limit)} images of the evaluation set"
-        yield f"## {task} (version {version}{part}), protocol `{protocol}`"
+        how = f"`{protocol}`, scope `{scope}`" if scope else f"`{protocol}`"
+        yield f"## {task} (version {version}{part}), protocol {how}"
         same_data = _same(frame, GROUP[:4], (task, version, data, limit))
         references = frame[same_data & (frame["fidelity"] == REFERENCE)]
         rows = group[group["fidelity"] != REFERENCE]
@@ -152,7 +155,7 @@ def _sections(frame: pd.DataFrame, by_id: Mapping[str, Record], outcomes: Loader
             own = references[(references["model"] == model) & (references["weights"] == weights)]
             everyone = sorted(set(of_model["label"]))
             for bits, table in of_model.groupby("bits", sort=True):
-                yield f"### {model}, {bits}, `{protocol}`"
+                yield f"### {model}, {bits}, {how}"
                 yield _table(table, own, everyone, by_id, outcomes)
 
 
@@ -204,8 +207,8 @@ def _table(
         ["", label, "not run"] for label in everyone if label not in {r["label"] for r in rows}
     ]
     metric = next((r["metric"] for r in done), "top1")
-    head = ["rank", "method", f"{metric} % [95 %]", "top5 %", "drop", "calibration s"]
-    head += ["memory MB", "size MB", "images", "fidelity", "convention"]
+    head = ["rank", "method", f"{metric} % [95 %]", *SECONDARY.get(metric, {}).values()]
+    head += ["drop", "calibration s", "memory MB", "size MB", "images", "fidelity", "convention"]
     text = tabulate(lines, head, tablefmt="github", disable_numparse=True)
     footnotes = [f"({mark}) {note}" for note, mark in notes.items()]
     return "\n\n".join([text, *footnotes])
@@ -248,13 +251,13 @@ def _line(rank: str, row: Row, full: float | None, notes: dict[str, str]) -> lis
     is_reference = row["fidelity"] == REFERENCE
     note = row["note"]
     mark = f"({notes.setdefault(note, footnote_mark(len(notes)))})" if note else ""
-    top5 = ok["metric_top5"].mean() if "metric_top5" in ok else None
+    others = [column for column in SECONDARY.get(row["metric"], {}) if column in ok]
     drop = None if full is None or is_reference else full - row["value"]
     return [
         rank,
         row["label"],
         _value(ok),
-        _number(top5, 1),
+        *(_number(ok[column].mean(), 1) for column in others),
         _number(drop, 1),
         "-" if is_reference else _number(ok["seconds_calibrate"].mean(), 1),
         "-" if is_reference else _number(ok["peak_memory_mb"].mean(), 0),

@@ -84,11 +84,17 @@ class Run:
         return self.spec["calibration"]["images"]
 
     @property
+    def scope(self) -> str | None:
+        """What of a detector is quantized; None where it is always the whole model."""
+        return self.spec.get("scope")
+
+    @property
     def label(self) -> str:
         """The run in a few words, for people."""
         if self.reference is None:
             return f"{self.model} {self.title}"
-        return f"{self.model} {self.title} {self.bits} {self.protocol} seed {self.seed}"
+        scope = f" {self.scope}" if self.scope else ""
+        return f"{self.model} {self.title} {self.bits} {self.protocol}{scope} seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,7 @@ def build_plan(suite: Suite, task_options: Any) -> list[Run]:
     _check_parameters(suite)
     _check_variants(suite, names)
     chosen = choices(suite, names)
+    scopes = _scopes(suite, task)
     data = {
         "name": task.name,
         "version": task.version,
@@ -129,7 +136,7 @@ def build_plan(suite: Suite, task_options: Any) -> list[Run]:
     runs: dict[str, Run] = {}
     for model in models:
         weights = {"name": model, "weights": task.weights_id(model)}
-        for run in _model_runs(suite, data, weights, chosen):
+        for run in _model_runs(suite, task, data, weights, chosen, scopes):
             runs.setdefault(run.run_id, run)
     return list(runs.values())
 
@@ -180,43 +187,75 @@ def choices(suite: Suite, names: Sequence[str]) -> list[Choice]:
     return chosen
 
 
-def calibration_images(method: Any, protocol: str, given: int | None = None) -> int:
+def calibration_images(
+    method: Any, protocol: str, given: int | None = None, dense: bool = False
+) -> int:
     """How many calibration images ``method`` gets.
 
     The number ``given`` by the suite if it has one; else 32 for all under ``equal`` and the
-    authors' own number under ``authors``. A method that uses none gets none.
+    authors' own number under ``authors``, for detection (``dense``) theirs on COCO if known.
+    A method that uses none gets none.
     """
     if method.calibration_images == 0:
         return 0
     if given is not None:
         return given
-    return EQUAL_CALIBRATION_IMAGES if protocol == "equal" else method.calibration_images
+    if protocol == "equal":
+        return EQUAL_CALIBRATION_IMAGES
+    on_coco = getattr(method, "detection_images", None)
+    return on_coco if dense and on_coco else method.calibration_images
+
+
+def _scopes(suite: Suite, task: Any) -> tuple[str | None, ...]:
+    """The scopes of ``suite``; the task's usual one where it names none.
+
+    Raises:
+        BenchError: the task has no such scope; with file and line.
+    """
+    known = tuple(getattr(task, "scopes", ()))
+    for scope in suite.scopes:
+        if scope not in known:
+            there = f"scopes {', '.join(known)}" if known else "no scopes"
+            raise suite.error(f"task {task.name} has {there}, not {scope!r}", "scopes", value=scope)
+    return suite.scopes or known[:1] or (None,)
 
 
 def _model_runs(
-    suite: Suite, task: dict[str, Any], model: dict[str, Any], chosen: list[Choice]
+    suite: Suite,
+    task: Any,
+    data: dict[str, Any],
+    model: dict[str, Any],
+    chosen: list[Choice],
+    scopes: Sequence[str | None],
 ) -> Iterator[Run]:
     full = Choice(REFERENCE, suite.parameters.get(REFERENCE, {}))
-    reference = _run(suite, task, model, full, "W32A32", "equal", 0, None)
+    # In full precision there is nothing to tell scopes apart.
+    reference = _run(suite, task, data, model, full, "W32A32", "equal", None, 0, None)
     yield reference
-    for protocol, bits, choice, seed in product(suite.protocols, suite.bits, chosen, suite.seeds):
-        yield _run(suite, task, model, choice, bits, protocol, seed, reference.run_id)
+    cells = product(suite.protocols, scopes, suite.bits, chosen, suite.seeds)
+    for protocol, scope, bits, choice, seed in cells:
+        yield _run(suite, task, data, model, choice, bits, protocol, scope, seed, reference.run_id)
 
 
 def _run(
     suite: Suite,
-    task: dict[str, Any],
+    task: Any,
+    data: dict[str, Any],
     model: dict[str, Any],
     choice: Choice,
     bits: str,
     protocol: str,
+    scope: str | None,
     seed: int,
     reference: str | None,
 ) -> Run:
     cls = lookup.method_class(choice.name)
     method = cls.create(choice.settings)
-    images = calibration_images(cls, protocol, suite.calibration_images)
+    dense = bool(getattr(task, "dense", False))
+    images = calibration_images(cls, protocol, suite.calibration_images, dense)
     table: BitTable = method.bit_table(BitWidth.parse(bits), protocol)
+    if scope is not None:
+        table = table.with_scope(scope)
     spec = {
         "method": {
             "name": choice.name,
@@ -224,7 +263,7 @@ def _run(
             "parameters": asdict(method.parameters),
         },
         "model": model,
-        "task": task,
+        "task": data,
         "bits": bits,
         "protocol": protocol,
         "table": table.to_dict(),
@@ -232,6 +271,8 @@ def _run(
         "seed": seed,
         "precision": "float32",
     }
+    if scope is not None:
+        spec["scope"] = scope
     return Run(run_id(spec), spec, cls.fidelity, reference, choice.variant)
 
 

@@ -12,19 +12,24 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 """Signals by which a user ends a sweep; the sweep's process alone answers them."""
 
 
+PRELOADED = {"coco": "tasks.detection.preload", "scenes": "tasks.detection.preload"}
+"""Tasks whose runs import more than `bench.worker` does, and the module that imports it."""
+
+
 @cache
-def start_method() -> Any:
+def start_method(*tasks: str) -> Any:
     """The multiprocessing context: a fork server that has torch imported on Linux, else spawn.
 
     Plain fork would copy this process with its threads, and CUDA cannot live through that. The
-    first call starts the server, which imports torch while this process goes on.
+    first call starts the server, which imports torch (and what the ``tasks`` need) while we go on.
     """
     if not sys.platform.startswith("linux"):
         return multiprocessing.get_context("spawn")
     from multiprocessing import forkserver
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.worker"])
+    preloaded = dict.fromkeys(PRELOADED[task] for task in tasks if task in PRELOADED)
+    context.set_forkserver_preload(["bench.worker", *preloaded])
     # A Ctrl-C in the terminal and a SIGTERM to the process group (timeout(1), batch systems) must
     # not end the server under our runs: a signal ignored here stays ignored there.
     previous = {number: signal.signal(number, signal.SIG_IGN) for number in STOPS}

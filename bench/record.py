@@ -128,6 +128,11 @@ class Record:
         return self.spec["protocol"]
 
     @property
+    def scope(self) -> str:
+        """What of a detector was quantized; empty where it is always the whole model."""
+        return self.spec.get("scope") or ""
+
+    @property
     def seed(self) -> int:
         """Seed of the calibration draw and of every random generator."""
         return self.spec["seed"]

@@ -33,7 +33,8 @@ def describe(record: Record) -> str:
         *_pairs("parameters", spec["method"]["parameters"]),
         f"model        {record.model}  {spec['model']['weights']}",
         f"task         {record.task} version {spec['task']['version']}, limit {spec['task']['limit']}",
-        f"bits         {record.bits}, protocol {record.protocol}",
+        f"bits         {record.bits}, protocol {record.protocol}"
+        + (f", scope {record.scope}" if record.scope else ""),
         f"convention   {record.convention or ''}",
         f"differs from the common table: {deviation(record) or 'nowhere'}",
         f"calibration  {spec['calibration']['images']} images, draw {spec['calibration']['draw']}",
@@ -56,10 +57,10 @@ def _metrics(record: Record) -> list[str]:
     for name, value in sorted(record.metrics.items()):
         low, high = record.intervals.get(name, [None, None])
         error = record.standard_errors.get(name)
-        lines.append(
-            f"{name:<12} {_two(value)} %  [{_two(low)}, {_two(high)}], "
-            f"standard error {_two(error)}, {record.n} images"
+        spread = (
+            "" if error is None else f"  [{_two(low)}, {_two(high)}], standard error {_two(error)}"
         )
+        lines.append(f"{name:<12} {_two(value)} %{spread}, {record.n} images")
     return lines
 
 

@@ -28,6 +28,8 @@ KEYS = (
     "parameters",
     "variants",
     "task_options",
+    "scopes",
+    "include",
 )
 LABEL = r"[a-z0-9+][a-z0-9+._-]*"
 """Form of a variant's label."""
@@ -52,6 +54,8 @@ class Suite:
             per label. The label is for people, a run's identity comes from its settings.
         task_options: options of the task that the suite fixes.
         source: the file, with its line numbers; None for a suite made in memory.
+        scopes: what of a detector is quantized, ``backbone`` or ``full``; empty: the task's usual one.
+        include: names of other bundled suites that run along.
         description: one line for `bench list suites`.
         overridden: fields that do not come from the file, with the option that set them.
     """
@@ -68,6 +72,8 @@ class Suite:
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     variants: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     task_options: Mapping[str, Any] = field(default_factory=dict)
+    scopes: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
     source: TomlFile | None = None
     description: str = ""
     overridden: Mapping[str, str] = field(default_factory=dict)
@@ -131,10 +137,30 @@ def read_suite(path: Path) -> Suite:
         parameters={name: file.table("parameters", name) for name in file.table("parameters")},
         variants={name: _variants(file, name) for name in file.table("variants")},
         task_options=file.table("task_options"),
+        scopes=file.items(str, (), "scopes"),
+        include=file.items(str, (), "include"),
         source=file,
     )
     check_values(suite)
     return suite
+
+
+def with_included(suite: Suite) -> list[Suite]:
+    """Return ``suite`` and the suites that it includes; those cannot include others.
+
+    Raises:
+        BenchError: there is no such suite, or it includes one itself; with file and line.
+    """
+    suites = [suite]
+    for name in suite.include:
+        try:
+            other = read_suite(find_suite(name))
+        except BenchError as error:
+            raise suite.error(error, "include", value=name) from None
+        if other.include:
+            raise suite.error(f"suite {name!r} includes others itself", "include", value=name)
+        suites.append(other)
+    return suites
 
 
 def _variants(file: TomlFile, method: str) -> dict[str, dict[str, Any]]:

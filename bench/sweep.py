@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class Settings:
 
     Attributes:
         output: folder of the store.
-        task_options: options object of the task.
+        task_options: options object of each task, by its name.
         slots: places for runs.
         timeout: seconds a run may take; None: no limit.
         save_models: keep the quantized models.
@@ -39,7 +39,7 @@ class Settings:
     """
 
     output: Path
-    task_options: Any
+    task_options: Mapping[str, Any]
     slots: Sequence[Slot]
     timeout: float | None = None
     save_models: bool = False
@@ -109,7 +109,7 @@ class Sweep:
         model_file = settings.output / "models" / place.with_name(f"{run.run_id}.safetensors")
         return Job(
             run=run,
-            task_options=settings.task_options,
+            task_options=settings.task_options[run.task],
             output=settings.output,
             device=slot.device,
             threads=slot.threads,

@@ -19,7 +19,7 @@ SIGNIFICANCE = 0.05
 Loader = Callable[[Record], "np.ndarray[Any, np.dtype[np.bool_]] | None"]
 """Gives the per-image outcomes of a record, or None."""
 
-GROUP = ["task", "task_version", "data", "limit", "protocol", "model", "weights"]
+GROUP = ["task", "task_version", "data", "limit", "protocol", "scope", "model", "weights"]
 """What rows must share to stand in one table, bit width apart."""
 
 
@@ -27,7 +27,9 @@ def to_frame(records: Sequence[Record]) -> pd.DataFrame:
     """One row per record, flat: the columns of the CSV file."""
     rows = [_row(record) for record in records]
     frame = pd.DataFrame(rows, columns=list(_row_columns(rows)))
-    return frame.sort_values(["task", "model", "protocol", "bits", "method", "seed", "run_id"])
+    return frame.sort_values(
+        ["task", "model", "protocol", "scope", "bits", "method", "seed", "run_id"]
+    )
 
 
 def _row(record: Record) -> dict[str, Any]:
@@ -47,6 +49,7 @@ def _row(record: Record) -> dict[str, Any]:
         "parameters": json.dumps(spec["method"]["parameters"], sort_keys=True),
         "bits": record.bits,
         "protocol": record.protocol,
+        "scope": record.scope,
         "seed": record.seed,
         "calibration_images": spec["calibration"]["images"],
         "fidelity": record.fidelity,
@@ -135,6 +138,16 @@ def _sites(sites: Sequence[str]) -> str:
             text += of_kind
     return ", ".join([*text, *(site for site in sites if "." not in site)])
 
+
+SECONDARY = {
+    "top1": {"metric_top5": "top5 %"},
+    "box_ap": {
+        "metric_mask_ap": "mask AP %",
+        "metric_box_ap50": "box AP50 %",
+        "metric_box_ap75": "box AP75 %",
+    },
+}
+"""Columns beside the metric that methods are ranked by, and their heads; the CSV file has all metrics."""
 
 _LINEAR = {"patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head"}
 

@@ -18,23 +18,28 @@ class _Collector(logging.StreamHandler[TextIO]):
 
     def __init__(self, texts: list[str]) -> None:
         super().__init__()
-        self.setLevel(logging.WARNING)
         self._texts = texts
 
     def emit(self, record: logging.LogRecord) -> None:
         super().emit(record)
-        if len(self._texts) < MOST:
+        if record.levelno >= logging.WARNING and len(self._texts) < MOST:
             self._texts.append(record.getMessage())
 
 
 @contextmanager
 def collected() -> Iterator[list[str]]:
-    """Collect what is logged as a warning under ``methods``, in order, at most `MOST`."""
+    """Collect what is logged as a warning under ``methods``, in order, at most `MOST`.
+
+    What is logged for information is printed only: it ends in the run's log file.
+    """
     texts: list[str] = []
     handler = _Collector(texts)
     logger = logging.getLogger(LOGGER)
+    level = logger.level
     logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     try:
         yield texts
     finally:
+        logger.setLevel(level)
         logger.removeHandler(handler)

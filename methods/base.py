@@ -30,6 +30,7 @@ class Method:
             (from the paper), ``inspired`` (in its spirit), ``reference`` (no quantization).
         version: raise it whenever results change; it is part of a result's identity.
         calibration_images: how many images the authors use; 0 if the method needs none.
+        detection_images: how many they use on COCO, if that is another number and known.
         schemes: sites that get another form of quantizer than the uniform one; the method's essence,
             so it holds under every protocol.
         note: one sentence about the convention, printed under leaderboards.
@@ -44,6 +45,7 @@ class Method:
     fidelity: ClassVar[Fidelity] = "inspired"
     version: ClassVar[int] = 1
     calibration_images: ClassVar[int] = 32
+    detection_images: ClassVar[int | None] = None
     schemes: ClassVar[Mapping[str, Scheme]] = {}
     note: ClassVar[str] = ""
     quick: ClassVar[Mapping[str, Any]] = {}

@@ -65,6 +65,7 @@ class Erq(RepQViT):
     paper = (
         "Zhong et al., ERQ: Error Reduction for PTQ of Vision Transformers, ICML 2024; TPAMI 2025"
     )
+    detection_images = None
     Parameters = ErqParameters
 
     def bit_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:

@@ -46,6 +46,7 @@ class Gptq(RepQViT):
     name = "gptq"
     paper = "Frantar et al., GPTQ: Accurate PTQ for Generative Pre-trained Transformers, ICLR 2023"
     fidelity = "reimplementation"
+    detection_images = None
     note = "activations as in RepQ-ViT"
     Parameters = GptqParameters
 

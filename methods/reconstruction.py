@@ -76,6 +76,7 @@ class Reconstruction(RepQViT):
 
     fidelity: ClassVar[Fidelity] = "reimplementation"
     calibration_images = 1024
+    detection_images = 256
     schemes: ClassVar[dict[str, Scheme]] = {}
     quick = {"iterations": 6}
     profiles = {"paper": PAPER}

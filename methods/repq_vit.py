@@ -52,6 +52,7 @@ class RepQViT(Method):
         "Li et al., RepQ-ViT: Scale Reparameterization for PTQ of Vision Transformers, ICCV 2023"
     )
     fidelity: ClassVar[Fidelity] = "official"
+    detection_images: ClassVar[int | None] = 1
     schemes = {"attention": "log-sqrt2"}
     Parameters = RepQParameters
 

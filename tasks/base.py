@@ -83,11 +83,15 @@ class Task:
         name: lower-case name.
         version: raise it whenever figures change.
         metrics: names of the metrics; methods are ranked by the first.
+        scopes: what of a model can be quantized, the usual first; empty where it is always the whole.
+        dense: whether it is about detection, for which methods' authors use other numbers of images.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
     metrics: ClassVar[tuple[str, ...]]
+    scopes: ClassVar[tuple[str, ...]] = ()
+    dense: ClassVar[bool] = False
 
     def __init__(self, options: TaskOptions | None = None) -> None:
         self.options = options or TaskOptions()

@@ -62,7 +62,8 @@ def _read_torch(path: Path) -> object:
     except pickle.UnpicklingError as error:
         raise TaskError(
             f"{path}: the file holds more than tensors, and loading it would run code from it; "
-            "if you trust it, save its state dict as safetensors and use that"
+            f"if you trust it, convert it: bench convert checkpoint {path} "
+            f"{path.with_suffix('.safetensors').name} --trust"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise TaskError(

@@ -77,7 +77,7 @@ class Digits(Task):
         own = self.options.checkpoint is None and not self.options.holdout
         card = read_card(model) if own else None
         return LoadedModel(
-            model, module, card.top1 if card else None, source="tasks/weights/models.json"
+            model, module, card.figure if card else None, source="tasks/weights/models.json"
         )
 
     def calibration_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:

@@ -61,13 +61,15 @@ class ModelCard:
 
     Attributes:
         name: its name.
-        top1: full-precision top-1 in percent on the bundled test set.
+        figure: its metric in full precision on the bundled evaluation images, in percent.
         command: the command that trained it.
+        metric: ``top1``, or ``box_ap`` of a detector.
     """
 
     name: str
-    top1: float
+    figure: float
     command: str
+    metric: str = "top1"
 
 
 def build_architecture(name: str) -> nn.Module:
@@ -91,11 +93,14 @@ def read_card(name: str) -> ModelCard | None:
     if not CARDS.is_file():
         return None
     entry = json.loads(CARDS.read_text(encoding="utf-8")).get(name)
-    return None if entry is None else ModelCard(name, entry["top1"], entry["command"])
+    if entry is None:
+        return None
+    metric = next(key for key in entry if key != "command")
+    return ModelCard(name, entry[metric], entry["command"], metric)
 
 
 def write_card(card: ModelCard) -> None:
     """Add or replace a card."""
     cards = json.loads(CARDS.read_text(encoding="utf-8")) if CARDS.is_file() else {}
-    cards[card.name] = {"top1": card.top1, "command": card.command}
+    cards[card.name] = {card.metric: card.figure, "command": card.command}
     CARDS.write_text(json.dumps(cards, indent=2, sort_keys=True) + "\n", encoding="utf-8")

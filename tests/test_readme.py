@@ -31,7 +31,9 @@ def test_the_example_method_is_short_and_runs(tmp_path, capfd):
     assert len(list(output.glob("runs/digits/*/*.json"))) == 3
 
 
-@pytest.mark.parametrize("verb", ["run", "leaderboard", "list", "show", "compare", "evaluate"])
+@pytest.mark.parametrize(
+    "verb", ["run", "leaderboard", "list", "show", "compare", "evaluate", "convert"]
+)
 def test_every_verb_of_the_table_has_help(verb, capsys):
     with pytest.raises(SystemExit) as caught:
         main([verb, "--help"])

@@ -11,10 +11,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from bench.cli import compare, evaluate, leaderboard, list_, run, show
+from bench.cli import compare, convert, evaluate, leaderboard, list_, run, show
 from bench.errors import BenchError
 
-VERBS = (run, leaderboard, list_, show, compare, evaluate)
+VERBS = (run, leaderboard, list_, show, compare, evaluate, convert)
 USER_ERRORS = ("MethodError", "TaskError")
 
 

@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"(run {facts['run_id']}), {evaluation.n} images"
     )
     for name, value in evaluation.metrics.items():
-        low, high = evaluation.intervals[name]
-        print(f"{name} {value:.2f} (95 % interval {low:.2f} to {high:.2f})")
+        ends = evaluation.intervals.get(name)
+        interval = f" (95 % interval {ends[0]:.2f} to {ends[1]:.2f})" if ends else ""
+        print(f"{name} {value:.2f}{interval}")
     return 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.cli.options import add_plugin, add_task_options, comma_list, number_list
 from bench.errors import BenchError
-from bench.suite import Suite, check_values, find_suite, read_suite
+from bench.suite import Suite, check_values, find_suite, read_suite, with_included
 
 OVERWRITE = ("never", "failed", "missing", "always")
 OVERRIDES = {
@@ -17,6 +17,7 @@ OVERRIDES = {
     "methods": "--methods",
     "bits": "--bits",
     "protocols": "--protocol",
+    "scopes": "--scope",
     "seeds": "--seed",
     "limit": "--limit",
     "calibration_images": "--calibration-images",
@@ -81,7 +82,7 @@ def _add_narrowing(parser: argparse.ArgumentParser) -> None:
         "instead of what the suite says",
         "lists are separated by commas; names may be globs like 'vit_*'",
     )
-    for flag in ("--methods", "--models", "--bits", "--protocol"):
+    for flag in ("--methods", "--models", "--bits", "--protocol", "--scope"):
         group.add_argument(flag, metavar="LIST", type=comma_list, action="extend")
     group.add_argument("--seed", metavar="LIST", type=number_list, action="extend")
     group.add_argument("--calibration-images", metavar="N", type=int)
@@ -90,20 +91,23 @@ def _add_narrowing(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Carry out ``bench run`` and return the exit status."""
     _check_numbers(arguments)
-    suite = override(read_suite(find_suite(arguments.suite)), arguments)
+    suites = [
+        override(suite, arguments)
+        for suite in with_included(read_suite(find_suite(arguments.suite)))
+    ]
     from bench.config import Config
 
     config = Config.read(arguments.config)
-    output = arguments.output or Path("output") / suite.name
+    output = arguments.output or Path("output") / suites[0].name
     if not arguments.dry_run:
         from bench.output import prepare
         from bench.processes import start_method
 
         prepare(output)
-        start_method()  # the fork server imports torch while we do
+        start_method(*(suite.task for suite in suites))  # it imports torch while we do
     from bench.cli.session import carry_out
 
-    return carry_out(suite, arguments, config, output)
+    return carry_out(suites, arguments, config, output)
 
 
 def override(suite: Suite, arguments: argparse.Namespace) -> Suite:
@@ -117,6 +121,7 @@ def override(suite: Suite, arguments: argparse.Namespace) -> Suite:
         "methods": arguments.methods,
         "bits": arguments.bits,
         "protocols": arguments.protocol,
+        "scopes": arguments.scope,
         "seeds": arguments.seed,
         "limit": arguments.limit,
         "calibration_images": arguments.calibration_images,

@@ -22,7 +22,7 @@ from bench.errors import BenchError
 from bench.executor import Slot, make_slots
 from bench.interrupt import hold_interrupts
 from bench.lock import lock
-from bench.plan import build_plan
+from bench.plan import Run, build_plan
 from bench.publish import publish
 from bench.store import Store
 from bench.suite import Suite
@@ -33,18 +33,18 @@ FAILURES = ("failed", "oom", "timeout")
 INTERRUPTED = 130
 
 
-def carry_out(suite: Suite, arguments: argparse.Namespace, config: Config, output: Path) -> int:
-    """Plan ``suite``, run what is due, write the leaderboard; return the exit status.
+def carry_out(
+    suites: Sequence[Suite], arguments: argparse.Namespace, config: Config, output: Path
+) -> int:
+    """Plan ``suites``, run what is due, write the leaderboard; return the exit status.
 
     Raises:
         BenchError: anything the user has to mend first.
     """
     console = Console()
     plugins.load(arguments.plugin)
-    given = task_flags(arguments) | {"limit": suite.limit}
-    options = config.task_options(suite.task, TaskOptions, given, suite.task_options)
     slots = choose_slots(arguments, config)
-    runs = build_plan(suite, options)
+    options, runs = plan_all(suites, arguments, config)
     store = Store(output)
     if arguments.dry_run:
         print_plan(decide(runs, store, arguments.overwrite), output)
@@ -65,6 +65,36 @@ def carry_out(suite: Suite, arguments: argparse.Namespace, config: Config, outpu
         publish(console, output)
     print_summary(decisions, tally, status)
     return status
+
+
+def plan_all(
+    suites: Sequence[Suite], arguments: argparse.Namespace, config: Config
+) -> tuple[dict[str, TaskOptions], list[Run]]:
+    """The options of each task, and the runs of all suites.
+
+    What the command line says instead of the suites (models, scopes) may fit only one of them: a suite that
+    it does not fit is left out, if there is another that it fits.
+
+    Raises:
+        BenchError: two suites of one task with different options; what `build_plan` raises.
+    """
+    options: dict[str, TaskOptions] = {}
+    runs: list[Run] = []
+    failures: list[BenchError] = []
+    for suite in suites:
+        given = task_flags(arguments) | {"limit": suite.limit}
+        own = config.task_options(suite.task, TaskOptions, given, suite.task_options)
+        if options.setdefault(suite.task, own) != own:
+            raise suite.error("an included suite of the same task has other options", "include")
+        try:
+            runs += build_plan(suite, own)
+        except BenchError as error:
+            if len(suites) == 1 or not {"models", "scopes"} & set(suite.overridden):
+                raise
+            failures.append(error)
+    if not runs and failures:
+        raise failures[0]
+    return options, runs
 
 
 def choose_slots(arguments: argparse.Namespace, config: Config) -> list[Slot]:

@@ -160,7 +160,7 @@ class BitTable(Mapping[str, TensorSpec]):
             specs[name] = _changed(specs.get(name, TensorSpec(FLOAT)), changes)
         return BitTable(specs)
 
-    def with_scope(self, scope: Scope) -> "BitTable":
+    def with_scope(self, scope: str) -> "BitTable":
         """Return the table for a detector: ``full`` adds neck, RPN and RoI heads, ``backbone`` nothing.
 
         Weights there have one scale per output channel and inputs one per tensor, with the bits, symmetry and

@@ -19,7 +19,7 @@ from torch import nn
 
 from tasks.detection.data import CocoFiles, build_dataset, read_coco, training_pipeline
 from tasks.detection.scenes import SIZE, write_scenes
-from tasks.detection.zoo import BUNDLED, build_detector, config_path, read_config
+from tasks.detection.zoo import BUNDLED, build_detector, config_path, read_config, set_classes
 from tasks.digits_data import source_pools
 from tasks.train_digits import spread_gains
 
@@ -34,18 +34,6 @@ def training_scenes(folder: Path, n: int) -> CocoFiles:
     if not annotations.is_file():
         annotations = write_scenes(folder, source_pools()[0], n, seed=0)
     return read_coco(annotations, folder)
-
-
-def set_classes(model: Any, classes: int, masks: bool) -> None:
-    """Give the heads of a detector's config ``classes`` classes, and no mask head without masks."""
-    heads = model.roi_head.bbox_head
-    for head in heads if isinstance(heads, list) else [heads]:
-        head["num_classes"] = classes
-    if masks:
-        model.roi_head.mask_head["num_classes"] = classes
-    else:
-        model.roi_head.pop("mask_head")
-        model.roi_head.pop("mask_roi_extractor")
 
 
 class Trainer:

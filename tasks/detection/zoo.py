@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from tasks.detection.operators import provide_operators
 from tasks.errors import TaskError
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -59,7 +58,6 @@ def read_config(path: Path) -> Any:
     Raises:
         TaskError: it cannot be read, or describes no two-stage detector with a Swin backbone.
     """
-    provide_operators()
     from mmengine.config import Config
 
     try:
@@ -85,7 +83,6 @@ def build_detector(config: Any) -> nn.Module:
     Raises:
         TaskError: mmdet cannot build it.
     """
-    provide_operators()
     from mmdet.registry import MODELS
     from mmdet.utils import register_all_modules
 
@@ -96,6 +93,18 @@ def build_detector(config: Any) -> nn.Module:
         return MODELS.build(model).eval()
     except Exception as error:  # a wrong config fails anywhere inside mmdet
         raise TaskError(f"mmdet cannot build this detector: {error}") from error
+
+
+def set_classes(model: Any, classes: int, masks: bool) -> None:
+    """Give the heads of a detector's config ``classes`` classes, and no mask head without masks."""
+    heads = model.roi_head.bbox_head
+    for head in heads if isinstance(heads, list) else [heads]:
+        head["num_classes"] = classes
+    if masks:
+        model.roi_head.mask_head["num_classes"] = classes
+    else:
+        model.roi_head.pop("mask_head")
+        model.roi_head.pop("mask_roi_extractor")
 
 
 def _without_initial_weights(model: Any) -> None:

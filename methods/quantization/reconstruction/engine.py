@@ -12,7 +12,14 @@ from methods.quantization.calibration import Calibration, Progress, Rule, calibr
 from methods.quantization.capture import fisher_loss
 from methods.quantization.layers import QuantOperation, WeightedOperation
 from methods.quantization.model import Output, QuantizedModel, Segment, sites_of
-from methods.quantization.reconstruction.caches import batches, predictions, send_through, take
+from methods.quantization.reconstruction.caches import (
+    COPIES,
+    GB,
+    batches,
+    predictions,
+    send_through,
+    take,
+)
 from methods.quantization.reconstruction.learnables import Attachment, Learnable, Unit
 from methods.quantization.reconstruction.loop import Data, Loop, Rest, Streams
 from methods.quantization.reconstruction.recipe import Recipe, terms_of
@@ -65,6 +72,7 @@ class _Engine:
         self._units = units_of(model.structure, recipe.unit)
         self._done, self._total = 0, _count(self._units, recipe) * recipe.iterations
         images = calibration.whole()
+        self._say_need(images)
         whole = model if model.structure.tail is None else self._predict
         self._streams = Streams(images, images, predictions(whole, images, self._device))
         self._taps: list[Tensor] = []
@@ -85,6 +93,21 @@ class _Engine:
                 self._taps.append(send_through(segment.tap, target, self._device))
         if self._progress is not None:
             self._progress(self._total, self._total, "")
+
+    @torch.no_grad()
+    def _say_need(self, images: Tensor) -> None:
+        """Log how much the activations of all images take at most, from one image sent through."""
+        x, largest = images[:1].to(self._device), 0
+        taps = []
+        for segment in self._units:
+            x = segment.run(x)
+            largest = max(largest, x.numel())
+            if segment.tap is not None:
+                taps.append(segment.tap(x))
+        prediction = (x,) if self._structure.tail is None else self._structure.tail(taps)
+        kept = sum(tensor.numel() for tensor in (*taps, *prediction))
+        gigabytes = 4 * len(images) * (COPIES * largest + kept) / GB
+        logger.info("activations of %d images take up to %.2f GB", len(images), gigabytes)
 
     def _predict(self, images: Tensor) -> Output:
         """The feature maps of a detector, which the global term compares."""

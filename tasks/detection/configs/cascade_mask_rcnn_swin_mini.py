@@ -68,5 +68,5 @@ model = dict(
             for overlap in (0.5, 0.6, 0.7)
         ],
     ),
-    test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=50)),
+    test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=30)),
 )

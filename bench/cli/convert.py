@@ -1,0 +1,60 @@
+"""`bench convert`: other people's checkpoints and annotations in the forms that the tasks read."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError
+
+
+def add(verbs: Any) -> None:
+    """Add the verb to the command line."""
+    parser = verbs.add_parser(
+        "convert",
+        help="convert a training checkpoint, or VOC or YOLO annotations",
+        description="Convert an OpenMMLab training checkpoint to safetensors, or a data set in VOC's or "
+        "YOLO's layout to COCO's.",
+    )
+    parser.set_defaults(function=run)
+    parser.add_argument("kind", choices=("checkpoint", "voc", "yolo"))
+    parser.add_argument(
+        "source", metavar="IN", type=Path, help="checkpoint file, or data set folder"
+    )
+    parser.add_argument(
+        "out", metavar="OUT", type=Path, help="safetensors file, or folder for task coco"
+    )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="read a pickled checkpoint although that runs what is written in it",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Convert, say what came out, and return the exit status."""
+    if arguments.kind == "checkpoint":
+        return _checkpoint(arguments)
+    from tasks.detection.convert import convert_voc, convert_yolo
+
+    convert = convert_voc if arguments.kind == "voc" else convert_yolo
+    for part in convert(arguments.source, arguments.out):
+        dropped = f", {part.dropped} boxes of no size left out" if part.dropped else ""
+        print(f"{arguments.out / part.name}: {part.images} images, {part.objects} objects{dropped}")
+    return 0
+
+
+def _checkpoint(arguments: argparse.Namespace) -> int:
+    if not arguments.trust:
+        raise BenchError(
+            f"{arguments.source}: a training checkpoint is a program that runs when it is read; if you "
+            "trust where it comes from, repeat the command with --trust"
+        )
+    if arguments.out.suffix != ".safetensors":
+        raise BenchError(f"{arguments.out}: the name of the output must end in .safetensors")
+    from tasks.detection.unpickle import convert_checkpoint
+
+    identity = convert_checkpoint(arguments.source, arguments.out)
+    print(f"{arguments.out}: weights of {arguments.source} ({identity})")
+    return 0
