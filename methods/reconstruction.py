@@ -4,13 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
-
 from methods.base import Fidelity
 from methods.quantization.bits import OPERAND_ROLES, BitTable, BitWidth, Scheme, equal_table
-from methods.quantization.calibration import Calibration, Progress, hooks
-from methods.quantization.layers import QuantMatMul
+from methods.quantization.calibration import Calibration, Progress
 from methods.quantization.model import QuantizedModel
 from methods.quantization.reconstruction import (
     Granularity,
@@ -23,15 +19,13 @@ from methods.quantization.reconstruction import (
     Weights,
     reconstruct,
 )
-from methods.quantization.search import Grid, search_map
+from methods.quantization.search import search_maps
 from methods.repq_vit import RepQParameters, RepQViT
 
 Profile = Literal["fast", "paper"]
 
-ATTENTION_GRID = Grid(alpha=1 / 128, beta=129 / 128, steps=128)
-"""1/128 to the whole of the extreme values: most of an attention map is far below its largest entry."""
-
 SEARCH_IMAGES = 128
+"""Images that the attention maps' scales are searched on, at most."""
 
 
 @dataclass(frozen=True)
@@ -132,33 +126,7 @@ class Reconstruction(RepQViT):
         recipe = self.recipe()
         recipe.check(model.structure, calibration.n_images)
         super().calibrate(model, calibration)
-        search_attention(model, calibration)
+        model.activate()
+        images = calibration.whole()[:SEARCH_IMAGES]
+        search_maps(model.operations, lambda: model(images))
         reconstruct(model, calibration, recipe, progress)
-
-
-@torch.no_grad()
-def search_attention(model: QuantizedModel, calibration: Calibration) -> None:
-    """Set the scales of attention maps by the squared error of attention x value.
-
-    One pass over at most `SEARCH_IMAGES` images, each product behind a quantized prefix. Only where the
-    attention map has a static uniform quantizer: its values lie so far apart that a percentile of them says
-    little of what the product needs; the logarithmic form has no such trouble. Searching the values and the
-    product of queries and keys too gave no more (ViT-Tiny, W4A4).
-    """
-    model.activate()
-    products = [op for op in model.operations if isinstance(op, QuantMatMul)]
-    with hooks() as stack:
-        for product in products:
-            if product.role == "context" and _has_uniform_map(product):
-                stack.callback(product.register_forward_pre_hook(_search_map).remove)
-        model(calibration.whole()[:SEARCH_IMAGES])
-
-
-def _has_uniform_map(product: QuantMatMul) -> bool:
-    spec = product.first_quantizer.spec
-    return spec.scheme == "uniform" and not spec.is_float and not spec.dynamic
-
-
-def _search_map(product: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    assert isinstance(product, QuantMatMul)
-    search_map(product, inputs, ATTENTION_GRID)

@@ -17,11 +17,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from tasks.checkpoints import read_state_dict
 from tasks.detection.data import CocoFiles, build_dataset, read_coco, training_pipeline
 from tasks.detection.scenes import SIZE, write_scenes
 from tasks.detection.zoo import BUNDLED, build_detector, config_path, read_config, set_classes
 from tasks.digits_data import source_pools
 from tasks.train_digits import spread_gains
+from tasks.zoo import ModelCard, read_card, weights_path, write_card
 
 SCENES = 6000
 WARMUP = 300
@@ -34,6 +36,18 @@ def training_scenes(folder: Path, n: int) -> CocoFiles:
     if not annotations.is_file():
         annotations = write_scenes(folder, source_pools()[0], n, seed=0)
     return read_coco(annotations, folder)
+
+
+def start_from(model: nn.Module, path: Path) -> None:
+    """Take from a weights file every tensor that the model has by the same name and shape."""
+    own = model.state_dict()
+    taken = {
+        name: tensor
+        for name, tensor in read_state_dict(path).items()
+        if name in own and own[name].shape == tensor.shape
+    }
+    model.load_state_dict(taken, strict=False)
+    print(f"{len(taken)} of {len(own)} tensors start from {path}")
 
 
 class Trainer:
@@ -49,6 +63,8 @@ class Trainer:
         model: Any = self.model
         model.init_weights()
         spread_gains(model.backbone)
+        if options.start is not None:
+            start_from(model, options.start)
 
     def run(self) -> nn.Module:
         """Train to the end and return the detector."""
@@ -146,9 +162,14 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train a bundled detector.")
     parser.add_argument("model", choices=BUNDLED)
     parser.add_argument(
-        "--work", type=Path, required=True, help="folder for scenes and checkpoints"
+        "--work", type=Path, help="folder for scenes and checkpoints (default: output/train/MODEL)"
     )
-    parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="safetensors file to write (default: the model's place in the package)",
+    )
+    parser.add_argument("--start", type=Path, help="weights to start from, where they fit")
     parser.add_argument("--data", type=Path, help="COCO annotations (JSON) to train on instead")
     parser.add_argument("--images", type=Path, help="their images; default: the JSON's folder")
     parser.add_argument("--size", type=int, default=SIZE, help="longest side of an image")
@@ -158,14 +179,37 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--measure", action="store_true", help="train nothing, measure the stored weights again"
+    )
+    options = parser.parse_args(arguments)
+    if options.data is not None and options.output is None:
+        parser.error("weights for another data set need a file of their own: give --output")
+    options.work = options.work or Path("output") / "train" / options.model
+    options.output = options.output or weights_path(options.model)
+    return options
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train and store the weights in half precision."""
+    """Train, store the weights in half precision, measure a bundled model as stored, write its card."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parse_options(arguments)
     torch.set_num_threads(options.threads)
+    command = f"python -m tasks.detection.train {shlex.join(arguments)}"
+    if options.measure:
+        card = read_card(options.model)
+        command = card.command if card else ""
+    else:
+        train(options)
+    print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB")
+    if options.output == weights_path(options.model):
+        figure = measure(options.model)
+        write_card(ModelCard(options.model, figure, command, "box_ap"))
+        print(f"{options.model}: box AP {figure} % on the validation scenes")
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train a detector and store its weights in half precision."""
     options.work.mkdir(parents=True, exist_ok=True)
     if options.data is None:
         files = training_scenes(options.work / "scenes", options.scenes)
@@ -177,9 +221,17 @@ def main(arguments: list[str] | None = None) -> None:
         for name, tensor in module.state_dict().items()
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    command = f"python -m tasks.detection.train {shlex.join(arguments)}"
-    save_file(weights, options.output, metadata={"command": command})
-    print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB")
+    save_file(weights, options.output)
+
+
+def measure(model: str) -> float:
+    """Return the box AP in percent of a bundled model's stored weights on the validation scenes."""
+    from tasks.scenes import Scenes
+
+    task = Scenes()
+    loaded = task.load_model(model)
+    evaluation = task.evaluate(loaded.module, loaded, torch.device("cpu"))
+    return round(evaluation.metrics["box_ap"], 2)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import BenchError
-from bench.suite import find_suite, read_suite, suite_files
+from bench.suite import find_suite, read_suite, suite_files, with_included
 
 GOOD = """\
 description = "a sweep"
@@ -131,10 +131,24 @@ def test_a_name_that_cannot_be_a_folder(tmp_path: Path) -> None:
         read_suite(write(tmp_path, 'name = "../x"\n' + GOOD))
 
 
+def test_included_suites_run_along_and_include_no_others(tmp_path: Path) -> None:
+    path = write(tmp_path, 'include = ["quick-detection"]\n' + GOOD)
+    first, second = with_included(read_suite(path))
+    assert (first.name, second.name, second.task) == ("mine", "quick-detection", "scenes")
+    other = write(tmp_path, f'include = ["{path}"]\n' + GOOD).rename(tmp_path / "outer.toml")
+    path.write_text('include = ["quick-detection"]\n' + GOOD)
+    with pytest.raises(BenchError, match=r"outer\.toml:1: include.*includes others itself"):
+        with_included(read_suite(other))
+    path.write_text('include = ["quik"]\n' + GOOD)
+    with pytest.raises(BenchError, match=r":1: include.*unknown suite 'quik'"):
+        with_included(read_suite(path))
+
+
 def test_bundled_suites_are_valid() -> None:
     suites = {name: read_suite(path) for name, path in suite_files().items()}
     assert {"quick", "bundled", "imagenet"} <= set(suites)
     assert all(suite.description for suite in suites.values())
+    assert all(with_included(suite) for suite in suites.values())
 
 
 def test_find_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from methods.quantization.reconstruction.terms import (
     PredictionDivergence,
 )
 from methods.quantization.reconstruction.units import run_all, units_of
-from methods.reconstruction import search_attention
+from methods.quantization.search import search_maps
 from methods.repq_vit import RepQViT
 
 TERMS = (BlockError(), PredictionDivergence(), LocalDivergence())
@@ -237,7 +237,8 @@ def test_attention_scale_is_the_best_of_its_candidates(granularity, vit, calibra
     product = next(op for op in model.operations if op.role == "context")
     seen = []
     handle = product.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
-    search_attention(model, calibration)
+    model.activate()
+    search_maps(model.operations, lambda: model(calibration.whole()))
     handle.remove()
     attention, values = seen[0]
     exact, values = attention @ values, product.second_quantizer.fake_quantize(values)
@@ -267,7 +268,8 @@ def test_logarithmic_maps_are_left_alone(vit, calibration):
     model = wrap_model(vit, method.bit_table(BitWidth(4, 4)))
     RepQViT.calibrate(method, model, calibration)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    search_attention(model, calibration)
+    model.activate()
+    search_maps(model.operations, lambda: model(calibration.whole()))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
