@@ -155,6 +155,8 @@ class UniformQuantizer(Quantizer):
         return torch.fake_quantize_per_channel_affine(x, scale, zero_point, axis, low, high)
 
     def _dynamic(self, x: Tensor) -> Tensor:
+        if x.numel() == 0:  # a detector's heads, where nothing was found
+            return x
         dims = (-1,) if self.spec.granularity == "token" else tuple(range(x.dim()))
         levels = 2**self.spec.bits - 1
         if self.spec.symmetric:

@@ -178,6 +178,18 @@ def test_every_method_works_on_a_cascade_in_full_scope(images):
         assert len(_predict(quantized, images[:2])) == 2
 
 
+@pytest.mark.parametrize("protocol", ["equal", "authors"])
+def test_an_image_without_detections_passes_through_quantized_heads(protocol, images):
+    model = _tiny("cascade_mask_rcnn_swin_mini")
+    model.roi_head.test_cfg.score_thr = 1.1
+    method = METHODS.get("lrquant").create({"iterations": 0})
+    table = method.bit_table(BitWidth(4, 4), protocol).with_scope("full")
+    quantized = method.quantize(model, table, Calibration([images]))
+    assert all(len(found) == 0 for found in _predict(quantized, images[:2]))
+    empty = quantized.module.roi_head.bbox_head[0].shared_fcs[0]
+    assert empty(torch.zeros(0, empty.weight.shape[1])).shape[0] == 0
+
+
 def test_the_rpn_is_calibrated_on_all_levels(mask_rcnn, images):
     method = METHODS.get("minmax").create()
     table = method.bit_table(BitWidth(8, 8)).with_scope("full")
