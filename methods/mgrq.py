@@ -64,7 +64,7 @@ class Mgrq(Reconstruction):
         "Yang et al., MGRQ: PTQ for Vision Transformer with Mixed Granularity Reconstruction, "
         "ICIP 2024"
     )
-    version = 2
+    version = 3
     note = (
         "re-implementation from the abstract; losses, weights and rates are this project's design"
     )
