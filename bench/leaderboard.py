@@ -39,8 +39,9 @@ calibration costs, not what inference would cost. *Memory* is the process's peak
 the saved quantized model's file. Letters in *convention* are explained under the table: where the method's
 bit table differs from the common one, then what else the method says of itself. Protocol `equal` gives every
 method the same sites, bits, granularity and calibration images; `authors` gives each its own. Of a detector
-the scope says what is quantized: its `backbone` alone, or also neck and heads (`full`). Rows of different
-protocols, scopes, data or evaluation subsets never share a table."""
+the scope says what is quantized: its `backbone` alone, or also neck and heads (`full`; the transposed
+convolution of the mask head stays in floating point). Rows of different protocols, scopes, data or evaluation
+subsets never share a table."""
 
 Row = dict[str, Any]
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tasks.base import Evaluation, LoadedModel, Progress, Task, subset
+from tasks.base import Evaluation, LoadedModel, Progress, Task, TaskOptions, subset
 from tasks.checkpoints import load_strictly, read_state_dict
 from tasks.detection.data import CocoFiles, build_dataset, test_pipeline
 from tasks.detection.metrics import FIGURES
@@ -32,6 +32,11 @@ class DetectionTask(Task):
     scopes: ClassVar[tuple[str, ...]] = ("backbone", "full")
     dense = True
     evaluation_batch: ClassVar[int] = 1
+
+    def __init__(self, options: TaskOptions | None = None) -> None:
+        super().__init__(options)
+        if self.options.holdout:
+            raise TaskError(f"task {self.name} holds no training images out; leave out 'holdout'")
 
     def files(self) -> CocoFiles:
         """Return the images to judge on."""

@@ -163,6 +163,11 @@ def test_a_config_file_of_the_users_own_builds_with_its_size(root, weights, tmp_
     assert task.knows_model(str(path)) and not task.knows_model("own.py.missing")
 
 
+def test_holding_out_is_refused_where_there_is_nothing_to_hold_out(root, weights):
+    with pytest.raises(TaskError, match="task coco holds no training images out"):
+        _task(root, weights, holdout=True)
+
+
 def test_a_checkpoint_of_another_model_or_another_number_of_classes_is_refused(root, weights):
     with pytest.raises(TaskError, match="does not fit CascadeRCNN"):
         _task(root, weights).load_model("cascade_mask_rcnn_swin_mini")
