@@ -1,0 +1,79 @@
+"""Compare the ratios of a run of the performance tests with the stored ones.
+
+    python -m tests.benchmarks.compare NEW.json [--store]
+
+Exit status 1 if a ratio has grown by more than 30 %, or is above its target; ``--store`` keeps the run as the
+new baseline instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from tabulate import tabulate
+
+BASELINE = Path(__file__).parent / "baseline.json"
+GROWTH = 1.3
+FINGERPRINTS = ("ratio", "iteration")
+"""Numbers of a benchmark that are ratios and can be compared between machines."""
+
+
+def read_ratios(path: Path) -> dict[str, dict[str, float]]:
+    """Return test -> its ratios and targets, from a file of pytest-benchmark."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    kept = (*FINGERPRINTS, "target", "iteration_target")
+    return {
+        entry["fullname"].removeprefix("tests/benchmarks/"): {
+            key: entry["extra_info"][key]
+            for key in kept
+            if entry["extra_info"].get(key) is not None
+        }
+        for entry in data["benchmarks"]
+    }
+
+
+def compare(
+    new: dict[str, dict[str, float]], old: dict[str, dict[str, float]]
+) -> tuple[list[list[str]], bool]:
+    """Return the rows of a table, and whether anything got worse than allowed."""
+    rows, worse = [], False
+    for name, found in sorted(new.items()):
+        for key in FINGERPRINTS:
+            if key not in found:
+                continue
+            value, before = found[key], old.get(name, {}).get(key)
+            target = found.get("target" if key == "ratio" else "iteration_target")
+            words = []
+            if before is not None and value > GROWTH * before:
+                words.append(f"grown by {100 * (value / before - 1):.0f} %")
+            if target is not None and value > target:
+                words.append("above its target")
+            worse |= bool(words) and (before is None or value > GROWTH * before)
+            texts = [
+                "" if number is None else f"{number:.3g}" for number in (value, before, target)
+            ]
+            rows.append([name, key, *texts, ", ".join(words)])
+    return rows, worse
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the comparison and return the exit status."""
+    parser = argparse.ArgumentParser(description="Compare performance ratios with the baseline.")
+    parser.add_argument("new", type=Path)
+    parser.add_argument("--store", action="store_true", help="make it the new baseline")
+    options = parser.parse_args(arguments)
+    new = read_ratios(options.new)
+    old = json.loads(BASELINE.read_text(encoding="utf-8")) if BASELINE.is_file() else {}
+    rows, worse = compare(new, old)
+    print(tabulate(rows, ["test", "what", "now", "baseline", "target", ""], tablefmt="github"))
+    if options.store:
+        BASELINE.write_text(json.dumps(new, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        return 0
+    return int(worse)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

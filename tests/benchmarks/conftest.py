@@ -1,0 +1,83 @@
+"""What the performance tests share: a real architecture, and F, the unit that every cost is given in.
+
+F is the time of one full-precision forward pass over the calibration images, in this process, on this number
+of threads: machines differ and are noisy, ratios taken in one run differ less.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import timm
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor, nn
+
+from methods.quantization import Calibration
+
+MODEL = "vit_tiny_patch16_224"
+IMAGES = 32
+THREADS = int(os.environ.get("BENCH_PERF_THREADS", "2"))
+
+Ratio = Callable[[BenchmarkFixture, float | None], float]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def threads() -> Iterator[None]:
+    """A fixed number of threads, whatever the machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def vit() -> nn.Module:
+    """ViT-Tiny; its weights do not matter for its cost."""
+    torch.manual_seed(0)
+    return timm.create_model(MODEL, pretrained=False).eval()
+
+
+@pytest.fixture(scope="session")
+def images() -> Tensor:
+    return torch.randn(IMAGES, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def calibration(images: Tensor) -> Calibration:
+    return Calibration([images], seed=0)
+
+
+@pytest.fixture(scope="session")
+def forward_seconds(vit: nn.Module, images: Tensor) -> Callable[[], float]:
+    """Measures F anew: what else runs on the machine changes within minutes."""
+
+    @torch.inference_mode()
+    def measure() -> float:
+        seconds = []
+        for _ in range(4):
+            start = time.perf_counter()
+            vit(images)
+            seconds.append(time.perf_counter() - start)
+        return min(seconds)
+
+    measure()
+    return measure
+
+
+@pytest.fixture
+def ratio(forward_seconds: Callable[[], float], request: pytest.FixtureRequest) -> Ratio:
+    """Gives a finished benchmark's ratio to F, notes it in the JSON file, and holds it to a target."""
+
+    def note(benchmark: BenchmarkFixture, target: float | None = None) -> float:
+        unit = forward_seconds()
+        value = benchmark.stats.stats.min / unit
+        benchmark.extra_info.update(ratio=round(value, 4), forward_seconds=unit, target=target)
+        limit = "" if target is None else f", at most {target:g} F"
+        print(f"\n{request.node.name}: {value:.2f} F{limit}")
+        return value
+
+    return note

@@ -1,0 +1,34 @@
+"""What quantizers add to a forward pass, and each quantizer alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from methods import METHODS
+from methods.quantization import BitWidth, TensorSpec
+from methods.quantization.quantizers import build_quantizer
+
+EVALUATION_TARGET = 1.6
+SCHEMES = ("uniform", "log-sqrt2", "log-int-softmax", "twin-softmax", "twin-gelu")
+
+
+@pytest.mark.parametrize("name", ["minmax", "repq-vit"])
+def test_forward_of_a_quantized_model(name, benchmark, vit, images, calibration, ratio):
+    method = METHODS.get(name).create()
+    quantized = method.quantize(vit, method.bit_table(BitWidth(4, 4)), calibration)
+    with torch.inference_mode():
+        benchmark.pedantic(quantized, (images,), rounds=4, warmup_rounds=1)
+    assert ratio(benchmark, EVALUATION_TARGET) > 1
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_quantizer_on_an_attention_map(scheme, benchmark, ratio):
+    """All attention maps of one block: 32 images, 3 heads, 197 x 197 tokens."""
+    x = torch.rand(32, 3, 197, 197, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    quantizer = build_quantizer(TensorSpec(4, scheme=scheme), "attention")
+    quantizer.set_range(x.amin().reshape(1), x.amax().reshape(1))
+    quantizer.active = True
+    with torch.inference_mode():
+        benchmark.pedantic(quantizer, (x,), rounds=5, warmup_rounds=1)
+    assert ratio(benchmark, None) > 0

@@ -1,0 +1,53 @@
+"""Scale search and the shrinking of ranges on one layer of ViT-Tiny (fc1, 32 images)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from methods.quantization import BitWidth, equal_table, wrap_model
+from methods.quantization.capture import Record
+from methods.quantization.model import Site
+from methods.quantization.ranges import (
+    best_percentile_rule,
+    histogram_shrink_rule,
+    minmax_rule,
+    shrink_rule,
+)
+from methods.quantization.search import Grid, cosine_metric, fisher_metric, search_operation
+
+RULES = {
+    "minmax": minmax_rule,
+    "best-percentile": best_percentile_rule((0.999, 0.9999, 0.99999)),
+    "shrink": shrink_rule(),
+    "histogram-shrink": histogram_shrink_rule(),
+}
+
+
+@pytest.fixture(scope="module")
+def layer(vit):
+    wrapped = wrap_model(vit, equal_table(BitWidth(4, 4)))
+    return next(op for op in wrapped.operations if op.role == "fc1")
+
+
+@pytest.fixture(scope="module")
+def record(layer):
+    x = torch.randn(32, 197, 192, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        output = layer.compute(x, layer.weight)
+    return Record((x,), output, torch.ones_like(output))
+
+
+@pytest.mark.parametrize("name", list(RULES))
+def test_range_rule(name, benchmark, layer, record, ratio):
+    quantizer = layer.input_quantizer
+    site = Site(quantizer.site, "fc1.input", quantizer, layer)
+    with torch.no_grad():
+        benchmark.pedantic(RULES[name], (site, record.inputs[0]), rounds=3, warmup_rounds=1)
+    assert ratio(benchmark, None) > 0
+
+
+@pytest.mark.parametrize("metric", [cosine_metric, fisher_metric], ids=["cosine", "fisher"])
+def test_search_of_both_operands(metric, benchmark, layer, record, ratio):
+    benchmark.pedantic(search_operation, (layer, record, metric, Grid(0.5, 1.2), 1), rounds=1)
+    assert ratio(benchmark, None) > 0
