@@ -399,6 +399,17 @@ def test_caches_on_disk_change_nothing_and_do_not_grow_with_depth(
     assert torch.equal(in_memory, on_disk)
 
 
+def test_what_the_caches_will_take_is_said_before_anything_is_learned(vit, calibration, caplog):
+    """Four activations of the widest unit and the logits, in float32."""
+    with caplog.at_level(logging.INFO, logger="methods"):
+        _quantize("brecq", vit, calibration)
+    tokens, channels = vit.pos_embed.shape[1:]
+    numbers = 4 * tokens * channels + vit.num_classes
+    expected = 4 * calibration.n_images * numbers / 1e6
+    said = [r.getMessage() for r in caplog.records if "take up to" in r.getMessage()]
+    assert said == [f"activations of {calibration.n_images} images take up to {expected:.1f} MB"]
+
+
 def test_no_room_for_caches_says_how_much_is_needed(vit, calibration, monkeypatch):
     monkeypatch.setenv("BENCH_CACHE_GB", "1e-6")
     usage = shutil.disk_usage("/")._replace(free=10)

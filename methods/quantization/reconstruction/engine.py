@@ -14,7 +14,6 @@ from methods.quantization.layers import QuantOperation, WeightedOperation
 from methods.quantization.model import Output, QuantizedModel, Segment, sites_of
 from methods.quantization.reconstruction.caches import (
     COPIES,
-    GB,
     batches,
     predictions,
     send_through,
@@ -106,8 +105,8 @@ class _Engine:
                 taps.append(segment.tap(x))
         prediction = (x,) if self._structure.tail is None else self._structure.tail(taps)
         kept = sum(tensor.numel() for tensor in (*taps, *prediction))
-        gigabytes = 4 * len(images) * (COPIES * largest + kept) / GB
-        logger.info("activations of %d images take up to %.2f GB", len(images), gigabytes)
+        megabytes = 4 * len(images) * (COPIES * largest + kept) / 10**6
+        logger.info("activations of %d images take up to %.1f MB", len(images), megabytes)
 
     def _predict(self, images: Tensor) -> Output:
         """The feature maps of a detector, which the global term compares."""
