@@ -102,8 +102,9 @@ class Scenes(DetectionTask):
     evaluation_batch = 8
 
     def model_names(self) -> list[str]:
-        """Return the bundled detectors."""
-        return list(BUNDLED)
+        """Return the bundled detectors; with ``checkpoint`` every architecture can have its weights."""
+        own = self.options.checkpoint is not None
+        return [name for name in BUNDLED if own or weights_path(name).is_file()]
 
     def weights_id(self, model: str) -> str:
         """Return the hash of the weights file."""
@@ -136,7 +137,8 @@ class Scenes(DetectionTask):
         return (SIZE, SIZE)
 
     def _require(self, model: str) -> None:
-        if model not in BUNDLED:
+        known = self.model_names()
+        if model not in known:
             raise TaskError(
-                f"unknown model {model!r} for task scenes; there are {', '.join(BUNDLED)}"
+                f"unknown model {model!r} for task scenes; there are {', '.join(known)}"
             )

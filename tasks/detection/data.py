@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,14 +99,15 @@ def build_dataset(files: CocoFiles, pipeline: list[dict[str, Any]], training: bo
     """
     from mmdet.datasets import CocoDataset
 
-    return CocoDataset(
-        ann_file=str(files.annotations),
-        data_prefix={"img": str(files.images)},
-        metainfo={"classes": files.classes},
-        pipeline=pipeline,
-        test_mode=not training,
-        filter_cfg={"filter_empty_gt": True, "min_size": 1} if training else None,
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells of its every step
+        return CocoDataset(
+            ann_file=str(files.annotations),
+            data_prefix={"img": str(files.images)},
+            metainfo={"classes": files.classes},
+            pipeline=pipeline,
+            test_mode=not training,
+            filter_cfg={"filter_empty_gt": True, "min_size": 1} if training else None,
+        )
 
 
 def training_pipeline(scale: tuple[int, int], masks: bool) -> list[dict[str, Any]]:
