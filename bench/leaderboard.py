@@ -207,7 +207,9 @@ def _table(
     lines += [
         ["", label, "not run"] for label in everyone if label not in {r["label"] for r in rows}
     ]
-    metric = next((r["metric"] for r in done), "top1")
+    metric = next(
+        (r["metric"] for r in done), references["metric"].iloc[0] if len(references) else "top1"
+    )
     head = ["rank", "method", f"{metric} % [95 %]", *SECONDARY.get(metric, {}).values()]
     head += ["drop", "calibration s", "memory MB", "size MB", "images", "fidelity", "convention"]
     text = tabulate(lines, head, tablefmt="github", disable_numparse=True)
@@ -252,13 +254,13 @@ def _line(rank: str, row: Row, full: float | None, notes: dict[str, str]) -> lis
     is_reference = row["fidelity"] == REFERENCE
     note = row["note"]
     mark = f"({notes.setdefault(note, footnote_mark(len(notes)))})" if note else ""
-    others = [column for column in SECONDARY.get(row["metric"], {}) if column in ok]
+    others = [ok[name].mean() if name in ok else None for name in SECONDARY.get(row["metric"], {})]
     drop = None if full is None or is_reference else full - row["value"]
     return [
         rank,
         row["label"],
         _value(ok),
-        *(_number(ok[column].mean(), 1) for column in others),
+        *(_number(value, 1) for value in others),
         _number(drop, 1),
         "-" if is_reference else _number(ok["seconds_calibrate"].mean(), 1),
         "-" if is_reference else _number(ok["peak_memory_mb"].mean(), 0),

@@ -354,3 +354,21 @@ def test_many_records_are_fast():
     began = time.monotonic()
     render(records, _nothing, [])
     assert time.monotonic() - began < 30
+
+
+def test_a_task_without_a_secondary_metric_keeps_its_columns_in_place() -> None:
+    """Boxes alone have no mask AP: its cell stays empty, and nothing moves under another head."""
+    spec_of = make_record(method="minmax")
+    record = replace(
+        spec_of,
+        primary_metric="box_ap",
+        metrics={"box_ap": 40.0, "box_ap50": 61.0, "box_ap75": 22.0},
+        intervals={"box_ap": [39.0, 41.0]},
+        standard_errors={"box_ap": 0.5},
+    )
+    text = render([record], lambda _: None, [])
+    lines = [line for line in text.splitlines() if "box_ap %" in line or "| minmax" in line]
+    head, row = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[-2:])
+    cells = dict(zip(head, row, strict=True))
+    assert (cells["mask AP %"], cells["box AP50 %"], cells["box AP75 %"]) == ("", "61.0", "22.0")
+    assert (cells["calibration s"], cells["memory MB"]) == ("1.2", "512")
