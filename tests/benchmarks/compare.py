@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.compare NEW.json [--store]
 
-Exit status 1 if a ratio has grown by more than 30 %, or is above its target; ``--store`` keeps the run as the
-new baseline instead.
+Exit status 1 if a ratio has grown by more than 30 %, or there is no baseline yet; what is above its target is
+said. ``--store`` keeps the run as the new baseline instead.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def compare(
                 words.append(f"grown by {100 * (value / before - 1):.0f} %")
             if target is not None and value > target:
                 words.append("above its target")
-            worse |= bool(words) and (before is None or value > GROWTH * before)
+            worse |= before is not None and value > GROWTH * before
             texts = [
                 "" if number is None else f"{number:.3g}" for number in (value, before, target)
             ]
@@ -72,6 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.store:
         BASELINE.write_text(json.dumps(new, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         return 0
+    if not old:
+        print(f"nothing to compare with: {BASELINE.name} is missing; keep this run with --store")
+        return 1
     return int(worse)
 
 
