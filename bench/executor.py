@@ -13,6 +13,9 @@ from bench import worker
 from bench.job import CannotWrite, Died, Finished, Job, Message, Progress
 from bench.processes import start_method
 
+SMALL_RUNS = 8
+"""Runs of small models that a sweep makes at a time at most, unless asked for more: about 1 GB each."""
+
 KILL_SECONDS = 10.0
 """How long a killed process may take to go."""
 
@@ -30,6 +33,16 @@ def make_slots(workers: int, devices: Sequence[str], cores: int) -> list[Slot]:
     """``workers`` slots that share the devices in turn and the cores evenly."""
     threads = max(1, cores // workers)
     return [Slot(index, devices[index % len(devices)], threads) for index in range(workers)]
+
+
+def default_workers(devices: Sequence[str], cores: int, small: bool) -> int:
+    """How many runs a sweep makes at a time where nobody says it.
+
+    One per device; of ``small`` models, which compute on one thread, one per core of a CPU.
+    """
+    if small and list(devices) == ["cpu"]:
+        return min(cores, SMALL_RUNS)
+    return len(devices)
 
 
 @dataclass

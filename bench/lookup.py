@@ -109,3 +109,8 @@ def _raise_broken(kind: str, name: str) -> None:
         raise BenchError(
             f"{kind} {name!r} comes from {failure.origin}, which failed to load: {failure.error}"
         )
+
+
+def is_small(task: str) -> bool:
+    """Whether the models of ``task`` are so small that a run computes on one thread."""
+    return bool(getattr(task_class(task), "small", False))

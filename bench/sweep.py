@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import lookup
 from bench.decide import Decision
 from bench.display import Display
 from bench.errors import BenchError
@@ -112,7 +113,7 @@ class Sweep:
             task_options=settings.task_options[run.task],
             output=settings.output,
             device=slot.device,
-            threads=slot.threads,
+            threads=1 if lookup.is_small(run.task) else slot.threads,
             plugins=settings.plugins,
             model_file=model_file if settings.save_models else None,
             log_file=log_file(settings.output, run.run_id),

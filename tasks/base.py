@@ -85,6 +85,8 @@ class Task:
         metrics: names of the metrics; methods are ranked by the first.
         scopes: what of a model can be quantized, the usual first; empty where it is always the whole.
         dense: whether it is about detection, for which methods' authors use other numbers of images.
+        small: whether its models are so small that a run computes on one thread: a second one costs more in
+            waiting than it brings, and a sweep had better make several runs at a time.
     """
 
     name: ClassVar[str]
@@ -92,6 +94,7 @@ class Task:
     metrics: ClassVar[tuple[str, ...]]
     scopes: ClassVar[tuple[str, ...]] = ()
     dense: ClassVar[bool] = False
+    small: ClassVar[bool] = False
 
     def __init__(self, options: TaskOptions | None = None) -> None:
         self.options = options or TaskOptions()

@@ -54,6 +54,7 @@ class Digits(Task):
     name = "digits"
     version = 1
     metrics = ("top1", "top5")
+    small = True
 
     def model_names(self) -> list[str]:
         """Return the bundled models."""

@@ -100,6 +100,7 @@ class Scenes(DetectionTask):
     name = "scenes"
     version = 1
     evaluation_batch = 8
+    small = True
 
     def model_names(self) -> list[str]:
         """Return the bundled detectors; with ``checkpoint`` every architecture can have its weights."""

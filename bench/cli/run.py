@@ -65,7 +65,8 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
         "--workers",
         metavar="N",
         type=int,
-        help="runs at a time (default: one per device); they share the cores",
+        help="runs at a time, which share the cores (default: one per device; of the bundled models, which "
+        "compute on one thread each, one per CPU core)",
     )
     group.add_argument(
         "--timeout", metavar="SECONDS", type=float, help="stop a run that takes longer"

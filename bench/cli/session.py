@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from bench import plugins
+from bench import lookup, plugins
 from bench.cli.task import task_flags
 from bench.cli.text import print_rows
 from bench.config import Config
@@ -19,7 +19,7 @@ from bench.decide import Decision, decide
 from bench.display import make_display
 from bench.environment import core_count, source_state
 from bench.errors import BenchError
-from bench.executor import Slot, make_slots
+from bench.executor import Slot, default_workers, make_slots
 from bench.interrupt import hold_interrupts
 from bench.lock import lock
 from bench.plan import Run, build_plan
@@ -43,8 +43,9 @@ def carry_out(
     """
     console = Console()
     plugins.load(arguments.plugin)
-    slots = choose_slots(arguments, config)
+    devices = choose_devices(arguments, config)
     options, runs = plan_all(suites, arguments, config)
+    slots = choose_slots(devices, options, arguments, config)
     store = Store(output)
     if arguments.dry_run:
         print_plan(decide(runs, store, arguments.overwrite), output)
@@ -97,16 +98,25 @@ def plan_all(
     return options, runs
 
 
-def choose_slots(arguments: argparse.Namespace, config: Config) -> list[Slot]:
-    """One slot per worker.
+def choose_devices(arguments: argparse.Namespace, config: Config) -> list[str]:
+    """Names of the devices to run on.
 
     Raises:
-        BenchError: a device that torch does not know or that is not there.
+        BenchError: one that torch does not know or that is not there.
     """
     devices = arguments.device or config.setting("device", "cpu").split(",")
     for device in devices:
         check_device(device)
-    workers = arguments.workers or config.setting("workers", len(devices))
+    return list(devices)
+
+
+def choose_slots(
+    devices: Sequence[str], tasks: Iterable[str], arguments: argparse.Namespace, config: Config
+) -> list[Slot]:
+    """One slot per worker, for runs of ``tasks``."""
+    small = all(lookup.is_small(task) for task in tasks)
+    usual = default_workers(devices, core_count(), small)
+    workers = arguments.workers or config.setting("workers", usual)
     return make_slots(workers, devices, core_count())
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from methods.errors import MethodError
 from methods.quantization.bits import TensorSpec
+from methods.quantization.rounding import choose, fake_quantize
 
 GELU_MINIMUM = 0.16997124254703522
 """Absolute value of the minimum of GELU: the range of the negative side after it."""
@@ -140,14 +141,17 @@ class UniformQuantizer(Quantizer):
         return (codes - zero_point).float() * scale
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        """Fake-quantize with torch's fused operator where the zero point allows it."""
+        """Fake-quantize; gradients pass straight through inside the range."""
         if self.spec.dynamic:
             return self._dynamic(x)
+        fusible = self._is_fusible()
+        if fusible and x.is_cuda:
+            return self._fused(x)
+        # torch's fused operators multiply by the reciprocal: the same bits on every device.
+        return fake_quantize(x, *self.shaped(x), self.code_range, divide=not fusible)
+
+    def _fused(self, x: Tensor) -> Tensor:
         low, high = self.code_range
-        if not self._is_fusible():
-            scale, zero_point = self.shaped(x)
-            codes = (torch.round(x / scale) + zero_point).clamp_(low, high)
-            return codes.sub_(zero_point).mul_(scale)
         if self.scale.numel() == 1:
             return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, low, high)
         axis = (self.axis or 0) % x.dim()
@@ -257,10 +261,10 @@ class LogQuantizer(Quantizer):
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return the nearest level in the logarithmic sense; 0 maps to 0."""
         k, scale = self.steps_per_octave, self._along_axis(x)
-        # log2(0) is -inf: its code is +inf, which is beyond the last code and gives zero.
-        codes = torch.log2(x / scale).mul_(-k).round_().clamp_min_(0)
-        values = torch.exp2(codes / -k).mul_(scale)
-        return values.masked_fill_(codes >= self.zero_code, 0.0)
+        # Minus the codes. log2(0) is -inf, which is beyond the last code, and exp2(-inf) is 0.
+        exponents = torch.log2(x / scale).mul_(k).round_().clamp_max_(0)
+        torch.threshold_(exponents, -self.zero_code, -torch.inf)
+        return exponents.div_(k).exp2_().mul_(scale)
 
     def _along_axis(self, x: Tensor) -> Tensor:
         if self.scale.numel() == 1:
@@ -287,12 +291,13 @@ class LogIntSoftmaxQuantizer(Quantizer):
         """Return the codes of probabilities as whole floats, not clipped; 0 gives infinity."""
         ratio = torch.round(1 / x)
         octave = torch.log2(ratio).floor_()
-        return octave + (ratio >= 1.5 * torch.exp2(octave))
+        return octave.add_(ratio.ge_(1.5 * torch.exp2(octave)))
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return the powers of two that the codes stand for."""
         codes = self.codes(x)
-        return torch.exp2(-codes).masked_fill_(codes >= 2**self.spec.bits - 1, 0.0)
+        exponents = torch.threshold_(codes.neg_(), 1 - 2**self.spec.bits, -torch.inf)
+        return exponents.exp2_()
 
 
 class TwinSoftmaxQuantizer(Quantizer):
@@ -323,16 +328,16 @@ class TwinSoftmaxQuantizer(Quantizer):
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return x on the union of both grids (or their sum)."""
         h, split = self.last_code, self.scale
-        zero = torch.zeros_like(split, dtype=torch.int32)
+        zero = torch.zeros_like(split)
         if self.summed:
             high = torch.round(x.clamp(split, torch.ones_like(split)) * h) / h
             low = torch.round(x.clamp(zero, split) * (h / split)) * (split / h)
             return high + low
-        fine = torch.fake_quantize_per_tensor_affine(x, split / h, zero, 0, h)
-        coarse = torch.fake_quantize_per_tensor_affine(x, torch.ones_like(split) / h, zero, 0, h)
+        fine = fake_quantize(x, split / h, zero, (0, h))
+        coarse = fake_quantize(x, torch.ones_like(split) / h, zero, (0, h))
         # The first coarse level above the fine grid; half-way to it the coarse grid takes over.
         next_level = (torch.floor(split * h) + 1) / h
-        return torch.where(x < (split + next_level) / 2, fine, coarse)
+        return choose(x.detach().clone().lt_((split + next_level) / 2), fine, coarse)
 
 
 class TwinGeluQuantizer(Quantizer):
@@ -352,10 +357,10 @@ class TwinGeluQuantizer(Quantizer):
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return x with its positive and negative part on their own grids."""
         half = 2 ** (self.spec.bits - 1)
-        zero = torch.zeros_like(self.scale, dtype=torch.int32)
+        zero = torch.zeros_like(self.scale)
         negative_step = torch.full_like(self.scale, GELU_MINIMUM / half)
-        positive = torch.fake_quantize_per_tensor_affine(x, self.scale, zero, 0, half - 1)
-        negative = torch.fake_quantize_per_tensor_affine(x, negative_step, zero, -half, 0)
+        positive = fake_quantize(x, self.scale, zero, (0, half - 1))
+        negative = fake_quantize(x, negative_step, zero, (-half, 0))
         return positive.add_(negative) if not x.requires_grad else positive + negative
 
 

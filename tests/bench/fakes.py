@@ -24,6 +24,7 @@ class Toy(Task):
     name = "toy"
     version = 1
     metrics = ("top1",)
+    small = True
 
     def model_names(self):
         return list(MODELS)

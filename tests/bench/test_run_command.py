@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bench import lookup
 from bench.cli import main
+from bench.executor import SMALL_RUNS, default_workers
 
 from .toys import FAKES, by_label, records, results, run, write_suite
 
@@ -25,7 +27,7 @@ def test_a_sweep_records_everything_and_runs_nothing_twice(
         assert record["peak_memory_mb"] > 0
         assert record["size_mb"] > 0
         assert set(record["seconds"]) == {"load", "calibrate", "save", "evaluate", "total"}
-        assert record["environment"]["threads"] >= 1
+        assert record["environment"]["threads"] == 1  # the toy task's models are small
         assert record["environment"]["plugins"][0]["file"] == FAKES.name
         assert record["common_table"].keys() == record["spec"]["table"].keys()
     references = [r for r in found.values() if r["spec"]["method"]["name"] == "fp32"]
@@ -36,6 +38,15 @@ def test_a_sweep_records_everything_and_runs_nothing_twice(
     assert run() == 0
     assert "10 runs: 10 had their record; now nothing to do" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_small_models_run_one_per_core_others_one_per_device() -> None:
+    assert default_workers(["cpu"], cores=2, small=True) == 2
+    assert default_workers(["cpu"], cores=64, small=True) == SMALL_RUNS
+    assert default_workers(["cpu"], cores=64, small=False) == 1
+    assert default_workers(["cuda:0", "cuda:1"], cores=64, small=True) == 2
+    assert lookup.is_small("digits") and lookup.is_small("scenes")
+    assert not lookup.is_small("imagenet") and not lookup.is_small("coco")
 
 
 def test_seeds_decide_the_result_and_nothing_else_does(folder: Path) -> None:

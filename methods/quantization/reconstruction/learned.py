@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from methods.quantization.bits import TensorSpec
 from methods.quantization.quantizers import TINY, Quantizer, UniformQuantizer
 from methods.quantization.ranges import grouped
+from methods.quantization.rounding import choose, learnable_fake_quantize
 
 ZETA, GAMMA = 1.1, -0.1
 """Stretch of the rectified sigmoid (AdaRound, equation 23)."""
@@ -212,10 +213,9 @@ def quantize_through(x: Tensor, scale: Tensor, zero: Tensor, quantizer: UniformQ
         scale, zero: [groups], or of a shape that meets ``x``.
         quantizer: gives axis and code range.
     """
-    low, high = quantizer.code_range
     if scale.dim() != x.dim():
         scale, zero = _spread(scale, quantizer, x), _spread(zero, quantizer, x)
-    return ((round_through(x / scale) + zero).clamp(low, high) - zero) * scale
+    return learnable_fake_quantize(x, scale, zero.to(scale.dtype), quantizer.code_range)
 
 
 class LearnedStep(LearnedQuantizer):
@@ -240,8 +240,8 @@ class LearnedStep(LearnedQuantizer):
             values = self._learnable(x, self.step)
         if self.keep >= 1:
             return values
-        kept = torch.rand(x.shape, generator=self._generator, device=x.device) < self.keep
-        return torch.where(kept, values, x)
+        kept = torch.rand(x.shape, generator=self._generator, device=x.device).lt_(self.keep)
+        return choose(kept, values, x)
 
     def _learnable(self, x: Tensor, step: Tensor) -> Tensor:
         inner = self.inner

@@ -17,6 +17,7 @@ from methods.quantization.reconstruction.caches import take, take_output
 from methods.quantization.reconstruction.learnables import Attachment, Learnable
 from methods.quantization.reconstruction.recipe import Recipe, Weighting, inner_operations
 from methods.quantization.reconstruction.terms import Batch, Term
+from methods.quantization.rounding import choose
 
 logger = logging.getLogger(__name__)
 
@@ -195,8 +196,8 @@ def _mix(exact: Tensor, quantized: Tensor, share: float, generator: torch.Genera
         return exact
     if share >= 1:
         return quantized
-    chosen = torch.rand(exact.shape, generator=generator, device=exact.device) < share
-    return torch.where(chosen, quantized, exact)
+    chosen = torch.rand(exact.shape, generator=generator, device=exact.device).lt_(share)
+    return choose(chosen, quantized, exact)
 
 
 def _run_watched(segment: Segment, x: Tensor, outputs: dict[str, Tensor], share: float) -> Tensor:
