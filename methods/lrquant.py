@@ -76,6 +76,7 @@ class LRQuant(Method):
     """
 
     name = "lrquant"
+    version = 2
     paper = "Zhao et al., LRQuant: Learnable and Robust PTQ for Large Language Models, ACL 2024"
     fidelity = "reimplementation"
     quick = {"iterations": 6}
@@ -153,6 +154,7 @@ class LRQuantPlus(LRQuant):
     """
 
     name = "lrquant-plus"
+    version = 2
     paper = "Zhao et al., LRQuant+: A Unified and Learnable Framework to PTQ, TPAMI 2025"
 
     def terms(self) -> tuple[tuple[Term, ...], Weighting]:
