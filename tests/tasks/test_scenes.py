@@ -17,7 +17,7 @@ LARGEST_MB = 16
 
 
 def test_there_is_a_bundled_detector():
-    assert "mask_rcnn_swin_mini" in NAMES
+    assert set(NAMES) == {"mask_rcnn_swin_mini", "cascade_mask_rcnn_swin_mini"}
 
 
 @pytest.mark.parametrize("name", NAMES)
