@@ -1,8 +1,9 @@
 """Train a bundled detector with mmengine: ``python -m tasks.detection.train mask_rcnn_swin_mini``.
 
 Without ``--data`` the training scenes are drawn anew from the training digits; with it any data set in COCO's
-form trains the same small detector. LayerNorm gains start log-normal, as those of the bundled classifiers
-(`tasks.train_digits`), and nothing is selected on the validation images: the last weights are kept.
+form trains the same small detector, and its config is written beside the weights. LayerNorm gains start
+log-normal, as those of the bundled classifiers (`tasks.train_digits`), and nothing is selected on the
+validation images: the last weights are kept.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ class Trainer:
         self.checkpoint = folder / "checkpoint.pt"
         config = read_config(config_path(options.model))
         set_classes(config.model, len(files.classes), files.has_masks)
+        size = (options.size, options.size)
+        config.test_pipeline = [{"type": "Resize", "scale": size, "keep_ratio": True}]
+        self.config = config
         self.model = build_detector(config)
         model: Any = self.model
         model.init_weights()
@@ -215,13 +219,18 @@ def train(options: argparse.Namespace) -> None:
         files = training_scenes(options.work / "scenes", options.scenes)
     else:
         files = read_coco(options.data, options.images or options.data.parent)
-    module = Trainer(options, files, options.work).run()
+    trainer = Trainer(options, files, options.work)
+    module = trainer.run()
     weights = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in module.state_dict().items()
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, options.output)
+    if options.data is not None:
+        config_file = options.output.with_suffix(".py")
+        trainer.config.dump(config_file)
+        print(f"{config_file}: its config, for `models` of a suite with task coco")
 
 
 def measure(model: str) -> float:
