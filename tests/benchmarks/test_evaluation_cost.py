@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
 from methods import METHODS
 from methods.quantization import BitWidth, TensorSpec
 from methods.quantization.quantizers import build_quantizer
+from methods.quantization.rounding import fake_quantize
 
+CODES = (0, 15)
 EVALUATION_TARGET = 1.6
 SCHEMES = ("uniform", "log-sqrt2", "log-int-softmax", "twin-softmax", "twin-gelu")
 
@@ -20,6 +24,27 @@ def test_forward_of_a_quantized_model(name, benchmark, vit, images, calibration,
     with torch.inference_mode():
         benchmark.pedantic(quantized, (images,), rounds=4, warmup_rounds=1)
     assert ratio(benchmark, EVALUATION_TARGET) > 1
+
+
+def _seconds(function, *arguments):
+    found = []
+    for _ in range(5):
+        start = time.process_time()
+        function(*arguments)
+        found.append(time.process_time() - start)
+    return min(found)
+
+
+def test_fake_quantization_against_torchs_operator(benchmark):
+    """The passes are worth their lines only while they are much faster than the operator."""
+    x = torch.randn(32, 197, 768, generator=torch.Generator().manual_seed(0))
+    scale, zero_point = torch.tensor([0.1]), torch.tensor([7], dtype=torch.int32)
+    with torch.inference_mode():
+        theirs = _seconds(torch.fake_quantize_per_tensor_affine, x, scale, zero_point, *CODES)
+        benchmark.pedantic(fake_quantize, (x, scale, zero_point, CODES), rounds=5, warmup_rounds=1)
+    gain = theirs / benchmark.stats.stats.min
+    print(f"\none scale: {gain:.1f} times as fast as torch's operator")
+    assert gain > 3
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
