@@ -58,9 +58,11 @@ class _FakeQuantize(torch.autograd.Function):
         divide: bool,
     ) -> Tensor:
         codes = _codes(x, scale, divide)
-        clipped = _clip(codes.clone(), zero_point, code_range)
-        ctx.save_for_backward(codes.eq_(clipped))  # in place: 1.0 or 0.0, no slow booleans
-        return clipped.mul_(scale)
+        shifted = codes + zero_point  # a zero point may be no whole number: compare before it goes
+        ctx.save_for_backward(
+            shifted.clamp(*code_range).eq_(shifted)
+        )  # 1.0 or 0.0, no slow booleans
+        return _clip(codes, zero_point, code_range).mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:

@@ -98,6 +98,16 @@ def test_zero_points_outside_the_codes_pass_gradients_too():
     assert torch.equal(gradient, torch.tensor([1.0, torch.tensor(1.0).cos(), 0.0]))
 
 
+def test_zero_points_that_are_no_whole_numbers_pass_gradients_too():
+    x = torch.linspace(-2, 20, 45).repeat(2, 1)
+    zero_point = torch.tensor([[0.3], [0.7]])
+    _, gradient = _gradient_through(
+        lambda x: fake_quantize(x, torch.ones(2, 1), zero_point, (0, 15), divide=True), x
+    )
+    inside = (x.round() >= -zero_point) & (x.round() + zero_point <= 15)
+    assert torch.equal(gradient != 0, inside)
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=SEEDS)
 def test_choose_is_exact_and_differentiable(seed):
