@@ -36,7 +36,7 @@ class ApqVitParameters:
         batch_size: images per backward pass.
         alpha, beta: smallest and largest factor on the min-max range of linear layers' operands.
         steps: candidates per operand.
-        search: ``coarse-to-fine`` (about a quarter of the work) or ``exhaustive``.
+        search: ``coarse-to-fine`` (a quarter of the work and less) or ``exhaustive``.
     """
 
     scope: Literal["block", "module"] = "block"
@@ -66,12 +66,15 @@ class ApqVit(Method):
     Deviations: Fisher gradients (the port takes the output itself for its gradient); every operation is
     calibrated (the port leaves many out); blocks are calibrated on full-precision inputs; a candidate is one
     factor for all groups of a quantizer, for a block's score is one number; factors of linear layers begin
-    at 0.3, for the port's 0.7 (it defaults to 8 bits) cannot clip enough at 3 and 4 bits.
+    at 0.3, for the port's 0.7 (it defaults to 8 bits) cannot clip enough at 3 and 4 bits; the grid is
+    searched coarse to fine on the images that hold 99 % of the squared gradient unless
+    ``search = "exhaustive"``.
     """
 
     name = "apq-vit"
     paper = "Ding et al., APQ-ViT: Towards Accurate PTQ for Vision Transformer, ACM MM 2022"
     fidelity = "reimplementation"
+    version = 2
     schemes = {"fc2.input": "twin-gelu"}
     quick = {"rounds": 1, "draws": 1, "steps": 25}
     Parameters = ApqVitParameters

@@ -15,7 +15,8 @@ from methods.quantization.bits import (
 from methods.quantization.calibration import Calibration, Progress
 from methods.quantization.capture import record_operations
 from methods.quantization.model import QuantizedModel
-from methods.quantization.search import Grid, cosine_metric, search_operation
+from methods.quantization.scores import CosineMetric
+from methods.quantization.search import Grid, search_operation
 from methods.registry import register_method
 
 
@@ -50,6 +51,7 @@ class EasyQuant(Method):
     name = "easyquant"
     paper = "Wu et al., EasyQuant: Post-training Quantization via Scale Optimization, 2020"
     fidelity = "reimplementation"
+    version = 2
     Parameters = EasyQuantParameters
 
     def authors_table(self, bits: BitWidth) -> BitTable:
@@ -63,6 +65,6 @@ class EasyQuant(Method):
         p = self.parameters
         grid, total = Grid(p.alpha, p.beta, p.steps), len(model.operations)
         for done, (operation, record) in enumerate(record_operations(model, calibration), start=1):
-            search_operation(operation, record, cosine_metric, grid, p.rounds, p.search)
+            search_operation(operation, record, CosineMetric(), grid, p.rounds, p.search)
             if progress is not None:
                 progress(done, total)

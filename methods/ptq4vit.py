@@ -17,7 +17,8 @@ from methods.quantization.bits import (
 from methods.quantization.calibration import Calibration, Progress
 from methods.quantization.capture import fisher_loss, record_operations, self_divergence_loss
 from methods.quantization.model import QuantizedModel
-from methods.quantization.search import Grid, fisher_metric, search_operation
+from methods.quantization.scores import FisherMetric
+from methods.quantization.search import Grid, search_operation
 from methods.registry import register_method
 
 
@@ -33,7 +34,7 @@ class Ptq4VitParameters:
         alpha, beta, steps: the grid of factors on the min-max scale.
         rounds: alternations between both operands.
         batch_size: images per backward pass.
-        search: ``coarse-to-fine`` (about a quarter of the work) or ``exhaustive``.
+        search: ``coarse-to-fine`` (less than a tenth of the work) or ``exhaustive``.
     """
 
     gradient: Literal["fisher", "reference-noise"] = "fisher"
@@ -56,13 +57,15 @@ class Ptq4Vit(Method):
     per head; other activations per tensor; static; head at the same bits; 32 images.
     Deviations: the softmax quantizer is the paper's exclusive form (the released code adds both halves);
     gradients are Fisher gradients (the released ones are rounding noise); all gradients come from the
-    same backward passes; the grid is searched coarse to fine unless ``search = "exhaustive"``.
+    same backward passes; the grid is searched coarse to fine on the tokens (of attention products: images)
+    that hold 99 % of the squared gradient unless ``search = "exhaustive"``.
     ``ptq4vit-released`` undoes the first two.
     """
 
     name = "ptq4vit"
     paper = "Yuan et al., PTQ4ViT: PTQ for Vision Transformers with Twin Uniform Quantization, ECCV 2022"
     fidelity = "official"
+    version = 2
     schemes = {"attention": "twin-softmax", "fc2.input": "twin-gelu"}
     Parameters = Ptq4VitParameters
 
@@ -84,7 +87,7 @@ class Ptq4Vit(Method):
         records = record_operations(model, calibration, loss, draws, p.batch_size)
         grid = Grid(p.alpha, p.beta, p.steps)
         for done, (operation, record) in enumerate(records, start=1):
-            search_operation(operation, record, fisher_metric, grid, p.rounds, p.search)
+            search_operation(operation, record, FisherMetric(), grid, p.rounds, p.search)
             if progress is not None:
                 progress(done, len(model.operations))
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from methods.errors import MethodError
 from methods.quantization.calibration import Calibration, check_finite
-from methods.quantization.capture import OutputLoss, Record
+from methods.quantization.capture import OutputLoss, Record, share
 from methods.quantization.layers import QuantMatMul, QuantOperation
 from methods.quantization.model import Output, QuantizedModel, Segment, Structure
-from methods.quantization.search import Candidates, Grid, SearchMode, best_index, sum_by_group
+from methods.quantization.scores import heaviest, sum_by_group
+from methods.quantization.search import HEAVY, Candidates, Grid, SearchMode, best_index
 
 
 def bottom_eliminated(error: Tensor, percent: float) -> Tensor:
@@ -46,15 +47,21 @@ def _order_statistic(x: Tensor, index: int) -> Tensor:
 
 @dataclass(frozen=True)
 class EliminatedFisherMetric:
-    """`fisher_metric` after bottom elimination; for a score on each operation's own output."""
+    """`FisherMetric` after bottom elimination; for a score on each operation's own output."""
 
     percent: float
+    weighted: ClassVar[bool] = True
+    by_token: ClassVar[bool] = False
 
-    def __call__(self, record: Record, estimate: Tensor, groups: int, axis: int) -> Tensor:
-        """Return minus the weighted squared error per group."""
+    def terms(self, record: Record, estimate: Tensor, groups: int, axis: int) -> Tensor:
+        """Return the weighted squared error per group, [1, groups]."""
         assert record.squared_gradient is not None
-        error = bottom_eliminated(record.output - estimate, self.percent)
-        return -sum_by_group(error.square().mul_(record.squared_gradient), groups, axis)
+        error = bottom_eliminated(estimate.sub_(record.output), self.percent)
+        return sum_by_group(error.square_().mul_(record.squared_gradient), groups, axis)[None]
+
+    def score(self, terms: Tensor) -> Tensor:
+        """Return minus the error."""
+        return -terms[0]
 
 
 @dataclass
@@ -83,6 +90,34 @@ def record_segments(
         MethodError: NaN or infinite activations, or a segment on which the loss does not depend.
     """
     model.activate(weights=False, activations=False)
+    segments = model.structure.segments
+
+    def make() -> dict[str, Tensor]:
+        made = _segment_records(model, calibration, loss, draws, batch_size)
+        return {
+            f"{i}/{key}": tensor for i, one in enumerate(made) for key, tensor in vars(one).items()
+        }
+
+    names = [operation.name for operation in model.operations]
+    words = ("segments", names, loss.__qualname__, draws, batch_size, calibration.seed)
+    tensors = share(model, calibration, words, make)
+    kinds = [field.name for field in fields(SegmentRecord)]
+    records = [
+        SegmentRecord(**{kind: tensors[f"{i}/{kind}"] for kind in kinds})
+        for i in range(len(segments))
+    ]
+    for segment, record in zip(segments, records, strict=True):
+        if not bool(record.squared_gradient.any()):
+            raise MethodError(
+                f"{segment.name}: the loss has no gradient here, so no scale can be preferred; "
+                "check that the model's output depends on this block"
+            )
+    return records
+
+
+def _segment_records(
+    model: QuantizedModel, calibration: Calibration, loss: OutputLoss, draws: int, batch_size: int
+) -> list[SegmentRecord]:
     generator = calibration.generator()
     segments = model.structure.segments
     chunks: list[list[SegmentRecord]] = [[] for _ in segments]
@@ -92,7 +127,7 @@ def record_segments(
         gradients = _squared_gradients(prediction, outputs, loss, draws, generator)
         for chunk, x, y, gradient in zip(chunks, inputs, outputs, gradients, strict=True):
             chunk.append(SegmentRecord(x.detach(), y.detach(), gradient))
-    records = [
+    return [
         SegmentRecord(
             torch.cat([part.inputs for part in chunk]),
             torch.cat([part.output for part in chunk]),
@@ -100,13 +135,6 @@ def record_segments(
         )
         for chunk in chunks
     ]
-    for segment, record in zip(segments, records, strict=True):
-        if not bool(record.squared_gradient.any()):
-            raise MethodError(
-                f"{segment.name}: the loss has no gradient here, so no scale can be preferred; "
-                "check that the model's output depends on this block"
-            )
-    return records
 
 
 def _chain(structure: Structure, images: Tensor) -> tuple[list[Tensor], list[Tensor], Output]:
@@ -176,7 +204,7 @@ class BlockSearch:
     Attributes:
         grid: gives the grid of an operation's operands.
         percent: of errors eliminated per image and candidate.
-        rounds: alternations over all operations; ends early once nothing changes.
+        rounds: alternations over all operations; what nothing has changed around is not searched again.
         reverse: take operations from the last to the first.
         mode: ``coarse-to-fine`` or ``exhaustive``.
     """
@@ -190,57 +218,107 @@ class BlockSearch:
     @torch.no_grad()
     def run(self, segment: Segment, record: SegmentRecord) -> None:
         """Set every quantizer of ``segment`` and leave it active."""
-        chosen: dict[tuple[str, int], Candidates] = {}
+        state = _State(segment, record, self._heavy(record))
         order = segment.operations[::-1] if self.reverse else segment.operations
         for _ in range(self.rounds):
-            changes = [self._operation(segment, record, op, chosen) for op in order]
-            if not any(changes):
+            before = state.changes
+            for operation in order:
+                self._operation(operation, state)
+            if state.changes == before:
                 return
 
-    def _operation(
-        self,
-        segment: Segment,
-        record: SegmentRecord,
-        operation: QuantOperation,
-        chosen: dict[tuple[str, int], Candidates],
-    ) -> bool:
-        inputs, before = _look(segment, record.inputs, operation)
-        tensors = operation.operands(inputs)
-        quantizers = list(operation.quantizers().values())
-        order = (0, 1) if isinstance(operation, QuantMatMul) else (1, 0)
-        changed = False
-        for which in order:
-            quantizer = quantizers[which]
+    def _heavy(self, record: SegmentRecord) -> SegmentRecord:
+        """The images that nearly all of the gradient lies on; all of them if the search is exhaustive."""
+        if self.mode == "exhaustive":
+            return record
+        index = heaviest(record.squared_gradient, HEAVY)
+        return SegmentRecord(
+            record.inputs[index], record.output[index], record.squared_gradient[index]
+        )
+
+    def _operation(self, operation: QuantOperation, state: "_State") -> None:
+        look = None  # the same for both operands
+        for which in (0, 1) if isinstance(operation, QuantMatMul) else (1, 0):
+            quantizer = list(operation.quantizers().values())[which]
             if quantizer.spec.is_float or quantizer.spec.dynamic:
                 quantizer.active = True
                 continue
             key = operation.name, which
-            if key not in chosen:
-                chosen[key] = Candidates(quantizer, tensors[which], self.grid(operation))
-            own = chosen[key]
+            if state.seen.get(key) == state.changes:
+                continue
+            if key not in state.chosen:
+                inputs = _look(state.segment, state.record.inputs, operation).inputs
+                tensor = operation.operands(inputs)[which]
+                state.chosen[key] = Candidates(quantizer, tensor, self.grid(operation))
             quantizer.active = True
-            with replayed(before):
-                best = best_index(
-                    self._score(segment, record, own), own.count, 1, self.mode, record.output.device
-                )
-            changed |= own.choose(best.expand(own.groups))
-        return changed
+            own = state.chosen[key]
+            look = look or _look(state.segment, state.heavy.inputs, operation)
+            best = self._best(look, own, state.heavy)
+            state.changes += own.choose(best.expand(own.groups))
+            state.seen[key] = state.changes
 
-    def _score(
-        self, segment: Segment, record: SegmentRecord, own: Candidates
-    ) -> Callable[[Tensor], Tensor]:
+    def _best(self, look: "_Look", own: Candidates, record: SegmentRecord) -> Tensor:
         def score(index: Tensor) -> Tensor:
             own.apply(index.expand(own.groups))
-            error = bottom_eliminated(segment.run(record.inputs) - record.output, self.percent)
+            error = bottom_eliminated(look.finish().sub_(record.output), self.percent)
             return -error.square_().mul_(record.squared_gradient).sum().reshape(1)
 
-        return score
+        with replayed(look.before):
+            start = None if own.chosen is None else own.chosen[:1]
+            return best_index(score, own.count, 1, self.mode, record.output.device, start)
 
 
-def _look(
-    segment: Segment, x: Tensor, wanted: QuantOperation
-) -> tuple[tuple[Tensor, ...], dict[QuantOperation, Tensor]]:
-    """The inputs of an operation as the segment is now, and the outputs of the operations before it."""
+@dataclass
+class _State:
+    """Where the search of one segment is.
+
+    Attributes:
+        segment: what is searched.
+        record: over all images, for the ranges that factors refer to.
+        heavy: over the images that are looked at.
+        chosen: the operands searched so far.
+        seen: the number of changes when each operand was last searched; if it still stands, nothing else
+            has changed and the same would be chosen again.
+        changes: how many choices have changed something.
+    """
+
+    segment: Segment
+    record: SegmentRecord
+    heavy: SegmentRecord
+    chosen: dict[tuple[str, int], Candidates] = field(default_factory=dict)
+    seen: dict[tuple[str, int], int] = field(default_factory=dict)
+    changes: int = 0
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What the search of one operation in a segment needs.
+
+    Attributes:
+        inputs: of the operation, as the segment is now.
+        before: outputs of the operations before it in its half of the block.
+        start: input of that half.
+        parts: that half, and what follows.
+    """
+
+    inputs: tuple[Tensor, ...]
+    before: dict[QuantOperation, Tensor]
+    start: Tensor
+    parts: tuple[Segment, ...]
+
+    def finish(self) -> Tensor:
+        """Return the output of the segment."""
+        x = self.start
+        for part in self.parts:
+            x = part.run(x)
+        return x
+
+
+def _look(segment: Segment, x: Tensor, wanted: QuantOperation) -> _Look:
+    parts = segment.halves or (segment,)
+    position = next(i for i, part in enumerate(parts) if wanted in part.operations)
+    for part in parts[:position]:
+        x = part.run(x)
     inputs: list[tuple[Tensor, ...]] = []
     before: dict[QuantOperation, Tensor] = {}
 
@@ -252,9 +330,9 @@ def _look(
             before[module] = output
 
     with ExitStack() as stack:
-        for operation in segment.operations:
+        for operation in parts[position].operations:
             stack.callback(operation.register_forward_hook(watch).remove)
-        segment.run(x)
+        parts[position].run(x)
     if not inputs:
         raise MethodError(f"the forward pass never reached {wanted.name}; the model is unsupported")
-    return inputs[0], before
+    return _Look(inputs[0], before, x, parts[position:])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from methods.errors import MethodError
 from methods.quantization.model import QuantizedModel, Site
+from methods.quantization.sharing import Shared
 
 
 class Progress(Protocol):
@@ -31,11 +32,15 @@ class Calibration:
     Attributes:
         batches: what ``model(batch)`` accepts; for classification float tensors [b, 3, H, W].
         seed: seed of the run; every random choice of a method draws from `generator`.
+        shared: holds what other calibrations on the same images have computed; None: nothing is shared.
     """
 
-    def __init__(self, batches: Sequence[Tensor], seed: int = 0) -> None:
+    def __init__(
+        self, batches: Sequence[Tensor], seed: int = 0, shared: Shared | None = None
+    ) -> None:
         self.batches = [batch for batch in batches if len(batch)]
         self.seed = seed
+        self.shared = shared
         if not self.batches:
             raise MethodError("the calibration set is empty; ask for at least one image")
 
@@ -50,7 +55,7 @@ class Calibration:
 
     def to(self, device: torch.device) -> "Calibration":
         """Return the same set on another device."""
-        return Calibration([batch.to(device) for batch in self.batches], self.seed)
+        return Calibration([b.to(device) for b in self.batches], self.seed, self.shared)
 
     def whole(self) -> Tensor:
         """Return all images as one batch.

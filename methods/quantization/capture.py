@@ -1,5 +1,6 @@
 """Recording what goes through each operation of the full-precision model."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from methods.errors import MethodError
 from methods.quantization.calibration import Calibration, check_finite
 from methods.quantization.layers import QuantOperation
 from methods.quantization.model import Output, QuantizedModel
+from methods.quantization.sharing import fingerprint
 
 MEMORY_BUDGET = 2 * 1024**3
 """Bytes of recorded tensors held at once; more operations are recorded in further passes."""
@@ -97,13 +99,87 @@ def record_operations(
     model.activate(weights=False, activations=False)
     wanted = model.operations if operations is None else operations
     for group in _groups(model, wanted, calibration, loss is not None):
-        chunks: dict[str, list[Record]] = {op.name: [] for op in group}
-        generator = calibration.generator()
-        for images in calibration.split(batch_size):
-            for name, record in _record_batch(model, group, images, loss, draws, generator).items():
-                chunks[name].append(record)
+        records = _shared_records(model, group, calibration, loss, draws, batch_size)
         for operation in group:
-            yield operation, _joined(operation, chunks.pop(operation.name))
+            yield operation, records.pop(operation.name)
+
+
+def _shared_records(
+    model: QuantizedModel,
+    group: Sequence[QuantOperation],
+    calibration: Calibration,
+    loss: OutputLoss | None,
+    draws: int,
+    batch_size: int,
+) -> dict[str, Record]:
+    """Records of a group, from an earlier calibration if one has left them.
+
+    Without gradients they are one forward pass, and writing and reading them takes as long.
+    """
+    names = [operation.name for operation in group]
+
+    def make() -> dict[str, Tensor]:
+        made = _records(model, group, calibration, loss, draws, batch_size)
+        return {f"{name}/{key}": t for name in names for key, t in _to_tensors(made[name]).items()}
+
+    if loss is None or calibration.shared is None:
+        return _records(model, group, calibration, loss, draws, batch_size)
+    words = ("operations", names, loss.__qualname__, draws, batch_size, calibration.seed)
+    tensors = share(model, calibration, words, make)
+    return {name: _from_tensors(name, tensors) for name in names}
+
+
+def share(
+    model: QuantizedModel,
+    calibration: Calibration,
+    words: tuple[object, ...],
+    make: Callable[[], dict[str, Tensor]],
+) -> dict[str, Tensor]:
+    """Return what follows from full-precision weights, images and ``words``: found, or made and left."""
+    shared = calibration.shared
+    if shared is None:
+        return make()
+    weights = model.state_tensors().values()
+    key = fingerprint(words, [*weights, *calibration.batches])
+    found = shared.get(key)
+    if found is not None:
+        return {name: tensor.to(model.device) for name, tensor in found.items()}
+    start = time.perf_counter()
+    made = make()
+    shared.put(key, made, time.perf_counter() - start)
+    return made
+
+
+def _to_tensors(record: Record) -> dict[str, Tensor]:
+    tensors = {f"input{i}": x for i, x in enumerate(record.inputs)} | {"output": record.output}
+    if record.squared_gradient is not None:
+        tensors["squared_gradient"] = record.squared_gradient
+    return tensors
+
+
+def _from_tensors(name: str, tensors: dict[str, Tensor]) -> Record:
+    inputs = [tensors.get(f"{name}/input{i}") for i in range(2)]
+    return Record(
+        tuple(x for x in inputs if x is not None),
+        tensors[f"{name}/output"],
+        tensors.get(f"{name}/squared_gradient"),
+    )
+
+
+def _records(
+    model: QuantizedModel,
+    group: Sequence[QuantOperation],
+    calibration: Calibration,
+    loss: OutputLoss | None,
+    draws: int,
+    batch_size: int,
+) -> dict[str, Record]:
+    chunks: dict[str, list[Record]] = {op.name: [] for op in group}
+    generator = calibration.generator()
+    for images in calibration.split(batch_size):
+        for name, record in _record_batch(model, group, images, loss, draws, generator).items():
+            chunks[name].append(record)
+    return {op.name: _joined(op, chunks.pop(op.name)) for op in group}
 
 
 def _groups(

@@ -8,7 +8,7 @@ is compared with the full-precision one.
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,45 +17,25 @@ from methods.quantization.capture import Record
 from methods.quantization.layers import QuantMatMul, QuantOperation
 from methods.quantization.quantizers import Quantizer, TwinSoftmaxQuantizer
 from methods.quantization.ranges import grouped
+from methods.quantization.scores import (
+    CosineMetric,
+    DirectScore,
+    GramCosine,
+    Metric,
+    Score,
+    SquaredErrorMetric,
+    by_row,
+    heaviest,
+    likeness,
+    rows_of,
+)
 
 SearchMode = Literal["coarse-to-fine", "exhaustive"]
 COARSE_STRIDE = 8
+NEAR_STRIDE = 4
 
-
-class Metric(Protocol):
-    """Likeness of an estimated output to the true one, per group; higher is better."""
-
-    def __call__(self, record: Record, estimate: Tensor, groups: int, axis: int) -> Tensor:
-        """Return [groups]; the groups are equal blocks of dimension ``axis``."""
-
-
-def sum_by_group(x: Tensor, groups: int, axis: int) -> Tensor:
-    """Sum ``x`` to [groups], the groups being equal blocks of dimension ``axis``."""
-    if groups == 1:
-        return x.sum().reshape(1)
-    axis %= x.dim()
-    others = [d for d in range(x.dim()) if d != axis]
-    return x.sum(dim=others).view(groups, -1).sum(dim=1)
-
-
-def fisher_metric(record: Record, estimate: Tensor, groups: int, axis: int) -> Tensor:
-    """Return minus the squared error weighted by the squared gradient (PTQ4ViT, equation 7)."""
-    assert record.squared_gradient is not None
-    error = (record.output - estimate).square_().mul_(record.squared_gradient)
-    return -sum_by_group(error, groups, axis)
-
-
-def squared_error_metric(record: Record, estimate: Tensor, groups: int, axis: int) -> Tensor:
-    """Return minus the squared error."""
-    return -sum_by_group((record.output - estimate).square_(), groups, axis)
-
-
-def cosine_metric(record: Record, estimate: Tensor, groups: int, axis: int) -> Tensor:
-    """Return the cosine of the angle between true and estimated output (EasyQuant)."""
-    inner = sum_by_group(record.output * estimate, groups, axis)
-    true_norm = sum_by_group(record.output.square(), groups, axis)
-    norm = sum_by_group(estimate.square(), groups, axis)
-    return inner / (true_norm * norm).clamp_min(1e-30).sqrt()
+HEAVY = 0.99
+"""Share of the squared gradient on the rows that a search looks at (see docs/performance.md)."""
 
 
 @dataclass(frozen=True)
@@ -109,24 +89,35 @@ def best_index(
     groups: int,
     mode: SearchMode,
     device: torch.device,
+    start: Tensor | None = None,
 ) -> Tensor:
     """Return, per group, the candidate of highest score ([groups], int64).
 
-    ``coarse-to-fine`` tries every 8th candidate and then the 14 around the best of them: scores are
-    nearly unimodal in the scale. ``exhaustive`` tries all.
+    ``exhaustive`` tries all. ``coarse-to-fine`` tries every 8th candidate, then the 14 around the best:
+    scores are nearly unimodal in the scale. Where an earlier round has chosen ``start`` ([groups]), it tries
+    that, those 4 away, and then the 6 around the best of them.
     """
-    stride = 1 if mode == "exhaustive" or count <= 2 * COARSE_STRIDE else COARSE_STRIDE
-    coarse = [torch.full((groups,), i, device=device) for i in range(0, count, stride)]
+    if mode == "exhaustive":
+        return _best_of(score, _all(range(count), groups, device))[0]
+    if start is not None:
+        stride, coarse = NEAR_STRIDE, _around(start, (-NEAR_STRIDE, 0, NEAR_STRIDE), count)
+    else:
+        stride = 1 if count <= 2 * COARSE_STRIDE else COARSE_STRIDE
+        coarse = _all(range(0, count, stride), groups, device)
     index, value = _best_of(score, coarse)
-    fine = [
-        (index + step).clamp(0, count - 1)
-        for step in range(1 - stride, stride)
-        if step  # the coarse winner itself is known
-    ]
+    fine = _around(index, [step for step in range(1 - stride, stride) if step], count)
     if not fine:
         return index
     fine_index, fine_value = _best_of(score, fine)
     return torch.where(fine_value > value, fine_index, index)
+
+
+def _all(indices: Iterable[int], groups: int, device: torch.device) -> list[Tensor]:
+    return [torch.full((groups,), i, device=device) for i in indices]
+
+
+def _around(index: Tensor, steps: Iterable[int], count: int) -> list[Tensor]:
+    return [(index + step).clamp(0, count - 1) for step in steps]
 
 
 def _best_of(score: Callable[[Tensor], Tensor], indices: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -147,8 +138,10 @@ def search_operation(
     """Set the quantizers of both operands by alternating search.
 
     Weights come before inputs, the first operand of an attention product before the second; the split
-    after softmax is searched with the other operand in full precision. Rounds end early once nothing
-    changes. Operands left in floating point, or dynamic, are not searched.
+    after softmax is searched with the other operand in full precision. An operand is searched again only if
+    the other has changed since, and rounds end once nothing does. Operands left in floating point, or
+    dynamic, are not searched. Unless ``mode`` is ``exhaustive`` a weighted metric looks at the rows that
+    hold `HEAVY` of the squared gradient.
     """
     tensors = operation.operands(record.inputs)
     quantizers = list(operation.quantizers().values())
@@ -157,11 +150,19 @@ def search_operation(
         for i in range(2)
         if not quantizers[i].spec.is_float and not quantizers[i].spec.dynamic
     }
+    if metric.by_token:
+        record = by_row(operation, record)
+    if metric.weighted and mode != "exhaustive":
+        assert record.squared_gradient is not None
+        record = rows_of(record, heaviest(record.squared_gradient, HEAVY))
     order = [
         i for i in ((0, 1) if isinstance(operation, QuantMatMul) else (1, 0)) if i in candidates
     ]
+    seen: dict[int, Tensor | None] = {}
     for _ in range(rounds):
-        changes = [_search_operand(operation, record, metric, candidates, i, mode) for i in order]
+        changes = [
+            _search_operand(operation, record, metric, candidates, i, mode, seen) for i in order
+        ]
         if not any(changes):
             return
 
@@ -173,22 +174,45 @@ def _search_operand(
     candidates: dict[int, Candidates],
     which: int,
     mode: SearchMode,
+    seen: dict[int, Tensor | None],
 ) -> bool:
-    tensors = operation.operands(record.inputs)
-    own, quantizer = candidates[which], candidates[which].quantizer
-    other = candidates.get(1 - which)
-    fixed = tensors[1 - which]
+    """Search one operand; ``seen`` is what the other was when each was searched last."""
+    own, other = candidates[which], candidates.get(1 - which)
+    fixed = operation.operands(record.inputs)[1 - which]
+    now = None
     if other is not None and not own.by_split:
+        now = other.chosen
         fixed = other.quantizer.fake_quantize(fixed)
+    if which in seen and _same(seen[which], now):
+        return False
+    seen[which] = now
+    score = _make_score(operation, record, metric, own, which, fixed)
+    best = best_index(score, own.count, own.groups, mode, fixed.device, own.chosen)
+    return own.choose(best)
 
-    def score(index: Tensor) -> Tensor:
-        own.apply(index)
-        estimate = quantizer.fake_quantize(tensors[which])
-        pair = (estimate, fixed) if which == 0 else (fixed, estimate)
-        return metric(record, operation.compute(*pair), own.groups, operation.output_axis)
 
-    return own.choose(best_index(score, own.count, own.groups, mode, fixed.device))
+def _same(first: Tensor | None, second: Tensor | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return torch.equal(first, second)
 
+
+def _make_score(
+    operation: QuantOperation,
+    record: Record,
+    metric: Metric,
+    own: Candidates,
+    which: int,
+    fixed: Tensor,
+) -> Score:
+    """Second moments where they serve and cost less than the outputs they stand for."""
+    arguments = (operation, record, own.apply, own.quantizer, which, fixed, own.groups)
+    if isinstance(metric, CosineMetric) and GramCosine.pays(operation, fixed):
+        return GramCosine(*arguments)
+    return DirectScore(metric, *arguments)
+
+
+SQUARED_ERROR = SquaredErrorMetric()
 
 MAP_GRID = Grid(alpha=1 / 128, beta=129 / 128, steps=128)
 """1/128 to the whole of the extreme values: most of an attention map is far below its largest entry."""
@@ -230,6 +254,6 @@ def _search_map(product: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     def score(index: Tensor) -> Tensor:
         own.apply(index)
         estimate = product.compute(own.quantizer.fake_quantize(inputs[0]), values)
-        return squared_error_metric(record, estimate, own.groups, product.output_axis)
+        return likeness(SQUARED_ERROR, record, estimate, own.groups, product.output_axis)
 
     own.choose(best_index(score, own.count, own.groups, "coarse-to-fine", values.device))

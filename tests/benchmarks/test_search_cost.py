@@ -14,7 +14,8 @@ from methods.quantization.ranges import (
     minmax_rule,
     shrink_rule,
 )
-from methods.quantization.search import Grid, cosine_metric, fisher_metric, search_operation
+from methods.quantization.scores import CosineMetric, FisherMetric
+from methods.quantization.search import Grid, search_operation
 
 RULES = {
     "minmax": minmax_rule,
@@ -47,7 +48,7 @@ def test_range_rule(name, benchmark, layer, record, ratio):
     assert ratio(benchmark, None) > 0
 
 
-@pytest.mark.parametrize("metric", [cosine_metric, fisher_metric], ids=["cosine", "fisher"])
+@pytest.mark.parametrize("metric", [CosineMetric(), FisherMetric()], ids=["cosine", "fisher"])
 def test_search_of_both_operands(metric, benchmark, layer, record, ratio):
     benchmark.pedantic(search_operation, (layer, record, metric, Grid(0.5, 1.2), 1), rounds=1)
     assert ratio(benchmark, None) > 0

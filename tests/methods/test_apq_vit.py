@@ -58,19 +58,14 @@ def test_replay_gives_what_a_full_run_gives(tiny, images):
     for earlier in wrapped.structure.segments[:index]:
         x = earlier.run(x)
     full = segment.run(x)
-    calls = []
-    for position, operation in enumerate(segment.operations):
-        inputs, before = _look(segment, x, operation)
-        assert list(before) == list(segment.operations[:position])
-        with replayed(before):
-            handles = [
-                op.register_forward_hook(lambda op, x, y: calls.append(op.name)) for op in before
-            ]
+    for operation in segment.operations:
+        look = _look(segment, x, operation)
+        half = next(part for part in segment.halves if operation in part.operations)
+        assert list(look.before) == list(half.operations[: half.operations.index(operation)])
+        with replayed(look.before):
             # Not to the digit: an idle attention product is computed fused (see `QuantMatMul.idle`).
-            torch.testing.assert_close(segment.run(x), full, rtol=0, atol=1e-5)
-            for handle in handles:
-                handle.remove()
-        assert torch.equal(operation(*inputs), operation(*inputs))
+            torch.testing.assert_close(look.finish(), full, rtol=0, atol=1e-5)
+        assert torch.equal(operation(*look.inputs), operation(*look.inputs))
     assert torch.equal(segment.run(x), full)
     assert not any("forward" in vars(op) for op in segment.operations)
 
@@ -154,3 +149,29 @@ def test_scopes_and_orders_differ_and_all_are_finite(vit, images, calibration):
             found.append(model(images))
     assert all(torch.isfinite(output).all() for output in found)
     assert all(not torch.equal(found[0], other) for other in found[1:])
+
+
+@torch.no_grad()
+def test_what_is_not_searched_again_would_not_change(vit, calibration):
+    """Against a search that forgets what it has seen; and images without gradient do not matter."""
+    record = None
+    found = []
+    for forgetful in (False, True):
+        model = wrap_model(vit, equal_table(BitWidth(4, 4)))
+        record = record or record_segments(model, calibration, fisher_loss, 2, 4)[1]
+        segment = model.structure.segments[1]
+        search = BlockSearch(lambda op: Grid(0.4, 1.1, 12), 10.0, 3, True, "coarse-to-fine")
+        if forgetful:
+            vars(search)["_operation"] = _forgetting(search._operation)
+        search.run(segment, record)
+        found.append([q.scale for op in segment.operations for q in op.quantizers().values()])
+    for seen, anew in zip(*found, strict=True):
+        assert torch.equal(seen, anew)
+
+
+def _forgetting(search):
+    def forget(operation, state):
+        state.seen.clear()
+        search(operation, state)
+
+    return forget

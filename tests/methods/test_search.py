@@ -1,7 +1,11 @@
 """The scale search against brute force written from its definition."""
 
+import copy
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from methods import MethodError
 from methods.quantization import BitWidth, Calibration, equal_table, wrap_model
@@ -11,16 +15,20 @@ from methods.quantization.capture import (
     record_operations,
     self_divergence_loss,
 )
-from methods.quantization.search import (
-    Grid,
-    best_index,
-    cosine_metric,
-    fisher_metric,
-    search_operation,
+from methods.quantization.scores import (
+    CosineMetric,
+    DirectScore,
+    FisherMetric,
+    GramCosine,
+    by_row,
+    heaviest,
+    likeness,
     sum_by_group,
 )
+from methods.quantization.search import Candidates, Grid, best_index, search_operation
 
 TABLE = equal_table(BitWidth(4, 4))
+FISHER, COSINE = FisherMetric(), CosineMetric()
 
 
 def _records(model, calibration, **options):
@@ -81,7 +89,7 @@ def test_exhaustive_weight_search_is_the_argmax_of_the_definition(vit, calibrati
     operation, record = _records(vit, calibration, loss=fisher_loss, draws=2)[name]
     grid = Grid(0.3, 1.2, 30)
     operation.input_quantizer.spec = equal_table(BitWidth(4, 32))["qkv.input"]  # weight alone
-    search_operation(operation, record, fisher_metric, grid, rounds=1, mode="exhaustive")
+    search_operation(operation, record, FISHER, grid, rounds=1, mode="exhaustive")
     weight = operation.weight.detach()
     flat = weight.flatten(1).double()
     low, high = flat.min(1).values, flat.max(1).values
@@ -110,13 +118,26 @@ def test_best_index_finds_the_top_of_a_unimodal_score(mode):
     assert torch.equal(best_index(score, 100, 4, mode, torch.device("cpu")), tops)
 
 
+def test_a_later_round_looks_around_what_was_chosen_before():
+    tops, start = torch.tensor([0, 5, 50, 99]), torch.tensor([2, 12, 47, 98])
+    asked = []
+
+    def score(index):
+        asked.append(index)
+        return -(index - tops).abs().float()
+
+    found = best_index(score, 100, 4, "coarse-to-fine", torch.device("cpu"), start)
+    assert torch.equal(found, tops)
+    assert len(asked) == 3 + 6
+
+
 def test_tiny_scales_score_worse_than_the_start():
     torch.manual_seed(0)
     output = torch.randn(4, 9, 6)
     record = Record((), output, torch.rand(4, 9, 6))
-    for metric in (fisher_metric, cosine_metric):
-        good = metric(record, output + 0.01 * torch.randn_like(output), 1, -1)
-        bad = metric(record, torch.randn_like(output), 1, -1)
+    for metric in (FISHER, COSINE):
+        good = likeness(metric, record, output + 0.01 * torch.randn_like(output), 1, -1)
+        bad = likeness(metric, record, torch.randn_like(output), 1, -1)
         assert good > bad
 
 
@@ -127,7 +148,7 @@ def test_sum_by_group_is_a_plain_sum():
     assert torch.allclose(sum_by_group(x, 1, 1), x.sum())
 
 
-@pytest.mark.parametrize(("metric", "alpha"), [(cosine_metric, 0.5), (fisher_metric, 0.01)])
+@pytest.mark.parametrize(("metric", "alpha"), [(COSINE, 0.5), (FISHER, 0.01)])
 def test_coarse_to_fine_scores_about_as_high_as_exhaustive(metric, alpha, tiny, calibration):
     """Summed over all operations; a single score may be caught in a smaller peak."""
     losses = {"exhaustive": 0.0, "coarse-to-fine": 0.0}
@@ -136,8 +157,8 @@ def test_coarse_to_fine_scores_about_as_high_as_exhaustive(metric, alpha, tiny, 
             search_operation(operation, record, metric, Grid(alpha, 1.2), 1, mode)
             quantizers, tensors = operation.quantizers().values(), operation.operands(record.inputs)
             pair = [q.fake_quantize(t) for q, t in zip(quantizers, tensors, strict=True)]
-            score = metric(record, operation.compute(*pair).detach(), 1, -1)
-            losses[mode] += float(1 - score if metric is cosine_metric else -score)
+            score = likeness(metric, record, operation.compute(*pair).detach(), 1, -1)
+            losses[mode] += float(1 - score if metric is COSINE else -score)
     assert losses["coarse-to-fine"] < 1.25 * losses["exhaustive"], losses
 
 
@@ -152,9 +173,128 @@ def test_search_lowers_the_output_error_it_measures(tiny, images):
                 q.fake_quantize(t)
                 for q, t in zip(op.quantizers().values(), op.operands(rec.inputs), strict=True)
             ]
-            return -float(fisher_metric(rec, op.compute(*pair).detach(), 1, -1))
+            return -float(likeness(FISHER, rec, op.compute(*pair).detach(), 1, -1))
 
-        search_operation(operation, record, fisher_metric, Grid(1.0, 1.0, 1), 1)
+        search_operation(operation, record, FISHER, Grid(1.0, 1.0, 1), 1)
         start = error()
-        search_operation(operation, record, fisher_metric, Grid(0.01, 1.2, 100), 3)
+        search_operation(operation, record, FISHER, Grid(0.01, 1.2, 100), 3)
         assert error() <= start
+
+
+def _scores(kind, operation, record, which, indices, metric=COSINE):
+    quantizers, tensors = list(operation.quantizers().values()), operation.operands(record.inputs)
+    own = Candidates(quantizers[which], tensors[which], Grid(0.5, 1.2))
+    fixed = tensors[1 - which]
+    arguments = (operation, record, own.apply, quantizers[which], which, fixed, own.groups)
+    score = kind(*arguments) if kind is GramCosine else kind(metric, *arguments)
+    return torch.stack([score(torch.full((own.groups,), i)) for i in indices])
+
+
+@torch.no_grad()
+def test_second_moments_give_the_cosine_of_the_outputs(tiny, calibration):
+    seen = set()
+    for operation, record in _records(tiny, calibration).values():
+        record = by_row(operation, record)
+        for which in (0, 1):
+            fixed = operation.operands(record.inputs)[1 - which]
+            if not GramCosine.pays(operation, fixed):
+                continue
+            seen.add((operation.role, which))
+            gram = _scores(GramCosine, operation, record, which, (0, 40, 99))
+            direct = _scores(DirectScore, operation, record, which, (0, 40, 99))
+            torch.testing.assert_close(gram.float(), direct, rtol=0, atol=2e-6)
+    assert {("fc1", 0), ("fc1", 1), ("qkv", 1), ("scores", 0), ("scores", 1)} <= seen
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("metric", [FISHER, COSINE])
+def test_chunks_add_up_to_the_whole(metric, vit, calibration, monkeypatch):
+    for operation, record in _records(vit, calibration, loss=fisher_loss).values():
+        for which in (0, 1):
+            whole = _scores(DirectScore, operation, record, which, (10, 50), metric)
+            with monkeypatch.context() as patch:
+                patch.setattr("methods.quantization.scores.CHUNK_BYTES", 1)
+                chunked = _scores(DirectScore, operation, record, which, (10, 50), metric)
+            torch.testing.assert_close(chunked, whole, rtol=1e-4, atol=0)
+
+
+@given(
+    masses=st.lists(st.floats(0, 1e6, width=32), min_size=1, max_size=40),
+    share=st.floats(0.01, 1.0),
+)
+def test_the_heaviest_rows_hold_their_share_and_are_no_more_than_needed(masses, share):
+    gradient = torch.tensor(masses).reshape(-1, 1)
+    index = heaviest(gradient, share)
+    total = sum(masses)
+    kept = sorted((masses[i] for i in index), reverse=True)
+    assert index.tolist() == sorted(set(index.tolist()))
+    assert sum(kept) >= share * total * (1 - 1e-12)
+    assert sum(kept[:-1]) <= share * total * (1 + 1e-12)
+    assert set(kept) >= set(sorted(masses, reverse=True)[: len(kept)])
+
+
+@torch.no_grad()
+def test_operands_that_need_no_second_search_are_those_that_would_not_change(tiny, calibration):
+    """Against alternation that searches everything in every round."""
+    grid = Grid(0.3, 1.2, 20)
+    for operation, record in _records(tiny, calibration).values():
+        quantizers, tensors = (
+            list(operation.quantizers().values()),
+            operation.operands(record.inputs),
+        )
+        own = [Candidates(q, t, grid) for q, t in zip(quantizers, tensors, strict=True)]
+        order = (0, 1) if operation.role in ("scores", "context") else (1, 0)
+        for _ in range(3):
+            for i in order:
+                fixed = quantizers[1 - i].fake_quantize(tensors[1 - i])
+                score = DirectScore(
+                    COSINE, operation, record, own[i].apply, quantizers[i], i, fixed, own[i].groups
+                )
+                found = best_index(score, 20, own[i].groups, "exhaustive", torch.device("cpu"))
+                own[i].choose(found)
+        plain = [q.scale.clone() for q in quantizers]
+        search_operation(operation, record, COSINE, grid, 3, "exhaustive")
+        for quantizer, scale in zip(quantizers, plain, strict=True):
+            same = torch.isclose(quantizer.scale, scale, rtol=1e-6)
+            assert same.float().mean() > 0.98, operation.name
+
+
+class _Kept(dict):
+    """A place to share, in memory."""
+
+    def put(self, key, tensors, seconds=0.0):
+        assert seconds > 0
+        self[key] = {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def test_records_that_another_calibration_has_left_are_the_same_to_the_bit(vit, images):
+    kept = _Kept()
+    options = {"loss": fisher_loss, "draws": 2, "batch_size": 4}
+    alone = _records(vit, Calibration([images], seed=3), **options)
+    _records(vit, Calibration([images], seed=3, shared=kept), **options)
+    assert len(kept) == 1
+    found = _records(vit, Calibration([images], seed=3, shared=kept), **options)
+    for name, (_, record) in alone.items():
+        other = found[name][1]
+        assert all(torch.equal(a, b) for a, b in zip(record.inputs, other.inputs, strict=True))
+        assert torch.equal(record.output, other.output)
+        assert torch.equal(record.squared_gradient, other.squared_gradient)
+
+
+def test_other_weights_images_seeds_and_settings_share_nothing(vit, images):
+    kept = _Kept()
+    options = {"loss": fisher_loss, "draws": 2, "batch_size": 4}
+    _records(vit, Calibration([images], seed=3, shared=kept), **options)
+    _records(vit, Calibration([images], seed=4, shared=kept), **options)
+    _records(vit, Calibration([images + 1], seed=3, shared=kept), **options)
+    _records(vit, Calibration([images], seed=3, shared=kept), **options | {"draws": 3})
+    _records(vit, Calibration([images], seed=3, shared=kept), **options | {"loss": _square_loss})
+    other = copy.deepcopy(vit)
+    with torch.no_grad():
+        next(iter(other.parameters())).add_(1e-3)
+    _records(other, Calibration([images], seed=3, shared=kept), **options)
+    assert len(kept) == 6
+
+
+def _square_loss(logits, generator):
+    return logits.square().sum()
