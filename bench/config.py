@@ -28,7 +28,7 @@ from bench.lookup import hint
 from bench.toml_file import TomlFile, describe
 
 DEFAULT_FILE = Path("bench.toml")
-RUN_KEYS = {"device": str, "workers": int, "timeout": float, "output": str}
+RUN_KEYS = {"device": str, "workers": int, "timeout": float, "output": str, "share_gb": float}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from bench import lookup, warned
 from bench.environment import environment
 from bench.job import Job
 from bench.measure import MB, PeakMemory, Stopwatch
+from bench.shared import SharedFolder
 from methods.quantization import BitTable, BitWidth, Calibration, QuantizedModel, equal_table
 from methods.quantization import Progress as StageProgress
 from methods.quantization.storage import save_quantized
@@ -56,6 +57,8 @@ def execute(job: Job, report: Report, fields: dict[str, Any]) -> np.ndarray:
     fields["primary_metric"] = task.metrics[0]
     watch = Stopwatch(device)
     memory = PeakMemory(device)
+    shared = SharedFolder(*job.shared, memory.read) if job.shared is not None else None
+    task.shared = shared
     try:
         with watch.phase("load"):
             report("load", 0, 0)
@@ -65,12 +68,16 @@ def execute(job: Job, report: Report, fields: dict[str, Any]) -> np.ndarray:
                 raise Skip(reason)
             module = loaded.module.to(device)
             calibration = calibration_set(task, loaded, run.calibration_images, run.seed).to(device)
+            calibration.shared = shared
         memory.reset()
         with watch.phase("calibrate"), warned.collected() as texts:
             # Whatever happens, the record has them: a unit that was given back, a batch cut in half.
             fields["environment"]["warnings"] = texts
             quantized = method.quantize(module, table, calibration, _phase(report, "calibrate"))
         fields["peak_memory_mb"] = memory.read()
+        if shared is not None:  # a run costs what it would cost alone
+            fields["peak_memory_mb"] = max(fields["peak_memory_mb"], shared.peak_mb)
+            watch.credit("calibrate", shared.seconds)
         del calibration
         with watch.phase("save"):
             report("save", 0, 0)

@@ -23,6 +23,7 @@ class Job:
         model_file: where to keep the quantized model; None: measured and thrown away.
         log_file: takes what the run prints.
         source: state of the source tree, see `bench.environment.source_state`.
+        shared: folder and budget in bytes of what the sweep's runs share; None: nothing.
     """
 
     run: Run
@@ -34,6 +35,7 @@ class Job:
     model_file: Path | None
     log_file: Path
     source: dict[str, Any]
+    shared: tuple[Path, int] | None = None
 
 
 @dataclass(frozen=True)

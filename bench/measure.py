@@ -31,6 +31,12 @@ class Stopwatch:
         finally:
             self.seconds[name] = round(time.perf_counter() - start, 3)
 
+    def credit(self, name: str, seconds: float) -> None:
+        """Add to a phase what another run has spent for it; the sum of all such is noted as ``shared``."""
+        if seconds > 0:
+            self.seconds[name] = round(self.seconds[name] + seconds, 3)
+            self.seconds["shared"] = round(self.seconds.get("shared", 0.0) + seconds, 3)
+
     def total(self) -> dict[str, float]:
         """Seconds by phase, with ``total`` since the stopwatch was made."""
         return {**self.seconds, "total": round(time.perf_counter() - self._began, 3)}

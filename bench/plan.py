@@ -232,8 +232,9 @@ def _model_runs(
     # In full precision there is nothing to tell scopes apart.
     reference = _run(suite, task, data, model, full, "W32A32", "equal", None, 0, None)
     yield reference
-    cells = product(suite.protocols, scopes, suite.bits, chosen, suite.seeds)
-    for protocol, scope, bits, choice, seed in cells:
+    # What runs can share (images, full-precision results) depends on seed and method, not on the bits.
+    cells = product(suite.protocols, scopes, suite.seeds, chosen, suite.bits)
+    for protocol, scope, seed, choice, bits in cells:
         yield _run(suite, task, data, model, choice, bits, protocol, scope, seed, reference.run_id)
 
 

@@ -57,7 +57,8 @@ class Record:
         intervals: 95 % interval of each metric, in percent.
         standard_errors: of each metric, in percent.
         n: number of images evaluated.
-        seconds: wall time of each phase (load, calibrate, save, evaluate, total).
+        seconds: wall time of each phase (load, calibrate, save, evaluate, total); ``shared`` is the part of
+            the calibration that another run has spent.
         peak_memory_mb: highest memory use while calibrating, in MB.
         size_mb: size of the saved quantized model, in MB.
         environment: machine, software and settings.

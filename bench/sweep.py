@@ -19,10 +19,12 @@ from bench.job import CannotWrite, Died, Finished, Job, Progress
 from bench.output import log_file
 from bench.plan import Run
 from bench.record import new_record
+from bench.shared import clear
 from bench.store import Store
 from bench.worker import now
 
 POLL_SECONDS = 0.25
+SHARED_FOLDER = ".shared"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Settings:
         save_models: keep the quantized models.
         plugins: plugin files the workers load.
         source: state of the source tree.
+        shared_bytes: what the runs may keep on disk for each other; 0: nothing.
     """
 
     output: Path
@@ -46,6 +49,12 @@ class Settings:
     save_models: bool = False
     plugins: tuple[Path, ...] = ()
     source: dict[str, Any] | None = None
+    shared_bytes: int = 0
+
+    @property
+    def shared(self) -> tuple[Path, int] | None:
+        """Folder and budget of what runs share; None if nothing is."""
+        return (self.output / SHARED_FOLDER, self.shared_bytes) if self.shared_bytes else None
 
 
 class Sweep:
@@ -79,6 +88,7 @@ class Sweep:
             BenchError: a record cannot be written (disk full); finished records stay.
             KeyboardInterrupt: handed on after the running processes are killed.
         """
+        clear(self._settings.output / SHARED_FOLDER)
         try:
             while self._pending or self._executor.active:
                 self._skip_blocked()
@@ -91,6 +101,7 @@ class Sweep:
                 interrupt.check()
         finally:
             self._executor.cancel()
+            clear(self._settings.output / SHARED_FOLDER)
 
     def _fill_slots(self) -> None:
         busy = {active.slot for active in self._executor.active}
@@ -118,6 +129,7 @@ class Sweep:
             model_file=model_file if settings.save_models else None,
             log_file=log_file(settings.output, run.run_id),
             source=settings.source or {},
+            shared=settings.shared,
         )
 
     def _handle(self, active: Active, message: object) -> None:

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tasks.sharing import Shared
+
 Progress = Callable[[int, int], None]
 """Called with the number of finished images and of all images."""
 
@@ -87,6 +89,7 @@ class Task:
         dense: whether it is about detection, for which methods' authors use other numbers of images.
         small: whether its models are so small that a run computes on one thread: a second one costs more in
             waiting than it brings, and a sweep had better make several runs at a time.
+        shared: holds what other runs of the sweep have decoded; None: nothing is shared.
     """
 
     name: ClassVar[str]
@@ -98,6 +101,7 @@ class Task:
 
     def __init__(self, options: TaskOptions | None = None) -> None:
         self.options = options or TaskOptions()
+        self.shared: Shared | None = None
 
     def model_names(self) -> list[str]:
         """Return the models to list; a task may know more."""

@@ -1,16 +1,15 @@
 """The ImageNet-1k task: timm models on the user's own images."""
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import timm
 import torch
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from tasks.base import Evaluation, LoadedModel, Progress, Task, subset
 from tasks.checkpoints import file_id, load_strictly, read_state_dict
@@ -27,6 +26,7 @@ from tasks.imagenet_data import (
 )
 from tasks.metrics import classify
 from tasks.registry import register_task
+from tasks.sharing import SharedImages
 
 FULL_VALIDATION = 50_000
 HOLDOUT_SEED = 20_240_609
@@ -110,8 +110,7 @@ class ImageNet(Task):
             folder = require_root(self.options.data_dir) / "train"
             raise TaskError(f"{folder} has {len(samples)} images to draw, the run asks for {n}")
         drawn = np.random.default_rng(seed).permutation(len(samples))[:n]
-        images = ImageFiles([samples[i] for i in drawn], _transform(loaded.module))
-        return list(torch.stack([images[i][0] for i in range(n)]).split(self.options.batch_size))
+        return [images for images, _ in self._images([samples[i] for i in drawn], loaded)]
 
     def evaluate(
         self,
@@ -124,12 +123,15 @@ class ImageNet(Task):
         samples = self._training[1] if self.options.holdout else self._validation
         self._check_classes(loaded, samples)
         chosen = [samples[i] for i in subset(len(samples), self.options.limit)]
-        loader = DataLoader(
-            ImageFiles(chosen, _transform(loaded.module)),
-            batch_size=self.options.batch_size,
-            num_workers=self.options.loader_workers,
-        )
-        return classify(module, loader, device, len(chosen), progress)
+        images = self._images(chosen, loaded, self.options.loader_workers)
+        return classify(module, images, device, len(chosen), progress)
+
+    def _images(
+        self, samples: Sequence[Sample], loaded: LoadedModel, loader_workers: int = 0
+    ) -> SharedImages:
+        config = resolve_model_data_config(loaded.module)
+        files = ImageFiles(samples, create_transform(**config, is_training=False))
+        return SharedImages(files, self.options.batch_size, loader_workers, config, self.shared)
 
     @cached_property
     def _training(self) -> tuple[list[Sample], list[Sample]]:
@@ -205,8 +207,3 @@ def _pretrained(model: str) -> nn.Module:
             f"{model}: timm could not get the pretrained weights ({type(error).__name__}: {error}); "
             "give a file with --checkpoint"
         ) from error
-
-
-def _transform(module: nn.Module) -> Any:
-    """timm's evaluation transform for a model."""
-    return create_transform(**resolve_model_data_config(module), is_training=False)

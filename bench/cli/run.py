@@ -72,6 +72,13 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
         "--timeout", metavar="SECONDS", type=float, help="stop a run that takes longer"
     )
     group.add_argument(
+        "--share-gb",
+        metavar="GB",
+        type=float,
+        help="disk space for decoded images and full-precision results that runs share while the sweep "
+        "lasts, under DIR (default: 4; 0: every run computes all itself)",
+    )
+    group.add_argument(
         "--save-models",
         action="store_true",
         help="keep the quantized models (safetensors) under DIR/models",
@@ -144,3 +151,5 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
         raise BenchError(f"--workers must be at least 1, not {arguments.workers}")
     if arguments.timeout is not None and arguments.timeout <= 0:
         raise BenchError(f"--timeout must be more than 0 seconds, not {arguments.timeout:g}")
+    if arguments.share_gb is not None and not arguments.share_gb >= 0:
+        raise BenchError(f"--share-gb must be at least 0, not {arguments.share_gb:g}")

@@ -24,6 +24,7 @@ from bench.interrupt import hold_interrupts
 from bench.lock import lock
 from bench.plan import Run, build_plan
 from bench.publish import publish
+from bench.shared import DEFAULT_GB, GB
 from bench.store import Store
 from bench.suite import Suite
 from bench.sweep import Settings, Sweep, cannot_write
@@ -59,6 +60,7 @@ def carry_out(
             save_models=arguments.save_models,
             plugins=tuple(path.resolve() for path in arguments.plugin),
             source=source_state(),
+            shared_bytes=shared_bytes(arguments, config),
         )
         decisions = decide(runs, store, arguments.overwrite)
         relabel(decisions, store)
@@ -108,6 +110,13 @@ def choose_devices(arguments: argparse.Namespace, config: Config) -> list[str]:
     for device in devices:
         check_device(device)
     return list(devices)
+
+
+def shared_bytes(arguments: argparse.Namespace, config: Config) -> int:
+    """Bytes that the runs may keep on disk for each other."""
+    given = arguments.share_gb
+    chosen = config.setting("share_gb", DEFAULT_GB) if given is None else given
+    return int(GB * chosen)
 
 
 def choose_slots(

@@ -8,6 +8,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tasks import TASKS, TaskError, TaskOptions
+from tasks.sharing import SharedImages
 
 MODEL = "vit_tiny_patch16_224"
 CLASSES = 1000
@@ -180,3 +181,45 @@ def test_pretrained_weights_that_cannot_be_had(tree, monkeypatch):
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(TaskError, match="no network.*--checkpoint"):
         _task(data_dir=tree).load_model(MODEL)
+
+
+class _Kept(dict):
+    """A place to share, in memory."""
+
+    def put(self, key, tensors):
+        self[key] = {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_images_that_another_run_has_decoded_are_the_same_to_the_bit(
+    tree, checkpoint, monkeypatch, exact
+):
+    task = _task(data_dir=tree, checkpoint=checkpoint, batch_size=4)
+    loaded = task.load_model(MODEL)
+    alone = task.calibration_batches(loaded, 6, seed=1)
+    first = task.evaluate(loaded.module, loaded, torch.device("cpu"))
+    task.shared = _Kept()
+    if not exact:  # a transform whose floats are no bytes
+        normalised = SharedImages._normalised
+        monkeypatch.setattr(SharedImages, "_normalised", lambda s, x: normalised(s, x) + 0.5)
+    task.calibration_batches(loaded, 6, seed=1)
+    task.evaluate(loaded.module, loaded, torch.device("cpu"))
+    assert {name for kept in task.shared.values() for name in kept} == {
+        "bytes" if exact else "floats"
+    }
+    monkeypatch.setattr("tasks.imagenet_data.Image.open", None)  # no file is opened from here on
+    again = task.calibration_batches(loaded, 6, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(alone, again, strict=True))
+    second = task.evaluate(loaded.module, loaded, torch.device("cpu"))
+    assert np.array_equal(first.outcomes, second.outcomes)
+
+
+def test_a_changed_image_is_decoded_again(tree, checkpoint):
+    task = _task(data_dir=tree, checkpoint=checkpoint)
+    task.shared = _Kept()
+    loaded = task.load_model(MODEL)
+    before = torch.cat(task.calibration_batches(loaded, 9, seed=0))
+    for path in (tree / "train").glob("*/*"):
+        _image(path, 999)
+    after = torch.cat(task.calibration_batches(loaded, 9, seed=0))
+    assert not torch.equal(before, after)

@@ -1,0 +1,100 @@
+"""Decoded images that the runs of a sweep share, so that each file is decoded once per preprocessing."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from tasks.imagenet_data import ImageFiles, Sample
+
+
+class Shared(Protocol):
+    """A place for tensors that outlives one run (the benchmark gives it to every run of a sweep)."""
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """Return what lies under ``key``, or None."""
+
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep ``tensors`` under ``key``, if there is room."""
+
+
+class SharedImages:
+    """Batches of images and labels, decoded unless an earlier run has left them.
+
+    Args:
+        files: images and their transform.
+        batch_size: images per batch.
+        loader_workers: processes that decode; 0 decodes here.
+        config: the preprocessing, ``mean`` and ``std`` among it; part of the key.
+        shared: where decoded batches lie; None decodes always.
+
+    Images are kept as the bytes they were before normalisation wherever normalising those again gives the
+    same floats to the bit (else as floats): a quarter of the room.
+    """
+
+    def __init__(
+        self,
+        files: ImageFiles,
+        batch_size: int,
+        loader_workers: int,
+        config: Mapping[str, Any],
+        shared: Shared | None,
+    ) -> None:
+        self._files, self._size, self._workers = files, batch_size, loader_workers
+        self._config, self._shared = config, shared
+        self._mean = torch.tensor(config["mean"]).view(-1, 1, 1)
+        self._std = torch.tensor(config["std"]).view(-1, 1, 1)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images float32 [b, 3, H, W] and labels int64 [b]."""
+        position = 0
+        while position < len(self._files):
+            found = self._find(position)
+            if found is None:
+                yield from self._decoded(position)
+                return
+            yield found, self._labels(position)
+            position += self._size
+
+    def _decoded(self, position: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All from ``position`` on, from the files."""
+        rest = ImageFiles(self._files.samples[position:], self._files.transform)
+        loader = DataLoader(rest, batch_size=self._size, num_workers=self._workers)
+        for images, labels in loader:
+            if self._shared is not None:
+                self._shared.put(self._key(position), self._encode(images))
+            yield images, labels
+            position += self._size
+
+    def _find(self, position: int) -> Tensor | None:
+        found = None if self._shared is None else self._shared.get(self._key(position))
+        if found is None:
+            return None
+        return self._normalised(found["bytes"]) if "bytes" in found else found["floats"]
+
+    def _encode(self, images: Tensor) -> dict[str, Tensor]:
+        pixels = images.mul(self._std).add_(self._mean).mul_(255).round_().clamp_(0, 255)
+        pixels = pixels.to(torch.uint8)
+        if torch.equal(self._normalised(pixels), images):
+            return {"bytes": pixels}
+        return {"floats": images}
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        """As torchvision: to [0, 1], less the mean, by the deviation."""
+        return pixels.float().div_(255).sub_(self._mean).div_(self._std)
+
+    def _samples(self, position: int) -> Sequence[Sample]:
+        return self._files.samples[position : position + self._size]
+
+    def _labels(self, position: int) -> Tensor:
+        return torch.tensor([label for _, label in self._samples(position)])
+
+    def _key(self, position: int) -> str:
+        digest = hashlib.sha256(repr(sorted(self._config.items())).encode())
+        for path, _ in self._samples(position):
+            stat = path.stat()
+            digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
