@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from methods.base import Fidelity
 from methods.quantization.bits import OPERAND_ROLES, BitTable, BitWidth, Scheme, equal_table
-from methods.quantization.calibration import Calibration, Progress
+from methods.quantization.calibration import RANGE_IMAGES, Calibration, Progress
 from methods.quantization.model import QuantizedModel
 from methods.quantization.reconstruction import (
     Granularity,
@@ -23,9 +23,6 @@ from methods.quantization.search import search_maps
 from methods.repq_vit import RepQParameters, RepQViT
 
 Profile = Literal["fast", "paper"]
-
-SEARCH_IMAGES = 128
-"""Images that the attention maps' scales are searched on, at most."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +122,8 @@ class Reconstruction(RepQViT):
         """Calibrate as RepQ-ViT does, then reconstruct."""
         recipe = self.recipe()
         recipe.check(model.structure, calibration.n_images)
-        super().calibrate(model, calibration)
+        super().calibrate(model, calibration.first(RANGE_IMAGES))
         model.activate()
-        images = calibration.whole()[:SEARCH_IMAGES]
+        images = calibration.whole()[:RANGE_IMAGES]
         search_maps(model.operations, lambda: model(images))
         reconstruct(model, calibration, recipe, progress)

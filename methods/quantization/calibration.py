@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.errors import MethodError
+from methods.quantization.memory import available, require
 from methods.quantization.model import QuantizedModel, Site
 from methods.quantization.sharing import Shared
 
@@ -18,6 +19,19 @@ class Progress(Protocol):
     def __call__(self, done: int, total: int, stage: str = "") -> None:
         """``done`` of ``total`` steps are finished; ``stage`` names the part under way, if any."""
 
+
+RANGE_IMAGES = 128
+"""Most images that a reconstruction takes its first ranges, and the scales of attention maps, from.
+
+A pass over more takes many gigabytes, and the steps are learned from all images afterwards.
+"""
+
+AT_ONCE = 5
+"""Copies of the largest activation that exist at once in a pass: what it is made from, itself, sorted or
+quantized, and what a rule compares."""
+
+AMPLE = 80
+"""Times the images' bytes that no pass of a known family needs."""
 
 SHARED_ROLES = ("rpn_head",)
 """Roles of layers that a detector applies to several feature maps, one after the other."""
@@ -65,6 +79,12 @@ class Calibration:
         """
         return torch.cat(self.batches)
 
+    def first(self, images: int) -> "Calibration":
+        """Return the first ``images`` of the set."""
+        if images >= self.n_images:
+            return self
+        return Calibration([self.whole()[:images]], self.seed, self.shared)
+
     def split(self, size: int) -> Iterator[Tensor]:
         """Yield mini-batches of at most ``size`` images."""
         yield from self.whole().split(size)
@@ -102,9 +122,33 @@ def calibrate_activations(
     Raises:
         MethodError: NaN or infinite activations; the site is named.
     """
+    _require_room(model, calibration)
     calibrate_sites(
         list(model.sites()), lambda: model(calibration.whole()), rule, sequential, progress
     )
+
+
+def _require_room(model: QuantizedModel, calibration: Calibration) -> None:
+    """Refuse a pass over all images that cannot fit, before it starts.
+
+    What it takes is known from one image, which is looked at only where it could be too much.
+    """
+    image = calibration.batches[0][:1]
+    if calibration.n_images * image.numel() * 4 * AMPLE < available(image.device):
+        return
+    largest = 0
+
+    def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal largest
+        largest = max(largest, inputs[0].numel())
+
+    with ExitStack() as stack:
+        for site in model.sites():
+            if not site.is_weight:
+                _watch(stack, site.quantizer, watch)
+        model(image)
+    need = calibration.n_images * 4 * (AT_ONCE * largest + image.numel())
+    require(need, image.device, f"one pass over {calibration.n_images} calibration images")
 
 
 @torch.no_grad()

@@ -10,13 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.errors import MethodError
+from methods.quantization import memory
 from methods.quantization.calibration import Calibration, check_finite
 from methods.quantization.layers import QuantOperation
+from methods.quantization.memory import require
 from methods.quantization.model import Output, QuantizedModel
 from methods.quantization.sharing import fingerprint
 
-MEMORY_BUDGET = 2 * 1024**3
-"""Bytes of recorded tensors held at once; more operations are recorded in further passes."""
+RECORDED_SHARE = 1 / 3
+"""Of `memory.budget`: recorded tensors held at once; more operations are recorded in further passes."""
 
 OutputLoss = Callable[[Output, torch.Generator], Tensor]
 """Scalar loss of a batch's output; summed over images, so that g belongs to one image."""
@@ -85,7 +87,7 @@ def record_operations(
 ) -> Iterator[tuple[QuantOperation, Record]]:
     """Yield each operation with its record, computed with all quantizers inactive.
 
-    Operations are recorded in groups of at most `MEMORY_BUDGET` bytes, one pass per group; the passes
+    Operations are recorded in groups of at most a third of `memory.budget`, one pass per group; the passes
     are identical, so the grouping does not change a digit.
 
     Args:
@@ -190,18 +192,31 @@ def _groups(
 ) -> Iterator[Sequence[QuantOperation]]:
     first = calibration.whole()[:1]
     single = _record_batch(model, operations, first, None, 1, calibration.generator())
+    sizes = {
+        name: calibration.n_images * _bytes(record, gradients) for name, record in single.items()
+    }
+    most = RECORDED_SHARE * memory.budget()
+    # The largest group, joined from batches, and what searching one operation takes beside it.
+    require(
+        min(sum(sizes.values()), most) + 2 * max(sizes.values()),
+        first.device,
+        f"recording activations of {calibration.n_images} images",
+    )
     group: list[QuantOperation] = []
     used = 0
     for operation in operations:
-        record = single[operation.name]
-        tensors = (*record.inputs, record.output, *((record.output,) if gradients else ()))
-        size = calibration.n_images * sum(t.numel() * t.element_size() for t in tensors)
-        if group and used + size > MEMORY_BUDGET:
+        size = sizes[operation.name]
+        if group and used + size > most:
             yield group
             group, used = [], 0
         group.append(operation)
         used += size
     yield group
+
+
+def _bytes(record: Record, gradients: bool) -> int:
+    tensors = (*record.inputs, record.output, *((record.output,) if gradients else ()))
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def _record_batch(

@@ -55,7 +55,7 @@ def test_records_hold_what_the_model_computed(tiny, calibration, images):
 def test_grouping_by_memory_changes_nothing(vit, calibration, monkeypatch):
     options = {"loss": fisher_loss, "draws": 2, "batch_size": 4}
     together = _records(vit, calibration, **options)
-    monkeypatch.setattr("methods.quantization.capture.MEMORY_BUDGET", 1)
+    monkeypatch.setenv("BENCH_CACHE_GB", "1e-9")
     apart = _records(vit, calibration, **options)
     for name, (_, record) in together.items():
         assert torch.equal(record.squared_gradient, apart[name][1].squared_gradient)

@@ -14,17 +14,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from methods.errors import MethodError
+from methods.quantization.memory import GB, available, budget
 from methods.quantization.model import Output
 
 logger = logging.getLogger(__name__)
 
-GB = 10**9
 COPIES = 4
 """Full-precision input, quantized input, target, and the next quantized input while it is made."""
 
@@ -35,22 +34,6 @@ FORWARD_BYTES = 128 * 10**6
 """Most bytes of input per pass: one image of a detector's first stage has what 60 of a classifier have."""
 
 
-def host_budget() -> float:
-    """Return the bytes of host memory that caches may take.
-
-    Raises:
-        MethodError: the environment variable ``BENCH_CACHE_GB`` is not a positive number.
-    """
-    text = os.environ.get("BENCH_CACHE_GB", "6")
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not value > 0 or not math.isfinite(value):
-        raise MethodError(f"BENCH_CACHE_GB must be a number of gigabytes above 0, not {text!r}")
-    return value * GB
-
-
 def allocate(shape: Sequence[int], device: torch.device) -> Tensor:
     """Return an uninitialised float32 tensor of ``shape`` where there is room for `COPIES` of it.
 
@@ -58,21 +41,11 @@ def allocate(shape: Sequence[int], device: torch.device) -> Tensor:
         MethodError: not even the temporary folder has room; says how much is needed.
     """
     need = 4 * math.prod(shape) * COPIES
-    if device.type == "cuda" and need <= torch.cuda.mem_get_info(device)[0] / 2:
+    if device.type == "cuda" and need <= available(device) / 2:
         return torch.empty(*shape, device=device)
-    if need <= min(host_budget(), _available_memory() / 2):
+    if need <= min(budget(), available(torch.device("cpu")) / 2):
         return torch.empty(*shape)
     return _mapped(shape, need)
-
-
-def _available_memory() -> float:
-    """Bytes that can be had without swapping; infinite where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return math.inf
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return 1024 * float(found[0]) if found else math.inf
 
 
 def _mapped(shape: Sequence[int], need: float) -> Tensor:

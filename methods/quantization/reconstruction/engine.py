@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from methods.errors import is_out_of_memory
-from methods.quantization.calibration import Calibration, Progress, Rule, calibrate_sites
+from methods.quantization.calibration import (
+    RANGE_IMAGES,
+    Calibration,
+    Progress,
+    Rule,
+    calibrate_sites,
+)
 from methods.quantization.capture import fisher_loss
 from methods.quantization.layers import QuantOperation, WeightedOperation
 from methods.quantization.model import Output, QuantizedModel, Segment, sites_of
@@ -221,8 +227,9 @@ def _calibrate(segment: Segment, x: Tensor, rule: Rule, device: torch.device) ->
     sites = list(sites_of(segment.operations))
     for site in sites:
         site.quantizer.active = site.is_weight
-    # Ranges are exact only over all images at once, and one unit's activations are not large.
-    calibrate_sites(sites, lambda: segment.run(x.to(device)), rule, sequential=True)
+    # Ranges need all their images at once.
+    images = x[:RANGE_IMAGES].to(device)
+    calibrate_sites(sites, lambda: segment.run(images), rule, sequential=True)
 
 
 def _finish_weights(segment: Segment) -> None:

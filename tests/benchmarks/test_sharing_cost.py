@@ -1,0 +1,67 @@
+"""What the runs of a sweep save by sharing: gradients, and decoded images."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+
+from bench.shared import SharedFolder
+from methods.quantization import BitWidth, Calibration, equal_table, wrap_model
+from methods.quantization.capture import fisher_loss, record_operations
+from tasks.imagenet_data import ImageFiles
+from tasks.sharing import SharedImages
+
+BUDGET = 4 * 10**9
+PHOTOS = 32
+
+
+@pytest.fixture
+def shared(tmp_path):
+    return SharedFolder(tmp_path / "shared", BUDGET, lambda: 0.0)
+
+
+def _compare(benchmark, ratio, work):
+    """Time ``work`` as the first run of a sweep does it and as a later one does."""
+    start = time.process_time()
+    work()
+    made = time.process_time() - start
+    benchmark.pedantic(work, rounds=3)
+    found = ratio(benchmark, None)
+    unit = benchmark.extra_info["forward_seconds"]
+    benchmark.extra_info["made"] = made / unit
+    print(f"made {made / unit:.2f} F, found {found:.2f} F")
+    assert benchmark.stats.stats.min < made
+
+
+def test_gradients_of_all_operations(benchmark, ratio, vit, images, shared):
+    model = wrap_model(vit, equal_table(BitWidth(4, 4)))
+    calibration = Calibration([images], 0, shared)
+
+    def record():
+        for _ in record_operations(model, calibration, fisher_loss, 4, 8):
+            pass
+
+    _compare(benchmark, ratio, record)
+
+
+def test_decoded_photos(benchmark, ratio, vit, shared, tmp_path):
+    generator = np.random.default_rng(0)
+    samples = []
+    for i in range(PHOTOS):
+        small = Image.fromarray(generator.integers(0, 255, (40, 50, 3), dtype=np.uint8))
+        path = tmp_path / f"{i}.jpg"
+        small.resize((500, 400), Image.Resampling.BICUBIC).save(path, quality=90)
+        samples.append((path, 0))
+    config = resolve_model_data_config(vit)
+    files = ImageFiles(samples, create_transform(**config, is_training=False))
+
+    def read():
+        batches = list(SharedImages(files, 16, 0, config, shared))
+        assert torch.cat([batch for batch, _ in batches]).shape == (PHOTOS, 3, 224, 224)
+
+    _compare(benchmark, ratio, read)
