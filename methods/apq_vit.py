@@ -67,7 +67,7 @@ class ApqVit(Method):
     calibrated (the port leaves many out); blocks are calibrated on full-precision inputs; a candidate is one
     factor for all groups of a quantizer, for a block's score is one number; factors of linear layers begin
     at 0.3, for the port's 0.7 (it defaults to 8 bits) cannot clip enough at 3 and 4 bits; the grid is
-    searched coarse to fine on the images that hold 99 % of the squared gradient unless
+    searched coarse to fine on the images that hold 99 % of the squared gradient, a quarter at least, unless
     ``search = "exhaustive"``.
     """
 

@@ -58,7 +58,7 @@ class Ptq4Vit(Method):
     Deviations: the softmax quantizer is the paper's exclusive form (the released code adds both halves);
     gradients are Fisher gradients (the released ones are rounding noise); all gradients come from the
     same backward passes; the grid is searched coarse to fine on the tokens (of attention products: images)
-    that hold 99 % of the squared gradient unless ``search = "exhaustive"``.
+    that hold 99 % of the squared gradient, a quarter at least, unless ``search = "exhaustive"``.
     ``ptq4vit-released`` undoes the first two.
     """
 

@@ -15,7 +15,7 @@ from methods.quantization.capture import OutputLoss, Record, share
 from methods.quantization.layers import QuantMatMul, QuantOperation
 from methods.quantization.model import Output, QuantizedModel, Segment, Structure
 from methods.quantization.scores import heaviest, sum_by_group
-from methods.quantization.search import HEAVY, Candidates, Grid, SearchMode, best_index
+from methods.quantization.search import Candidates, Grid, SearchMode, best_index
 
 
 def bottom_eliminated(error: Tensor, percent: float) -> Tensor:
@@ -231,7 +231,7 @@ class BlockSearch:
         """The images that nearly all of the gradient lies on; all of them if the search is exhaustive."""
         if self.mode == "exhaustive":
             return record
-        index = heaviest(record.squared_gradient, HEAVY)
+        index = heaviest(record.squared_gradient)
         return SegmentRecord(
             record.inputs[index], record.output[index], record.squared_gradient[index]
         )
@@ -264,6 +264,7 @@ class BlockSearch:
             return -error.square_().mul_(record.squared_gradient).sum().reshape(1)
 
         with replayed(look.before):
+            # What is not searched yet is in full precision, so the first choice is near the last.
             start = None if own.chosen is None else own.chosen[:1]
             return best_index(score, own.count, 1, self.mode, record.output.device, start)
 

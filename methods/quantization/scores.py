@@ -5,6 +5,7 @@ product), so a candidate is scored chunk by chunk in the processor's cache, on t
 where few do (`heaviest`), or from second moments without any output at all (`GramCosine`).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol
 
@@ -22,6 +23,9 @@ from methods.quantization.quantizers import Quantizer
 
 CHUNK_BYTES = 2**20
 """Bytes of one chunk's output: what is computed from it stays in a core's cache."""
+
+HEAVY, LEAST = 0.99, 0.25
+"""Share of the squared gradient, and of the rows, that a search looks at at least (docs/performance.md)."""
 
 SUMMANDS = 1024
 """Products that a matrix product adds up in float32 at most where exactness matters."""
@@ -117,16 +121,18 @@ def by_row(operation: QuantOperation, record: Record) -> Record:
     )
 
 
-def heaviest(squared_gradient: Tensor, share: float) -> Tensor:
+def heaviest(squared_gradient: Tensor, share: float = HEAVY, least: float = LEAST) -> Tensor:
     """Return the fewest rows that hold ``share`` of the squared gradient (indices in order, int64).
 
     Gradients lie on few rows: 99 % of a layer's on a tenth to a third of the tokens (ViT-Tiny, ImageNet),
-    in the last block on the class tokens alone. What the other rows say of a candidate hardly counts.
+    in the last block on the class tokens alone. What the other rows say of a candidate hardly counts. But
+    at least the part ``least`` of the rows is kept: a scale is fitted to what it is searched on, and on a
+    handful of rows it fits by luck.
     """
     mass, order = squared_gradient.flatten(1).sum(1, dtype=torch.float64).sort(descending=True)
     reached = mass.cumsum(0)
     count = int((reached < share * reached[-1]).sum()) + 1
-    return order[:count].sort().values
+    return order[: max(count, math.ceil(least * len(order)))].sort().values
 
 
 def rows_of(record: Record, index: Tensor) -> Record:

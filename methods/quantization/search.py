@@ -34,9 +34,6 @@ SearchMode = Literal["coarse-to-fine", "exhaustive"]
 COARSE_STRIDE = 8
 NEAR_STRIDE = 4
 
-HEAVY = 0.99
-"""Share of the squared gradient on the rows that a search looks at (see docs/performance.md)."""
-
 
 @dataclass(frozen=True)
 class Grid:
@@ -141,7 +138,7 @@ def search_operation(
     after softmax is searched with the other operand in full precision. An operand is searched again only if
     the other has changed since, and rounds end once nothing does. Operands left in floating point, or
     dynamic, are not searched. Unless ``mode`` is ``exhaustive`` a weighted metric looks at the rows that
-    hold `HEAVY` of the squared gradient.
+    hold nearly all of the squared gradient (`heaviest`).
     """
     tensors = operation.operands(record.inputs)
     quantizers = list(operation.quantizers().values())
@@ -154,7 +151,7 @@ def search_operation(
         record = by_row(operation, record)
     if metric.weighted and mode != "exhaustive":
         assert record.squared_gradient is not None
-        record = rows_of(record, heaviest(record.squared_gradient, HEAVY))
+        record = rows_of(record, heaviest(record.squared_gradient))
     order = [
         i for i in ((0, 1) if isinstance(operation, QuantMatMul) else (1, 0)) if i in candidates
     ]
@@ -187,8 +184,9 @@ def _search_operand(
         return False
     seen[which] = now
     score = _make_score(operation, record, metric, own, which, fixed)
-    best = best_index(score, own.count, own.groups, mode, fixed.device, own.chosen)
-    return own.choose(best)
+    # The whole grid again in later rounds: the first round saw the other operand at its full range, and what
+    # was best then may be far from what is best now.
+    return own.choose(best_index(score, own.count, own.groups, mode, fixed.device))
 
 
 def _same(first: Tensor | None, second: Tensor | None) -> bool:

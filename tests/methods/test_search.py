@@ -224,7 +224,8 @@ def test_chunks_add_up_to_the_whole(metric, vit, calibration, monkeypatch):
 )
 def test_the_heaviest_rows_hold_their_share_and_are_no_more_than_needed(masses, share):
     gradient = torch.tensor(masses).reshape(-1, 1)
-    index = heaviest(gradient, share)
+    index = heaviest(gradient, share, least=0.0)
+    assert len(heaviest(gradient, share, least=0.5)) == max(len(index), (len(masses) + 1) // 2)
     total = sum(masses)
     kept = sorted((masses[i] for i in index), reverse=True)
     assert index.tolist() == sorted(set(index.tolist()))
