@@ -251,12 +251,13 @@ class GramCosine:
             self.linear = self.linear.float()
 
     @staticmethod
-    def pays(operation: QuantOperation, fixed: Tensor) -> bool:
-        """Whether the operation has the form, and second moments are smaller than outputs."""
-        form = isinstance(operation, QuantLinear) or (
-            isinstance(operation, QuantMatMul) and operation.transposed
-        )
-        return form and fixed.shape[-2] > fixed.shape[-1]
+    def pays(operation: QuantOperation, which: int, fixed: Tensor, groups: int) -> bool:
+        """Whether the search has the form, and second moments are smaller than outputs."""
+        if fixed.shape[-2] <= fixed.shape[-1]:
+            return False
+        if isinstance(operation, QuantLinear):
+            return which == 1 or groups == 1
+        return isinstance(operation, QuantMatMul) and operation.transposed
 
     def __call__(self, index: Tensor) -> Tensor:
         """Return the cosine of candidate ``index`` per group."""

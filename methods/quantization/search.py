@@ -205,7 +205,8 @@ def _make_score(
 ) -> Score:
     """Second moments where they serve and cost less than the outputs they stand for."""
     arguments = (operation, record, own.apply, own.quantizer, which, fixed, own.groups)
-    if isinstance(metric, CosineMetric) and GramCosine.pays(operation, fixed):
+    pays = GramCosine.pays(operation, which, fixed, own.groups)
+    if isinstance(metric, CosineMetric) and pays:
         return GramCosine(*arguments)
     return DirectScore(metric, *arguments)
 
