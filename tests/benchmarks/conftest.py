@@ -8,16 +8,21 @@ those of a clock on the wall: what else runs on the machine takes its share of t
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
+from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
 from methods.quantization import Calibration
+from tasks.checkpoints import load_strictly, read_state_dict
+from tasks.imagenet_data import ImageFiles, is_image
 
 MODEL = "vit_tiny_patch16_224"
 IMAGES = 32
@@ -37,13 +42,26 @@ def threads() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def vit() -> nn.Module:
-    """ViT-Tiny; its weights do not matter for its cost."""
+    """ViT-Tiny, with random weights unless ``BENCH_PERF_CHECKPOINT`` names a file of real ones.
+
+    Only searches that look at gradients cost something else then: a trained model's lie on few tokens.
+    """
     torch.manual_seed(0)
-    return timm.create_model(MODEL, pretrained=False).eval()
+    model = timm.create_model(MODEL, pretrained=False).eval()
+    if checkpoint := os.environ.get("BENCH_PERF_CHECKPOINT"):
+        load_strictly(model, read_state_dict(Path(checkpoint)), checkpoint)
+    return model
 
 
 @pytest.fixture(scope="session")
-def images() -> Tensor:
+def images(vit: nn.Module) -> Tensor:
+    """Noise, or pictures from the folder ``BENCH_PERF_IMAGES`` (searched through, evenly drawn)."""
+    if folder := os.environ.get("BENCH_PERF_IMAGES"):
+        paths = sorted(path for path in Path(folder).rglob("*") if is_image(path))
+        chosen = [(path, 0) for path in paths[:: len(paths) // IMAGES][:IMAGES]]
+        config = resolve_model_data_config(vit)
+        files = ImageFiles(chosen, create_transform(**config, is_training=False))
+        return torch.stack([files[i][0] for i in range(IMAGES)])
     return torch.randn(IMAGES, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 
 

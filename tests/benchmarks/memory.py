@@ -32,8 +32,8 @@ SEARCH: dict[str, dict[str, Any]] = {
     "gptq": {},
     "erq": {},
     "easyquant": {"steps": 1},
-    "ptq4vit": {"steps": 1, "rounds": 1},
-    "apq-vit": {"steps": 1, "rounds": 1},
+    "ptq4vit": {"steps": 1, "rounds": 1, "draws": 1},
+    "apq-vit": {"steps": 1, "rounds": 1, "draws": 1},
 }
 RECONSTRUCTION = ("brecq", "qdrop", "pd-quant", "mgrq", "lrquant")
 

@@ -19,7 +19,7 @@ TARGETS = {
     "gptq": 25,
     "erq": 25,
 }
-"""Most passes that a calibration may cost (in F)."""
+"""Most passes that a calibration may cost, in F, with the weights of a trained model (see `conftest.vit`)."""
 
 
 @pytest.mark.parametrize("name", list(TARGETS))
