@@ -49,7 +49,7 @@ def test_a_method_runs_once_per_variant_instead_of_once(tmp_path: Path) -> None:
     runs = plan(tmp_path, MINE)
     assert [(run.title, run.seed) for run in runs] == [
         ("fp32", 0),
-        *((title, seed) for title in ("repq-vit", "mgrq base", "mgrq +ebgs", "minmax") for seed in (0, 1)),
+        *((title, seed) for seed in (0, 1) for title in ("repq-vit", "mgrq base", "mgrq +ebgs", "minmax")),
     ]  # fmt: skip
     base, ebgs = runs[3], runs[5]
     assert base.label == "vit_mini mgrq base W4A4 equal seed 0"
