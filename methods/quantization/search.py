@@ -34,6 +34,9 @@ SearchMode = Literal["coarse-to-fine", "exhaustive"]
 COARSE_STRIDE = 8
 NEAR_STRIDE = 4
 
+FEW_TOKENS = 256
+"""Tokens of a layer up to which all are looked at; the search costs little there."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -149,7 +152,7 @@ def search_operation(
     }
     if metric.by_token:
         record = by_row(operation, record)
-    if metric.weighted and mode != "exhaustive":
+    if metric.weighted and mode != "exhaustive" and not _few_tokens(record):
         assert record.squared_gradient is not None
         record = rows_of(record, heaviest(record.squared_gradient))
     order = [
@@ -162,6 +165,11 @@ def search_operation(
         ]
         if not any(changes):
             return
+
+
+def _few_tokens(record: Record) -> bool:
+    """Whether the rows are tokens and so few that none can be spared: a head sees one per image."""
+    return record.output.dim() == 2 and len(record.output) <= FEW_TOKENS
 
 
 def _search_operand(

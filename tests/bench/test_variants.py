@@ -51,7 +51,7 @@ def test_a_method_runs_once_per_variant_instead_of_once(tmp_path: Path) -> None:
         ("fp32", 0),
         *((title, seed) for seed in (0, 1) for title in ("repq-vit", "mgrq base", "mgrq +ebgs", "minmax")),
     ]  # fmt: skip
-    base, ebgs = runs[3], runs[5]
+    base, ebgs = runs[2], runs[3]
     assert base.label == "vit_mini mgrq base W4A4 equal seed 0"
     settings = ("block", "iterations", "local_weight")
     assert [base.parameters[key] for key in settings] == [False, 7, 0.3]

@@ -300,3 +300,17 @@ def test_other_weights_images_seeds_and_settings_share_nothing(vit, images):
 
 def _square_loss(logits, generator):
     return logits.square().sum()
+
+
+@torch.no_grad()
+def test_where_tokens_are_few_all_are_looked_at(vit, calibration):
+    """The gradient of a head may lie on one image; the scales of its classes must serve all."""
+    operation, record = _records(vit, calibration, loss=fisher_loss)["head"]
+    one = Record(record.inputs, record.output, torch.zeros_like(record.output))
+    one.squared_gradient[0] = 1.0
+    one.squared_gradient[1:] = 1e-4
+    found = []
+    for mode in ("coarse-to-fine", "exhaustive"):
+        search_operation(operation, one, FISHER, Grid(0.3, 1.2, 12), 1, mode)
+        found.append(operation.weight_quantizer.scale.clone())
+    assert torch.equal(*found)  # a grid this small is searched whole either way
