@@ -41,7 +41,7 @@ class Setting:
 BASE = Setting()
 AXES: dict[str, tuple[int, ...]] = {
     "images": (8, 16, 32, 64, 128, 256),
-    "width": (96, 192, 384, 768),
+    "width": (96, 192, 384),
     "depth": (2, 4, 8, 12),
     "bits": (3, 4, 6, 8),
     "candidates": (16, 32, 64),
