@@ -57,6 +57,10 @@ class SharedFolder:
             tensors = load_file(path)
         except FileNotFoundError:  # never made, or made room for another
             return None
+        except SafetensorError:
+            if path.exists():
+                raise
+            return None  # gone since the first look
         self.seconds += max(0.0, float(made["seconds"]) - (time.perf_counter() - start))
         self.peak_mb = max(self.peak_mb, float(made["peak_mb"]))
         return tensors

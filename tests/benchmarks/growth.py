@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.growth [--plot docs/growth.svg]
 
-One quantity at a time is changed from a common base (a ViT of width 192 and depth 4 at 224 pixels, 32 images,
+One quantity at a time is changed from a common base (a ViT of width 192 and depth 2 at 224 pixels, 32 images,
 W4A4, 16 scale candidates). Costs are processor seconds on one thread, divided by those of the base's
 full-precision forward pass, measured right before. The slope is that of the logarithms, by least squares: 1
 is linear.
@@ -33,7 +33,7 @@ class Setting:
 
     images: int = 32
     width: int = 192
-    depth: int = 4
+    depth: int = 2
     bits: int = 4
     candidates: int = 16
 
@@ -42,7 +42,7 @@ BASE = Setting()
 AXES: dict[str, tuple[int, ...]] = {
     "images": (8, 16, 32, 64, 128, 256),
     "width": (96, 192, 384),
-    "depth": (2, 4, 8, 12),
+    "depth": (2, 4, 8),
     "bits": (3, 4, 6, 8),
     "candidates": (16, 32, 64),
 }
