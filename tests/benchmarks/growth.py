@@ -114,7 +114,10 @@ def plot(found: dict[str, dict[str, list[float]]], path: Path) -> None:
     figure, panels = pyplot.subplots(1, len(found), figsize=(3.2 * len(found), 3.6), sharey=True)
     for panel, (axis, costs) in zip(panels, found.items(), strict=True):
         for name in costs:
-            panel.loglog(AXES[axis], costs[name], marker="o", markersize=3, label=name)
+            colour = f"C{METHODS_SHOWN.index(name)}"
+            panel.loglog(
+                AXES[axis], costs[name], marker="o", markersize=3, label=name, color=colour
+            )
         panel.set_xticks(AXES[axis], [str(value) for value in AXES[axis]])
         panel.minorticks_off()
         panel.set_xlabel(axis)

@@ -62,13 +62,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="How much memory calibration takes.")
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--reconstruction-images", type=int, default=1024)
-    parser.add_argument("--methods", nargs="*", default=[*SEARCH, *RECONSTRUCTION])
+    parser.add_argument(
+        "--methods", nargs="*", metavar="METHOD", default=[*SEARCH, *RECONSTRUCTION]
+    )
     options = parser.parse_args(arguments)
     rows = []
     for name in options.methods:
-        job = (name, SEARCH[name], 12, options.images)
         if name in RECONSTRUCTION:
             job = (name, {"iterations": 1, "batch_size": 8}, 2, options.reconstruction_images)
+        else:
+            job = (name, SEARCH[name], 12, options.images)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             rows.append([f"`{name}`", job[3], f"{pool.apply(measure, job):.1f}"])
         print(*rows[-1], flush=True)
