@@ -36,7 +36,7 @@ class ApqVitParameters:
         batch_size: images per backward pass.
         alpha, beta: smallest and largest factor on the min-max range of linear layers' operands.
         steps: candidates per operand.
-        search: ``coarse-to-fine`` (a quarter of the work and less) or ``exhaustive``.
+        search: ``coarse-to-fine`` (a small part of the work) or ``exhaustive``.
     """
 
     scope: Literal["block", "module"] = "block"

@@ -34,7 +34,7 @@ class Ptq4VitParameters:
         alpha, beta, steps: the grid of factors on the min-max scale.
         rounds: alternations between both operands.
         batch_size: images per backward pass.
-        search: ``coarse-to-fine`` (less than a tenth of the work) or ``exhaustive``.
+        search: ``coarse-to-fine`` (a small part of the work) or ``exhaustive``.
     """
 
     gradient: Literal["fisher", "reference-noise"] = "fisher"

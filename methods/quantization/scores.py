@@ -124,10 +124,9 @@ def by_row(operation: QuantOperation, record: Record) -> Record:
 def heaviest(squared_gradient: Tensor, share: float = HEAVY, least: float = LEAST) -> Tensor:
     """Return the fewest rows that hold ``share`` of the squared gradient (indices in order, int64).
 
-    Gradients lie on few rows: 99 % of a layer's on a tenth to a third of the tokens (ViT-Tiny, ImageNet),
-    in the last block on the class tokens alone. What the other rows say of a candidate hardly counts. But
-    at least the part ``least`` of the rows is kept: a scale is fitted to what it is searched on, and on a
-    handful of rows it fits by luck.
+    A trained model's gradients lie on few rows, in the last block of a ViT on the class tokens alone, and
+    what the other rows say of a candidate hardly counts. But at least the part ``least`` of the rows is
+    kept: a scale is fitted to what it is searched on, and on a handful of rows it fits by luck.
     """
     mass, order = squared_gradient.flatten(1).sum(1, dtype=torch.float64).sort(descending=True)
     reached = mass.cumsum(0)

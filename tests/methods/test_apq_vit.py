@@ -153,7 +153,7 @@ def test_scopes_and_orders_differ_and_all_are_finite(vit, images, calibration):
 
 @torch.no_grad()
 def test_what_is_not_searched_again_would_not_change(vit, calibration):
-    """Against a search that forgets what it has seen; and images without gradient do not matter."""
+    """Against a search that forgets what it has seen."""
     record = None
     found = []
     for forgetful in (False, True):
