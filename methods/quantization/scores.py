@@ -7,6 +7,7 @@ where few do (`heaviest`), or from second moments without any output at all (`Gr
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
@@ -144,33 +145,37 @@ def rows_of(record: Record, index: Tensor) -> Record:
     )
 
 
-class DirectScore:
-    """Scores by computing the operation's output, chunk by chunk.
+@dataclass(frozen=True)
+class Operand:
+    """One operand of an operation whose quantizer is searched.
 
-    Args:
-        metric: compares.
-        operation: what is computed.
-        record: what it saw and gave in full precision.
-        apply: sets the searched quantizer to the candidates of an index.
+    Attributes:
+        operation: what it belongs to.
+        record: what the operation saw and gave in full precision.
+        apply: sets the quantizer to the candidates of an index.
         quantizer: the searched one.
-        which: operand it quantizes, 0 or 1.
+        which: 0 or 1, first or second operand.
         fixed: the other operand as it is now.
         groups: of the quantizer.
     """
 
-    def __init__(
-        self,
-        metric: Metric,
-        operation: QuantOperation,
-        record: Record,
-        apply: Callable[[Tensor], None],
-        quantizer: Quantizer,
-        which: int,
-        fixed: Tensor,
-        groups: int,
-    ) -> None:
-        self.operation, self.metric, self.which, self.groups = operation, metric, which, groups
-        self.apply, self.quantizer = apply, quantizer
+    operation: QuantOperation
+    record: Record
+    apply: Callable[[Tensor], None]
+    quantizer: Quantizer
+    which: int
+    fixed: Tensor
+    groups: int
+
+
+class DirectScore:
+    """Scores by computing the operation's output, chunk by chunk."""
+
+    def __init__(self, metric: Metric, searched: Operand) -> None:
+        operation, record, which = searched.operation, searched.record, searched.which
+        self.metric, self.operation, self.which = metric, operation, which
+        self.apply, self.quantizer = searched.apply, searched.quantizer
+        self.groups, fixed = searched.groups, searched.fixed
         chunks = _chunks(record)
         own = operation.operands(record.inputs)[which]
         self.whole = own if self._is_weight(which) else None
@@ -224,17 +229,10 @@ class GramCosine:
     a scale per row, all of it.
     """
 
-    def __init__(
-        self,
-        operation: QuantOperation,
-        record: Record,
-        apply: Callable[[Tensor], None],
-        quantizer: Quantizer,
-        which: int,
-        fixed: Tensor,
-        groups: int,
-    ) -> None:
-        self.apply, self.quantizer, self.groups = apply, quantizer, groups
+    def __init__(self, searched: Operand) -> None:
+        operation, record, which = searched.operation, searched.record, searched.which
+        self.apply, self.quantizer = searched.apply, searched.quantizer
+        self.groups, fixed = searched.groups, searched.fixed
         self.moving = operation.operands(record.inputs)[which]
         self.is_weight = which == 1 and isinstance(operation, QuantLinear)
         true = record.output if which == 0 else record.output.transpose(-2, -1)
@@ -250,12 +248,13 @@ class GramCosine:
             self.linear = self.linear.float()
 
     @staticmethod
-    def pays(operation: QuantOperation, which: int, fixed: Tensor, groups: int) -> bool:
+    def pays(searched: Operand) -> bool:
         """Whether the search has the form, and second moments are smaller than outputs."""
+        operation, fixed = searched.operation, searched.fixed
         if fixed.shape[-2] <= fixed.shape[-1]:
             return False
         if isinstance(operation, QuantLinear):
-            return which == 1 or groups == 1
+            return searched.which == 1 or searched.groups == 1
         return isinstance(operation, QuantMatMul) and operation.transposed
 
     def __call__(self, index: Tensor) -> Tensor:

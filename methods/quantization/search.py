@@ -22,6 +22,7 @@ from methods.quantization.scores import (
     DirectScore,
     GramCosine,
     Metric,
+    Operand,
     Score,
     SquaredErrorMetric,
     by_row,
@@ -212,11 +213,10 @@ def _make_score(
     fixed: Tensor,
 ) -> Score:
     """Second moments where they serve and cost less than the outputs they stand for."""
-    arguments = (operation, record, own.apply, own.quantizer, which, fixed, own.groups)
-    pays = GramCosine.pays(operation, which, fixed, own.groups)
-    if isinstance(metric, CosineMetric) and pays:
-        return GramCosine(*arguments)
-    return DirectScore(metric, *arguments)
+    searched = Operand(operation, record, own.apply, own.quantizer, which, fixed, own.groups)
+    if isinstance(metric, CosineMetric) and GramCosine.pays(searched):
+        return GramCosine(searched)
+    return DirectScore(metric, searched)
 
 
 SQUARED_ERROR = SquaredErrorMetric()

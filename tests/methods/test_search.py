@@ -20,6 +20,7 @@ from methods.quantization.scores import (
     DirectScore,
     FisherMetric,
     GramCosine,
+    Operand,
     by_row,
     heaviest,
     likeness,
@@ -181,13 +182,15 @@ def test_search_lowers_the_output_error_it_measures(tiny, images):
         assert error() <= start
 
 
-def _scores(kind, operation, record, which, indices, metric=COSINE):
-    quantizers, tensors = list(operation.quantizers().values()), operation.operands(record.inputs)
-    own = Candidates(quantizers[which], tensors[which], Grid(0.5, 1.2))
-    fixed = tensors[1 - which]
-    arguments = (operation, record, own.apply, quantizers[which], which, fixed, own.groups)
-    score = kind(*arguments) if kind is GramCosine else kind(metric, *arguments)
-    return torch.stack([score(torch.full((own.groups,), i)) for i in indices])
+def _searched(operation, record, which):
+    quantizer = list(operation.quantizers().values())[which]
+    tensors = operation.operands(record.inputs)
+    own = Candidates(quantizer, tensors[which], Grid(0.5, 1.2))
+    return Operand(operation, record, own.apply, quantizer, which, tensors[1 - which], own.groups)
+
+
+def _scores(score, groups, indices):
+    return torch.stack([score(torch.full((groups,), i)) for i in indices])
 
 
 @torch.no_grad()
@@ -196,13 +199,12 @@ def test_second_moments_give_the_cosine_of_the_outputs(tiny, calibration):
     for operation, record in _records(tiny, calibration).values():
         record = by_row(operation, record)
         for which in (0, 1):
-            fixed = operation.operands(record.inputs)[1 - which]
-            groups = 1
-            if not GramCosine.pays(operation, which, fixed, groups):
+            searched = _searched(operation, record, which)
+            if not GramCosine.pays(searched):
                 continue
             seen.add((operation.role, which))
-            gram = _scores(GramCosine, operation, record, which, (0, 40, 99))
-            direct = _scores(DirectScore, operation, record, which, (0, 40, 99))
+            gram = _scores(GramCosine(searched), searched.groups, (0, 40, 99))
+            direct = _scores(DirectScore(COSINE, searched), searched.groups, (0, 40, 99))
             torch.testing.assert_close(gram.float(), direct, rtol=0, atol=2e-6)
     assert {("fc1", 0), ("fc1", 1), ("qkv", 1), ("scores", 0), ("scores", 1)} <= seen
 
@@ -212,10 +214,11 @@ def test_second_moments_give_the_cosine_of_the_outputs(tiny, calibration):
 def test_chunks_add_up_to_the_whole(metric, vit, calibration, monkeypatch):
     for operation, record in _records(vit, calibration, loss=fisher_loss).values():
         for which in (0, 1):
-            whole = _scores(DirectScore, operation, record, which, (10, 50), metric)
+            searched = _searched(operation, record, which)
+            whole = _scores(DirectScore(metric, searched), searched.groups, (10, 50))
             with monkeypatch.context() as patch:
                 patch.setattr("methods.quantization.scores.CHUNK_BYTES", 1)
-                chunked = _scores(DirectScore, operation, record, which, (10, 50), metric)
+                chunked = _scores(DirectScore(metric, searched), searched.groups, (10, 50))
             torch.testing.assert_close(chunked, whole, rtol=1e-4, atol=0)
 
 
@@ -249,9 +252,10 @@ def test_operands_that_need_no_second_search_are_those_that_would_not_change(tin
         for _ in range(3):
             for i in order:
                 fixed = quantizers[1 - i].fake_quantize(tensors[1 - i])
-                score = DirectScore(
-                    COSINE, operation, record, own[i].apply, quantizers[i], i, fixed, own[i].groups
+                searched = Operand(
+                    operation, record, own[i].apply, quantizers[i], i, fixed, own[i].groups
                 )
+                score = DirectScore(COSINE, searched)
                 found = best_index(score, 20, own[i].groups, "exhaustive", torch.device("cpu"))
                 own[i].choose(found)
         plain = [q.scale.clone() for q in quantizers]
