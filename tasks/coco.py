@@ -71,7 +71,7 @@ class Coco(DetectionTask):
         """Return the evaluation images."""
         return self._files
 
-    def calibration_dataset(self, pipeline: list[dict[str, Any]]) -> Any:
+    def calibration_dataset(self, pipeline: list[Any]) -> Any:
         """Return the training images, without annotations: calibration looks at no label."""
         folder = self._training
         if not folder.is_dir():
@@ -119,7 +119,7 @@ def _images(folder: Path) -> list[Path]:
 class _Folder:
     """Images of a folder in the form of mmdet's data sets."""
 
-    def __init__(self, paths: list[Path], pipeline: list[dict[str, Any]]) -> None:
+    def __init__(self, paths: list[Path], pipeline: list[Any]) -> None:
         import mmdet.datasets.transforms  # noqa: F401  registers mmdet's steps
         from mmcv.transforms import Compose
 

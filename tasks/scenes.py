@@ -129,7 +129,7 @@ class Scenes(DetectionTask):
         """Return the scenes of test digits."""
         return _files("validation")
 
-    def calibration_dataset(self, pipeline: list[dict[str, Any]]) -> Any:
+    def calibration_dataset(self, pipeline: list[Any]) -> Any:
         """Return the scenes of training digits."""
         return build_dataset(_files("calibration"), pipeline)
 

@@ -1,7 +1,8 @@
 """Decoded images that the runs of a sweep share, so that each file is decoded once per preprocessing."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +14,9 @@ from tasks.imagenet_data import ImageFiles, Sample
 
 class Shared(Protocol):
     """A place for tensors that outlives one run (the benchmark gives it to every run of a sweep)."""
+
+    def __contains__(self, key: str) -> bool:
+        """Whether something lies under ``key``."""
 
     def get(self, key: str) -> dict[str, Tensor] | None:
         """Return what lies under ``key``, or None."""
@@ -50,24 +54,32 @@ class SharedImages:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images float32 [b, 3, H, W] and labels int64 [b]."""
-        position = 0
-        while position < len(self._files):
-            found = self._find(position)
-            if found is None:
-                yield from self._decoded(position)
-                return
-            yield found, self._labels(position)
-            position += self._size
+        missing = [p for p in self._positions() if not self._is_kept(p)]
+        decoded = self._decoded(missing)
+        due = set(missing)
+        for position in self._positions():
+            found = None if position in due else self._find(position)
+            if position in due:
+                yield next(decoded)
+            elif found is None:  # removed since the first look
+                yield from self._decoded([position])
+            else:
+                yield found, self._labels(position)
 
-    def _decoded(self, position: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All from ``position`` on, from the files."""
-        rest = ImageFiles(self._files.samples[position:], self._files.transform)
-        loader = DataLoader(rest, batch_size=self._size, num_workers=self._workers)
-        for images, labels in loader:
+    def _positions(self) -> range:
+        return range(0, len(self._files), self._size)
+
+    def _decoded(self, positions: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches from the files, left for later runs."""
+        batches = [list(range(p, min(p + self._size, len(self._files)))) for p in positions]
+        loader = DataLoader(self._files, batch_sampler=batches, num_workers=self._workers)
+        for position, (images, labels) in zip(positions, loader, strict=True):
             if self._shared is not None:
                 self._shared.put(self._key(position), self._encode(images))
             yield images, labels
-            position += self._size
+
+    def _is_kept(self, position: int) -> bool:
+        return self._shared is not None and self._key(position) in self._shared
 
     def _find(self, position: int) -> Tensor | None:
         found = None if self._shared is None else self._shared.get(self._key(position))
@@ -93,8 +105,15 @@ class SharedImages:
         return torch.tensor([label for _, label in self._samples(position)])
 
     def _key(self, position: int) -> str:
-        digest = hashlib.sha256(repr(sorted(self._config.items())).encode())
-        for path, _ in self._samples(position):
-            stat = path.stat()
-            digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-        return digest.hexdigest()
+        return image_key(
+            sorted(self._config.items()), [path for path, _ in self._samples(position)]
+        )
+
+
+def image_key(preprocessing: object, paths: Iterable[Path]) -> str:
+    """Return the key of what a preprocessing makes of image files as they are now."""
+    digest = hashlib.sha256(repr(preprocessing).encode())
+    for path in paths:
+        stat = path.stat()
+        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

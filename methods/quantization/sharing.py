@@ -12,10 +12,17 @@ class Shared(Protocol):
     """A place for tensors that outlives one calibration (the benchmark gives one to each run of a sweep)."""
 
     def get(self, key: str) -> dict[str, Tensor] | None:
-        """Return what lies under ``key``, or None."""
+        """Return what lies under ``key``, or None; laid out in memory as it was."""
 
     def put(self, key: str, tensors: Mapping[str, Tensor], seconds: float = 0.0) -> None:
         """Keep ``tensors``; ``seconds`` is what making them took."""
+
+
+def lies_channels_last(x: Tensor) -> bool:
+    """Whether a tensor [B, C, H, W] lies as [B, H, W, C] in memory, and not also as its shape says."""
+    if x.dim() != 4 or x.is_contiguous():
+        return False
+    return x.is_contiguous(memory_format=torch.channels_last)
 
 
 def fingerprint(words: Iterable[object], tensors: Iterable[Tensor]) -> str:
@@ -26,6 +33,7 @@ def fingerprint(words: Iterable[object], tensors: Iterable[Tensor]) -> str:
     digest = hashlib.sha256(repr((torch.get_num_threads(), *words)).encode())
     for tensor in tensors:
         value = tensor.detach().contiguous().cpu()
-        digest.update(repr((tuple(value.shape), value.dtype, str(tensor.device))).encode())
+        layout = lies_channels_last(tensor)
+        digest.update(repr((tuple(value.shape), value.dtype, str(tensor.device), layout)).encode())
         digest.update(value.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

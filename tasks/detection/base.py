@@ -42,7 +42,7 @@ class DetectionTask(Task):
         """Return the images to judge on."""
         raise AssertionError("defined by each task")
 
-    def calibration_dataset(self, pipeline: list[dict[str, Any]]) -> Any:
+    def calibration_dataset(self, pipeline: list[Any]) -> Any:
         """Return mmdet's data set of the images that calibration draws from."""
         raise AssertionError("defined by each task")
 
@@ -71,7 +71,7 @@ class DetectionTask(Task):
 
     def calibration_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:
         """Draw ``n`` training images; all padded to the size of the largest."""
-        dataset = self.calibration_dataset(test_pipeline(self._scale_of(loaded)))
+        dataset = self.calibration_dataset(test_pipeline(self._scale_of(loaded), self.shared))
         chosen = drawn(len(dataset), n, seed, "the training set")
         return calibration_batches(
             loaded.module, dataset, [int(i) for i in chosen], self.options.batch_size
@@ -86,7 +86,7 @@ class DetectionTask(Task):
     ) -> Evaluation:
         """Find the objects of the evaluation images."""
         files = self.files()
-        dataset = build_dataset(files, test_pipeline(self._scale_of(loaded)))
+        dataset = build_dataset(files, test_pipeline(self._scale_of(loaded), self.shared))
         check_images(files, dataset)
         chosen: Sequence[int] = [int(i) for i in subset(len(dataset), self.options.limit)]
         size = min(self.evaluation_batch, self.options.batch_size)

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tasks.errors import TaskError
+from tasks.sharing import Shared, image_key
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def _check(path: Path, data: dict[str, Any]) -> None:
         raise TaskError(f"{path}: {'; '.join(texts)}")
 
 
-def build_dataset(files: CocoFiles, pipeline: list[dict[str, Any]], training: bool = False) -> Any:
+def build_dataset(files: CocoFiles, pipeline: list[Any], training: bool = False) -> Any:
     """Return mmdet's ``CocoDataset`` over ``files``.
 
     Args:
@@ -120,13 +123,55 @@ def training_pipeline(scale: tuple[int, int], masks: bool) -> list[dict[str, Any
     ]
 
 
-def test_pipeline(scale: tuple[int, int]) -> list[dict[str, Any]]:
-    """Return mmdet's steps of evaluation: ``scale`` is (long side, short side) at most."""
-    return [
+def test_pipeline(scale: tuple[int, int], shared: Shared | None = None) -> list[Any]:
+    """Return mmdet's steps of evaluation.
+
+    Args:
+        scale: (long side, short side) at most.
+        shared: where what other runs have decoded lies; None: nothing is shared.
+    """
+    reading: list[Any] = [
         {"type": "LoadImageFromFile"},
         {"type": "Resize", "scale": scale, "keep_ratio": True},
+    ]
+    return [
+        *(reading if shared is None else [SharedReading(reading, shared)]),
         {
             "type": "PackDetInputs",
             "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
         },
     ]
+
+
+class SharedReading:
+    """Steps that read and resize an image, taken only if no earlier run has left what comes of them.
+
+    Args:
+        steps: of mmdet's pipeline.
+        shared: where pixels (uint8, [H, W, 3]) and the shapes that mmdet notes lie.
+    """
+
+    def __init__(self, steps: list[dict[str, Any]], shared: Shared) -> None:
+        import mmdet.datasets.transforms  # noqa: F401  registers mmdet's steps
+        from mmcv.transforms import Compose
+
+        self._read, self._words, self._shared = Compose(steps), repr(steps), shared
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any] | None:
+        """Add ``img``, ``img_shape``, ``ori_shape`` and ``scale_factor`` to what is known of an image."""
+        key = image_key(self._words, [Path(results["img_path"])])
+        found = self._shared.get(key)
+        if found is not None:
+            return results | {
+                "img": found["pixels"].numpy(),
+                **{name: tuple(found[name].tolist()) for name in NOTED},
+            }
+        read: dict[str, Any] | None = self._read(results)
+        if read is not None:
+            noted = {name: torch.tensor(read[name], dtype=kind) for name, kind in NOTED.items()}
+            self._shared.put(key, {"pixels": torch.from_numpy(read["img"]), **noted})
+        return read
+
+
+NOTED = {"img_shape": torch.int64, "ori_shape": torch.int64, "scale_factor": torch.float64}
+"""What mmdet notes of an image that it has read and resized."""

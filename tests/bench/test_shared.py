@@ -37,13 +37,15 @@ def _shared(folder: Path, budget: int = 10**6) -> SharedFolder:
 
 
 def test_what_is_put_comes_back_to_the_bit_with_its_cost(tmp_path: Path) -> None:
-    tensors = {"a": torch.randn(3, 4), "b": torch.arange(5)}
+    images = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    tensors = {"a": torch.randn(3, 4), "b": torch.arange(5), "images": images}
     maker, reader = _shared(tmp_path / "x"), _shared(tmp_path / "x")
     assert maker.get("key") is None
     maker.put("key", tensors, seconds=100.0)
     found = reader.get("key")
     assert found is not None and found.keys() == tensors.keys()
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+    assert all(found[name].stride() == tensors[name].stride() for name in tensors)
     assert 99.0 < reader.seconds <= 100.0
     assert (reader.peak_mb, maker.seconds, maker.peak_mb) == (7.5, 0.0, 0.0)
 
@@ -52,16 +54,42 @@ def test_what_was_used_longest_ago_makes_room(tmp_path: Path) -> None:
     hundred = {"a": torch.zeros(100, dtype=torch.uint8)}
     shared = _shared(tmp_path, budget=1000)
     for name in ("first", "second", "third"):
-        shared.put(name, hundred)
+        shared.put(name, hundred, seconds=1.0)
         past = time.time_ns() - 10**10
         os.utime(tmp_path / f"{name}.safetensors", ns=(past, past))
     assert shared.get("first") is not None  # used again
     room = {"a": torch.zeros(600, dtype=torch.uint8)}
-    shared.put("large", room)
+    shared.put("large", room, seconds=1.0)
     kept = {path.stem for path in tmp_path.iterdir()}
     assert {"first", "large"} <= kept and len(kept) < 4
-    shared.put("too large", {"a": torch.zeros(1001, dtype=torch.uint8)})
+    shared.put("too large", {"a": torch.zeros(1001, dtype=torch.uint8)}, seconds=1.0)
     assert shared.get("too large") is None
+
+
+def test_what_no_calibration_pays_for_takes_only_free_room(tmp_path: Path) -> None:
+    """A data set larger than the budget, read in order twice, is found as far as it went."""
+    shared = _shared(tmp_path, budget=1000)
+    image = {"a": torch.zeros(300, dtype=torch.uint8)}
+    for _ in range(2):
+        for name in "abcde":
+            if shared.get(name) is None:
+                shared.put(name, image)
+    kept = {name for name in "abcde" if name in shared}
+    assert "a" in kept and len(kept) < 4
+    shared.put("gradients", {"a": torch.zeros(800, dtype=torch.uint8)}, seconds=1.0)
+    assert "gradients" in shared
+
+
+def test_what_other_runs_write_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("bench.shared.time.monotonic", lambda: clock[0])
+    one, other = _shared(tmp_path, budget=1500), _shared(tmp_path, budget=1500)
+    image = {"a": torch.zeros(500, dtype=torch.uint8)}
+    one.put("first", image)
+    other.put("second", image)
+    clock[0] += 2.0
+    one.put("third", image)
+    assert "second" in one and "third" not in one
 
 
 def test_a_disk_that_takes_nothing_is_no_error(

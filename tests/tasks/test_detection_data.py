@@ -12,8 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from tasks import TASKS, TaskError, TaskOptions
 from tasks.checkpoints import read_state_dict
+from tasks.detection import data as detection_data
 from tasks.detection.convert import convert_voc, convert_yolo
-from tasks.detection.data import read_coco
+from tasks.detection.data import build_dataset, read_coco
+from tasks.detection.run import read_sample
 from tasks.detection.scenes import write_scenes
 from tasks.detection.unpickle import convert_checkpoint
 from tasks.detection.zoo import build_detector, config_path, read_config
@@ -99,6 +101,38 @@ def test_calibration_images_are_drawn_by_seed_and_keep_their_aspect_ratio(root, 
     assert extents == {(444, 1333), (800, 800)}
     with pytest.raises(TaskError, match="8 images to draw, the run asks for 9"):
         task.calibration_batches(loaded, 9, 0)
+
+
+class _Kept(dict):
+    """A place to share, in memory."""
+
+    def put(self, key, tensors):
+        self[key] = {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def test_images_that_another_run_has_decoded_are_the_same_to_the_bit(root, weights, monkeypatch):
+    task = _task(root, weights)
+    loaded = task.load_model(MODEL)
+    files, pipeline = task.files(), detection_data.test_pipeline
+
+    def samples():
+        dataset = build_dataset(files, pipeline((300, 200), task.shared))
+        return [read_sample(dataset, i) for i in range(len(dataset))]
+
+    alone, batches, judged = samples(), task.calibration_batches(loaded, 8, 0), _evaluate(task)
+    task.shared = _Kept()
+    samples(), task.calibration_batches(loaded, 8, 0), _evaluate(task)
+    monkeypatch.setattr("mmcv.imfrombytes", None)  # no image is decoded from here on
+    for mine, found in zip(alone, samples(), strict=True):
+        assert torch.equal(mine["inputs"], found["inputs"])
+        assert mine["data_samples"].metainfo == found["data_samples"].metainfo
+    again = task.calibration_batches(loaded, 8, 0)
+    assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
+    assert np.array_equal(judged.outcomes, _evaluate(task).outcomes)
+    path = files.images / sorted(p.name for p in files.images.iterdir())[0]
+    Image.new("RGB", (160, 160)).save(path)
+    with pytest.raises(TaskError, match="cannot be read as an image"):
+        samples()  # changed, so it must be decoded
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,29 @@ def test_images_that_another_run_has_decoded_are_the_same_to_the_bit(
     assert np.array_equal(first.outcomes, second.outcomes)
 
 
+def test_only_batches_that_are_missing_are_decoded(tree, checkpoint, monkeypatch):
+    task = _task(data_dir=tree, checkpoint=checkpoint, batch_size=2)
+    loaded = task.load_model(MODEL)
+    alone = task.evaluate(loaded.module, loaded, torch.device("cpu"))
+    task.shared = _Kept()
+    task.evaluate(loaded.module, loaded, torch.device("cpu"))
+    keys = list(task.shared)
+    assert len(keys) > 2
+    del task.shared[keys[1]]
+    opened = []
+    real = Image.open
+    monkeypatch.setattr(
+        "tasks.imagenet_data.Image.open", lambda path: opened.append(path) or real(path)
+    )
+    # One more goes between the first look and its turn.
+    get = task.shared.get
+    monkeypatch.setattr(
+        _Kept, "get", lambda self, key: None if key == keys[2] else get(key), raising=False
+    )
+    again = task.evaluate(loaded.module, loaded, torch.device("cpu"))
+    assert len(opened) == 4 and np.array_equal(alone.outcomes, again.outcomes)
+
+
 def test_a_changed_image_is_decoded_again(tree, checkpoint):
     task = _task(data_dir=tree, checkpoint=checkpoint)
     task.shared = _Kept()
