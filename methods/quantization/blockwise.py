@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from methods.errors import MethodError
 from methods.quantization.calibration import Calibration, check_finite
-from methods.quantization.capture import OutputLoss, Record, share
+from methods.quantization.capture import OutputLoss, Record, gathered, share
 from methods.quantization.layers import QuantMatMul, QuantOperation
 from methods.quantization.model import Output, QuantizedModel, Segment, Structure
 from methods.quantization.scores import heaviest, sum_by_group
@@ -93,10 +93,7 @@ def record_segments(
     segments = model.structure.segments
 
     def make() -> dict[str, Tensor]:
-        made = _segment_records(model, calibration, loss, draws, batch_size)
-        return {
-            f"{i}/{key}": tensor for i, one in enumerate(made) for key, tensor in vars(one).items()
-        }
+        return _recorded(model, calibration, loss, draws, batch_size)
 
     names = [operation.name for operation in model.operations]
     words = ("segments", names, loss.__qualname__, draws, batch_size, calibration.seed)
@@ -115,26 +112,26 @@ def record_segments(
     return records
 
 
-def _segment_records(
+def _recorded(
     model: QuantizedModel, calibration: Calibration, loss: OutputLoss, draws: int, batch_size: int
-) -> list[SegmentRecord]:
+) -> dict[str, Tensor]:
+    """The fields of each segment's record, named ``index/field``."""
     generator = calibration.generator()
-    segments = model.structure.segments
-    chunks: list[list[SegmentRecord]] = [[] for _ in segments]
-    for images in calibration.split(batch_size):
-        check_finite(images, f"{segments[0].operations[0].name}.input")
-        inputs, outputs, prediction = _chain(model.structure, images)
-        gradients = _squared_gradients(prediction, outputs, loss, draws, generator)
-        for chunk, x, y, gradient in zip(chunks, inputs, outputs, gradients, strict=True):
-            chunk.append(SegmentRecord(x.detach(), y.detach(), gradient))
-    return [
-        SegmentRecord(
-            torch.cat([part.inputs for part in chunk]),
-            torch.cat([part.output for part in chunk]),
-            torch.cat([part.squared_gradient for part in chunk]),
-        )
-        for chunk in chunks
-    ]
+    batches = (
+        (len(images), _record_batch(model.structure, images, loss, draws, generator))
+        for images in calibration.split(batch_size)
+    )
+    return gathered(batches, calibration.n_images)
+
+
+def _record_batch(
+    structure: Structure, images: Tensor, loss: OutputLoss, draws: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    check_finite(images, f"{structure.segments[0].operations[0].name}.input")
+    inputs, outputs, prediction = _chain(structure, images)
+    gradients = _squared_gradients(prediction, outputs, loss, draws, generator)
+    kinds = {"inputs": inputs, "output": outputs, "squared_gradient": gradients}
+    return {f"{i}/{kind}": t.detach() for kind, ts in kinds.items() for i, t in enumerate(ts)}
 
 
 def _chain(structure: Structure, images: Tensor) -> tuple[list[Tensor], list[Tensor], Output]:

@@ -1,7 +1,8 @@
 """Recording what goes through each operation of the full-precision model."""
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -15,10 +16,14 @@ from methods.quantization.calibration import Calibration, check_finite
 from methods.quantization.layers import QuantOperation
 from methods.quantization.memory import require
 from methods.quantization.model import Output, QuantizedModel
-from methods.quantization.sharing import fingerprint
+from methods.quantization.sharing import fingerprint, lies_channels_last
 
-RECORDED_SHARE = 1 / 3
-"""Of `memory.budget`: recorded tensors held at once; more operations are recorded in further passes."""
+RECORDED_SHARE = 0.26
+"""Of `memory.budget`: recorded tensors held at once; more operations are recorded in further passes.
+
+The rest is for the pass itself, for searches, and for what the allocator does not give back
+(`tests/benchmarks/memory.py` shows that the whole keeps within two thirds of the budget).
+"""
 
 OutputLoss = Callable[[Output, torch.Generator], Tensor]
 """Scalar loss of a batch's output; summed over images, so that g belongs to one image."""
@@ -87,8 +92,8 @@ def record_operations(
 ) -> Iterator[tuple[QuantOperation, Record]]:
     """Yield each operation with its record, computed with all quantizers inactive.
 
-    Operations are recorded in groups of at most a third of `memory.budget`, one pass per group; the passes
-    are identical, so the grouping does not change a digit.
+    Operations are recorded in groups of at most `RECORDED_SHARE` of `memory.budget`, one pass per group;
+    the passes are identical, so the grouping does not change a digit.
 
     Args:
         model: its quantizers are switched off.
@@ -104,6 +109,7 @@ def record_operations(
         records = _shared_records(model, group, calibration, loss, draws, batch_size)
         for operation in group:
             yield operation, records.pop(operation.name)
+        memory.give_back()
 
 
 def _shared_records(
@@ -121,14 +127,14 @@ def _shared_records(
     names = [operation.name for operation in group]
 
     def make() -> dict[str, Tensor]:
-        made = _records(model, group, calibration, loss, draws, batch_size)
-        return {f"{name}/{key}": t for name in names for key, t in _to_tensors(made[name]).items()}
+        return _recorded(model, group, calibration, loss, draws, batch_size)
 
     if loss is None or calibration.shared is None:
-        return _records(model, group, calibration, loss, draws, batch_size)
-    words = ("operations", names, loss.__qualname__, draws, batch_size, calibration.seed)
-    tensors = share(model, calibration, words, make)
-    return {name: _from_tensors(name, tensors) for name in names}
+        tensors = make()
+    else:
+        words = ("operations", names, loss.__qualname__, draws, batch_size, calibration.seed)
+        tensors = share(model, calibration, words, make)
+    return {name: _record(name, tensors) for name in names}
 
 
 def share(
@@ -152,36 +158,80 @@ def share(
     return made
 
 
-def _to_tensors(record: Record) -> dict[str, Tensor]:
-    tensors = {f"input{i}": x for i, x in enumerate(record.inputs)} | {"output": record.output}
-    if record.squared_gradient is not None:
-        tensors["squared_gradient"] = record.squared_gradient
+def gathered(
+    batches: Iterable[tuple[int, MutableMapping[str, Tensor]]], images: int
+) -> dict[str, Tensor]:
+    """Join the tensors of mini-batches along their rows, each copied to its place as it comes.
+
+    Kept until the end and joined then, they would take twice the memory. Images that lie channels last do so
+    afterwards: a convolution adds in another order otherwise.
+
+    Args:
+        batches: of each the number of images, and tensors by name, [rows, ...], which are taken out of it.
+            The first one tells how many rows an image has; where others have more (a detector's
+            proposals), room is made for them.
+        images: in all batches together.
+    """
+    whole: dict[str, Tensor] = {}
+    filled: dict[str, int] = {}
+    for size, tensors in batches:
+        # Nothing of a batch is kept while the next one is computed.
+        while tensors:
+            name, part = tensors.popitem()
+            start = filled.get(name, 0)
+            end = filled[name] = start + len(part)
+            if name not in whole:
+                rows = math.ceil(len(part) * images / size)
+                whole[name] = _empty_rows(part, rows)
+            elif end > len(whole[name]):
+                whole[name] = torch.cat([whole[name][:start], _empty_rows(part, end)])
+            whole[name][start:end] = part
+            del part
+    return {name: tensor[: filled[name]] for name, tensor in whole.items()}
+
+
+def _empty_rows(like: Tensor, rows: int) -> Tensor:
+    layout = torch.channels_last if lies_channels_last(like) else torch.contiguous_format
+    shape = (rows, *like.shape[1:])
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
+
+
+def _tensors(records: Mapping[str, Record]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for name, record in records.items():
+        tensors |= {f"{name}/input{i}": x for i, x in enumerate(record.inputs)}
+        tensors[f"{name}/output"] = record.output
+        if record.squared_gradient is not None:
+            tensors[f"{name}/squared_gradient"] = record.squared_gradient
     return tensors
 
 
-def _from_tensors(name: str, tensors: dict[str, Tensor]) -> Record:
+def _record(name: str, tensors: Mapping[str, Tensor]) -> Record:
     inputs = [tensors.get(f"{name}/input{i}") for i in range(2)]
-    return Record(
-        tuple(x for x in inputs if x is not None),
-        tensors[f"{name}/output"],
-        tensors.get(f"{name}/squared_gradient"),
-    )
+    gradient = tensors.get(f"{name}/squared_gradient")
+    if gradient is not None and not bool(gradient.any()):
+        raise MethodError(
+            f"{name}: the loss has no gradient here, so no scale can be preferred; "
+            "check that the model's output depends on this layer"
+        )
+    return Record(tuple(x for x in inputs if x is not None), tensors[f"{name}/output"], gradient)
 
 
-def _records(
+def _recorded(
     model: QuantizedModel,
     group: Sequence[QuantOperation],
     calibration: Calibration,
     loss: OutputLoss | None,
     draws: int,
     batch_size: int,
-) -> dict[str, Record]:
-    chunks: dict[str, list[Record]] = {op.name: [] for op in group}
+) -> dict[str, Tensor]:
     generator = calibration.generator()
-    for images in calibration.split(batch_size):
-        for name, record in _record_batch(model, group, images, loss, draws, generator).items():
-            chunks[name].append(record)
-    return {op.name: _joined(op, chunks.pop(op.name)) for op in group}
+
+    def batches() -> Iterator[tuple[int, dict[str, Tensor]]]:
+        for images in calibration.split(batch_size):
+            yield len(images), _tensors(_record_batch(model, group, images, loss, draws, generator))
+
+    return gathered(batches(), calibration.n_images)
 
 
 def _groups(
@@ -273,17 +323,3 @@ def _squared_gradients(
         for name, gradient in zip(outputs, gradients, strict=True):
             sums[name].addcmul_(gradient, gradient, value=1 / draws)
     return sums
-
-
-def _joined(operation: QuantOperation, records: list[Record]) -> Record:
-    inputs = tuple(torch.cat(parts) for parts in zip(*(r.inputs for r in records), strict=True))
-    gradients = [r.squared_gradient for r in records if r.squared_gradient is not None]
-    record = Record(
-        inputs, torch.cat([r.output for r in records]), torch.cat(gradients) if gradients else None
-    )
-    if record.squared_gradient is not None and not bool(record.squared_gradient.any()):
-        raise MethodError(
-            f"{operation.name}: the loss has no gradient here, so no scale can be preferred; "
-            "check that the model's output depends on this layer"
-        )
-    return record

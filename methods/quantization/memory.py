@@ -1,7 +1,9 @@
 """How much memory calibration may take, how much there is, and refusing what cannot fit before it starts."""
 
+import ctypes
 import math
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -57,3 +59,16 @@ def require(need: float, device: torch.device, what: str) -> None:
             f"{what} needs about {need / GB:.1f} GB of memory and {there / GB:.1f} GB are free; use fewer "
             "calibration images, fewer runs at a time (--workers), or a machine with more"
         )
+
+
+def give_back() -> None:
+    """Return to the system what was freed, which glibc keeps for later until it is asked.
+
+    Records outlive the passes that they come from, and are freed one by one: the holes that they leave are
+    too small for the next pass.
+    """
+    if sys.platform != "linux":
+        return
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
+    if trim is not None:
+        trim(0)

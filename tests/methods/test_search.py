@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from methods import MethodError
@@ -12,6 +12,7 @@ from methods.quantization import BitWidth, Calibration, equal_table, wrap_model
 from methods.quantization.capture import (
     Record,
     fisher_loss,
+    gathered,
     record_operations,
     self_divergence_loss,
 )
@@ -61,6 +62,32 @@ def test_grouping_by_memory_changes_nothing(vit, calibration, monkeypatch):
     for name, (_, record) in together.items():
         assert torch.equal(record.squared_gradient, apart[name][1].squared_gradient)
         assert torch.equal(record.output, apart[name][1].output)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5),
+    rows=st.lists(st.integers(0, 7), min_size=5, max_size=5),
+)
+def test_rows_are_gathered_in_order_however_many_an_image_has(sizes, rows):
+    """``rows`` per image of each batch: those of proposals differ, those of tokens do not."""
+    parts = [torch.randn(size * per, 3) for size, per in zip(sizes, rows, strict=False)]
+    fixed = [torch.randn(size * 4, 2, 2) for size in sizes]
+    batches = (
+        (size, {"proposals": part, "tokens": tokens})
+        for size, part, tokens in zip(sizes, parts, fixed, strict=True)
+    )
+    found = gathered(batches, sum(sizes))
+    assert torch.equal(found["proposals"], torch.cat(parts))
+    assert torch.equal(found["tokens"], torch.cat(fixed))
+
+
+def test_gathered_images_lie_as_before():
+    images = torch.randn(5, 3, 4, 6).contiguous(memory_format=torch.channels_last)
+    for x in (images, images.contiguous()):
+        batches = ((len(part), {"x": part}) for part in x.split(2))
+        found = gathered(batches, 5)["x"]
+        assert torch.equal(found, x) and found.stride() == x.stride()
 
 
 def test_fisher_gradient_at_the_head_is_the_softmax_covariance(vit, calibration):
