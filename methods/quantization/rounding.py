@@ -108,13 +108,43 @@ class _LearnableFakeQuantize(torch.autograd.Function):
         at_codes = at_levels * inside
         grad_x = at_codes / scale if of_x else None
         grad_scale = grad_zero = None
-        if of_scale:
-            rising = (gradient * levels).sum_to_size(scale.shape)
-            grad_scale = rising - (at_codes * (quotient / scale)).sum_to_size(scale.shape)
         if of_zero:
             shape = zero_point.shape
             grad_zero = at_codes.sum_to_size(shape) - at_levels.sum_to_size(shape)
+        if of_scale:
+            # Two passes into memory that is at hand and no longer needed.
+            rising = torch.mul(gradient, levels, out=at_levels).sum_to_size(scale.shape)
+            falling = torch.div(quotient, scale, out=at_levels).mul_(at_codes)
+            grad_scale = rising - falling.sum_to_size(scale.shape)
         return grad_x, grad_scale, grad_zero, None
+
+
+def extremes(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return lowest and highest value over ``dims``, which stay as size 1.
+
+    The gradient of each is shared equally among the values that attain it, as that of `Tensor.amin` is,
+    which takes a comparison to booleans and back for it, ten times these passes.
+    """
+    low, high = _Extremes.apply(x, dims)
+    return low, high
+
+
+class _Extremes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        low, high = x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
+        ctx.save_for_backward(x, low, high)
+        ctx.dims = dims
+        return low, high
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        x, *ends = ctx.saved_tensors
+        shares = []
+        for end, gradient in zip(ends, gradients, strict=True):
+            attains = torch.eq(x, end, out=torch.empty_like(x))  # 1.0 or 0.0, no slow booleans
+            shares.append(attains.mul_(gradient / attains.sum(ctx.dims, keepdim=True)))
+        return shares[0].add_(shares[1]), None
 
 
 def choose(chosen: Tensor, first: Tensor, second: Tensor) -> Tensor:

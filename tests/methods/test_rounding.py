@@ -5,7 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods.quantization.rounding import choose, fake_quantize, learnable_fake_quantize
+from methods.quantization.rounding import (
+    choose,
+    extremes,
+    fake_quantize,
+    learnable_fake_quantize,
+)
 
 SEEDS = st.integers(0, 2**16)
 RANGES = st.sampled_from([(0, 7), (0, 15), (0, 255), (-8, 7), (-128, 127)])
@@ -80,6 +85,28 @@ def test_learned_parameters_get_the_gradients_of_autograd(shape, seed, code_rang
         y = function(*leaves)
         (y * torch.arange(y.numel()).view(y.shape).cos()).sum().backward()
         found.append([y, *(leaf.grad for leaf in leaves)])
+    for ours, autograds in zip(*found, strict=True):
+        assert torch.equal(ours, autograds)
+
+
+@pytest.mark.parametrize("dims", [(0, 1, 2), (-1,), (0, 2)])
+@settings(max_examples=20, deadline=None)
+@given(seed=SEEDS, ties=st.booleans())
+def test_extremes_get_the_gradients_of_amin_and_amax(dims, seed, ties):
+    x, _, _ = _drawn(seed, (0, 7), 1)
+    if ties:
+        x = x.round()
+    found = []
+    for function in (
+        lambda x: extremes(x, dims),
+        lambda x: (x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)),
+    ):
+        leaf = x.clone().requires_grad_()
+        low, high = function(leaf)
+        (
+            (1 + torch.arange(low.numel()).view(low.shape).sin()) * (low * high + high)
+        ).sum().backward()
+        found.append((low, high, leaf.grad))
     for ours, autograds in zip(*found, strict=True):
         assert torch.equal(ours, autograds)
 

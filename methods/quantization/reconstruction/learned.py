@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from methods.quantization.bits import TensorSpec
 from methods.quantization.quantizers import TINY, Quantizer, UniformQuantizer
 from methods.quantization.ranges import grouped
-from methods.quantization.rounding import choose, learnable_fake_quantize
+from methods.quantization.rounding import choose, extremes, learnable_fake_quantize
 
 ZETA, GAMMA = 1.1, -0.1
 """Stretch of the rectified sigmoid (AdaRound, equation 23)."""
@@ -134,9 +134,8 @@ class LearnedClip(LearnedWeight):
         self.gain = nn.Parameter(weight.new_ones(groups)) if gain else None
 
     def _range(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        groups = grouped(weight, self.inner)
-        # aminmax has no derivative
-        return self.lower.sigmoid() * groups.amin(1), self.upper.sigmoid() * groups.amax(1)
+        low, high = extremes(grouped(weight, self.inner), (1,))
+        return self.lower.sigmoid() * low.squeeze(1), self.upper.sigmoid() * high.squeeze(1)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         scale, zero = scale_and_zero(self.spec, *self._range(x))
@@ -182,10 +181,9 @@ class LearnedRange(LearnedQuantizer):
             with torch.no_grad():
                 self.inner.set_range(*torch.aminmax(grouped(x, self.inner), dim=1))
             return x + (self.inner.fake_quantize(x.detach()) - x).detach()
-        dims = self._dims(x)
-        low = self.shares[0].to(x) * x.amin(dims, keepdim=True)
-        high = self.shares[1].to(x) * x.amax(dims, keepdim=True)
-        scale, zero = scale_and_zero(self.spec, low, high)
+        low, high = extremes(x, self._dims(x))
+        shares = [share.to(x) for share in self.shares]
+        scale, zero = scale_and_zero(self.spec, shares[0] * low, shares[1] * high)
         return quantize_through(x, scale, zero, self.inner)
 
     def _dims(self, x: Tensor) -> tuple[int, ...]:
