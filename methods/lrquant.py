@@ -17,6 +17,7 @@ from methods.quantization.calibration import (
     Progress,
     calibrate_sites,
     calibrate_weights,
+    range_images,
 )
 from methods.quantization.model import QuantizedModel, sites_of
 from methods.quantization.ranges import histogram_shrink_rule, minmax_rule
@@ -137,7 +138,7 @@ class LRQuant(Method):
             site.quantizer.active = site.is_weight
         if sites:
             rule = histogram_shrink_rule()
-            images = calibration.whole()
+            images = calibration.first(range_images(model, calibration)).whole()
             calibrate_sites(sites, lambda: model(images), rule, sequential=True)
 
 

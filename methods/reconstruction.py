@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from methods.base import Fidelity
 from methods.quantization.bits import OPERAND_ROLES, BitTable, BitWidth, Scheme, equal_table
-from methods.quantization.calibration import RANGE_IMAGES, Calibration, Progress
+from methods.quantization.calibration import Calibration, Progress, range_images
 from methods.quantization.model import QuantizedModel
 from methods.quantization.reconstruction import (
     Granularity,
@@ -122,8 +122,9 @@ class Reconstruction(RepQViT):
         """Calibrate as RepQ-ViT does, then reconstruct."""
         recipe = self.recipe()
         recipe.check(model.structure, calibration.n_images)
-        super().calibrate(model, calibration.first(RANGE_IMAGES))
+        few = calibration.first(range_images(model, calibration))
+        super().calibrate(model, few)
         model.activate()
-        images = calibration.whole()[:RANGE_IMAGES]
+        images = few.whole()
         search_maps(model.operations, lambda: model(images))
         reconstruct(model, calibration, recipe, progress)

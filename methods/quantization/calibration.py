@@ -20,11 +20,14 @@ class Progress(Protocol):
         """``done`` of ``total`` steps are finished; ``stage`` names the part under way, if any."""
 
 
-RANGE_IMAGES = 128
-"""Most images that a reconstruction takes its first ranges, and the scales of attention maps, from.
+RANGE_IMAGES, LEAST_RANGE_IMAGES = 128, 32
+"""Most and fewest images that a reconstruction takes ranges from, and the scales of attention maps.
 
 A pass over more takes many gigabytes, and the steps are learned from all images afterwards.
 """
+
+RANGE_BYTES = 4 * 10**8
+"""Of the largest activation of those images, where they are more than the fewest."""
 
 AT_ONCE = 5
 """Copies of the largest activation that exist at once in a pass: what it is made from, itself, sorted or
@@ -77,7 +80,7 @@ class Calibration:
         Ranges and percentiles are exact only over all images at once, and the largest activation of
         one layer is small beside what a backward pass keeps, so range calibration uses this.
         """
-        return torch.cat(self.batches)
+        return self.batches[0] if len(self.batches) == 1 else torch.cat(self.batches)
 
     def first(self, images: int) -> "Calibration":
         """Return the first ``images`` of the set."""
@@ -136,19 +139,37 @@ def _require_room(model: QuantizedModel, calibration: Calibration) -> None:
     image = calibration.batches[0][:1]
     if calibration.n_images * image.numel() * 4 * AMPLE < available(image.device):
         return
+    need = calibration.n_images * (AT_ONCE * _largest_activation(model, image) + 4 * image.numel())
+    require(need, image.device, f"one pass over {calibration.n_images} calibration images")
+
+
+@torch.no_grad()
+def _largest_activation(model: QuantizedModel, image: Tensor) -> int:
+    """Bytes of the largest tensor that a quantizer sees of one image."""
     largest = 0
 
     def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         nonlocal largest
-        largest = max(largest, inputs[0].numel())
+        largest = max(largest, inputs[0].numel() * inputs[0].element_size())
 
     with ExitStack() as stack:
         for site in model.sites():
             if not site.is_weight:
                 _watch(stack, site.quantizer, watch)
         model(image)
-    need = calibration.n_images * 4 * (AT_ONCE * largest + image.numel())
-    require(need, image.device, f"one pass over {calibration.n_images} calibration images")
+    return largest
+
+
+def range_images(model: QuantizedModel, calibration: Calibration) -> int:
+    """Return how many images a reconstruction takes ranges from: what fits `RANGE_BYTES`, within bounds.
+
+    It depends on model and images alone, not on the machine, for so do the ranges.
+    """
+    count = calibration.n_images
+    if count <= LEAST_RANGE_IMAGES:
+        return count
+    fitting = RANGE_BYTES // _largest_activation(model, calibration.batches[0][:1])
+    return min(count, max(LEAST_RANGE_IMAGES, min(RANGE_IMAGES, fitting)))
 
 
 @torch.no_grad()

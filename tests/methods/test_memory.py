@@ -1,10 +1,15 @@
 """What calibration keeps has a budget, and what cannot fit is refused before it starts."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from methods import METHODS, MethodError
-from methods.quantization import BitWidth, Calibration, memory
+from methods.quantization import BitWidth, Calibration, memory, wrap_model
+from methods.quantization import calibration as calibrating
+from methods.quantization.reconstruction import caches
 
 
 @pytest.mark.parametrize(
@@ -40,3 +45,65 @@ def test_first_ranges_come_from_a_bounded_number_of_images(images):
     part = calibration.first(4)
     assert (part.n_images, part.seed) == (4, 5)
     assert torch.equal(part.whole(), images[:4])
+
+
+@pytest.mark.parametrize(
+    ("images", "bytes_each", "expected"),
+    [(6, 10**9, 6), (32, 10**9, 32), (200, 10**9, 32), (200, 10**6, 128), (100, 10**6, 100)],
+)
+def test_images_for_ranges_follow_from_model_and_images_alone(
+    vit, monkeypatch, images, bytes_each, expected
+):
+    monkeypatch.setattr(calibrating, "_largest_activation", lambda model, image: bytes_each)
+    model = wrap_model(vit, METHODS.get("minmax").create().bit_table(BitWidth(4, 4)))
+    found = []
+    for cache in ("6", "0.001"):
+        monkeypatch.setenv("BENCH_CACHE_GB", cache)
+        found.append(calibrating.range_images(model, Calibration([torch.zeros(images, 3, 2, 2)])))
+    assert found == [expected, expected]
+
+
+def test_the_largest_activation_is_what_one_image_shows_a_quantizer(vit, images):
+    """Of this ViT: the hidden layer of an MLP, or the attention maps."""
+    model = wrap_model(vit, METHODS.get("minmax").create().bit_table(BitWidth(4, 4)))
+    block, tokens = vit.blocks[0], vit.pos_embed.shape[1]
+    hidden, maps = tokens * block.mlp.fc1.out_features, block.attn.num_heads * tokens**2
+    largest = calibrating._largest_activation(model, images[:1])
+    assert largest == 4 * max(hidden, maps, images[0].numel())
+
+
+@pytest.mark.parametrize("name", ["lrquant", "mgrq"])
+def test_no_range_of_a_reconstruction_comes_from_more(name, vit, images, monkeypatch):
+    monkeypatch.setattr(calibrating, "LEAST_RANGE_IMAGES", 2)
+    monkeypatch.setattr(calibrating, "RANGE_BYTES", 1)
+    seen = []
+    plain = calibrating.calibrate_sites
+
+    def watched(sites, run, rule, *args, **named):
+        def watching(site, x):
+            seen.append((site.name, len(x)))
+            rule(site, x)
+
+        plain(sites, run, watching, *args, **named)
+
+    for module in ("calibration", "reconstruction.engine", "reconstruction.learnables"):
+        monkeypatch.setattr(f"methods.quantization.{module}.calibrate_sites", watched)
+    method = METHODS.get(name).create({"iterations": 2, "batch_size": 2})
+    method.quantize(vit, method.bit_table(BitWidth(4, 4)), Calibration([images]))
+    assert seen and {count for _, count in seen} == {2}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_caches_on_disk_do_not_stay_in_memory(monkeypatch):
+    def resident():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("RssFile:")))
+
+    monkeypatch.setenv("BENCH_CACHE_GB", "1e-6")
+    x = torch.randn(512, 64, 1024)
+    device, before = torch.device("cpu"), resident()
+    cache = caches.send_through(lambda part: part + 1, x, device)
+    chosen = torch.arange(0, 512, 2)
+    assert torch.equal(caches.take(cache, chosen, device), x[chosen] + 1)
+    assert resident() - before < x.numel() * 4 / 4
+    assert torch.equal(cache, x + 1)

@@ -3,16 +3,19 @@
 The rule, for a cache of n bytes of which `COPIES` exist at once:
 
 1. on a GPU if all copies take at most half of its free memory;
-2. else in host memory if all copies fit the budget (``BENCH_CACHE_GB``, default 6 GB) and half of what
-   is available;
-3. else in a memory-mapped temporary file, which vanishes with the process.
+2. else in host memory if all copies fit `CACHED_SHARE` of the budget (``BENCH_CACHE_GB``, default 6 GB) and
+   half of what is available;
+3. else in a memory-mapped temporary file, which vanishes with the process. Its pages are dropped from
+   memory after each use (`_drop_pages`): they are in the file.
 """
 
 import logging
 import math
+import mmap
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 
 import torch
@@ -30,8 +33,13 @@ COPIES = 4
 FORWARD_BATCH = 64
 """Most images per pass when all are sent through a unit."""
 
-FORWARD_BYTES = 128 * 10**6
+FORWARD_BYTES = 48 * 10**6
 """Most bytes of input per pass: one image of a detector's first stage has what 60 of a classifier have."""
+
+CACHED_SHARE = 0.75
+"""Of `memory.budget`: what caches may take in memory. The rest is for the passes."""
+
+_mappings: list[weakref.ref[mmap.mmap]] = []
 
 
 def allocate(shape: Sequence[int], device: torch.device) -> Tensor:
@@ -43,7 +51,7 @@ def allocate(shape: Sequence[int], device: torch.device) -> Tensor:
     need = 4 * math.prod(shape) * COPIES
     if device.type == "cuda" and need <= available(device) / 2:
         return torch.empty(*shape, device=device)
-    if need <= min(budget(), available(torch.device("cpu")) / 2):
+    if need <= min(CACHED_SHARE * budget(), available(torch.device("cpu")) / 2):
         return torch.empty(*shape)
     return _mapped(shape, need)
 
@@ -58,13 +66,25 @@ def _mapped(shape: Sequence[int], need: float) -> Tensor:
             "a larger BENCH_CACHE_GB, or another TMPDIR"
         )
     logger.info("caches of %.1f GB go to memory-mapped files in %s", need / GB, folder)
-    handle, name = tempfile.mkstemp(prefix="bench-cache-")
-    os.close(handle)
-    try:
-        size = math.prod(shape)
-        return torch.from_file(name, shared=True, size=size, dtype=torch.float32).view(*shape)
-    finally:
-        os.unlink(name)  # the mapping keeps the data until the tensor is gone
+    size = 4 * math.prod(shape)
+    with tempfile.TemporaryFile(prefix="bench-cache-") as file:
+        file.truncate(size)
+        if hasattr(
+            os, "posix_fallocate"
+        ):  # a disk that fills is an error here, a crash in a mapping
+            os.posix_fallocate(file.fileno(), 0, size)
+        mapping = mmap.mmap(file.fileno(), size)  # keeps the data until the tensor is gone
+    _mappings.append(weakref.ref(mapping))
+    return torch.frombuffer(mapping, dtype=torch.float32).view(*shape)
+
+
+def _drop_pages() -> None:
+    """Take the pages of mapped caches out of memory; what is read again comes from the file."""
+    alive = [(ref, mapping) for ref in _mappings if (mapping := ref()) is not None]
+    _mappings[:] = [ref for ref, _ in alive]
+    for _, mapping in alive:
+        if hasattr(mmap, "MADV_DONTNEED"):
+            mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def batches(x: Tensor) -> list[slice]:
@@ -93,6 +113,7 @@ def predictions(run: Callable[[Tensor], Output], x: Tensor, device: torch.device
             caches = [allocate((len(x), *tensor.shape[1:]), device) for tensor in tensors]
         for cache, tensor in zip(caches, tensors, strict=True):
             cache[part] = tensor
+        _drop_pages()
     return caches[0] if single else tuple(caches)
 
 
@@ -105,4 +126,6 @@ def take_output(cache: Output, chosen: Tensor, device: torch.device) -> Output:
 
 def take(cache: Tensor, chosen: Tensor, device: torch.device) -> Tensor:
     """Return the rows ``chosen`` of a cache, on ``device``."""
-    return cache[chosen.to(cache.device)].to(device)
+    rows = cache[chosen.to(cache.device)].to(device)
+    _drop_pages()
+    return rows

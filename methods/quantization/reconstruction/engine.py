@@ -9,17 +9,18 @@ from torch import Tensor, nn
 
 from methods.errors import is_out_of_memory
 from methods.quantization.calibration import (
-    RANGE_IMAGES,
     Calibration,
     Progress,
     Rule,
     calibrate_sites,
+    range_images,
 )
 from methods.quantization.capture import fisher_loss
 from methods.quantization.layers import QuantOperation, WeightedOperation
 from methods.quantization.model import Output, QuantizedModel, Segment, sites_of
 from methods.quantization.reconstruction.caches import (
     COPIES,
+    allocate,
     batches,
     predictions,
     send_through,
@@ -76,6 +77,7 @@ class _Engine:
         model.activate(weights=False, activations=False)
         self._units = units_of(model.structure, recipe.unit)
         self._done, self._total = 0, _count(self._units, recipe) * recipe.iterations
+        self._range_images = range_images(model, calibration)
         images = calibration.whole()
         self._say_need(images)
         whole = model if model.structure.tail is None else self._predict
@@ -159,7 +161,7 @@ class _Engine:
                 )
         self._done += self._recipe.iterations
         if self._recipe.rule is not None:
-            _calibrate(segment, streams.quantized, self._recipe.rule, self._device)
+            _calibrate(segment, self._for_ranges(streams), self._recipe.rule)
 
     def _attempt(
         self,
@@ -170,7 +172,8 @@ class _Engine:
         batch_size: int,
     ) -> None:
         recipe = self._recipe
-        unit = Unit(segment, self._structure, streams.exact, streams.quantized, self._generator)
+        few = self._for_ranges(streams)
+        unit = Unit(segment, self._structure, streams.exact, few, self._generator)
         terms = terms_of(segment, recipe.terms)
         data = Data(streams, target, rest, recipe, batch_size, self._generator, self._device)
         if any(term.needs_importance for term in terms):
@@ -184,6 +187,9 @@ class _Engine:
         finally:
             for _, attachment in reversed(attached):
                 attachment.detach(accept)
+
+    def _for_ranges(self, streams: Streams) -> Tensor:
+        return streams.quantized[: self._range_images].to(self._device)
 
     def _tick(self, iteration: int, name: str) -> None:
         if self._progress is not None:
@@ -221,14 +227,12 @@ def _finish(segment: Segment) -> None:
             operation.freeze()
 
 
-def _calibrate(segment: Segment, x: Tensor, rule: Rule, device: torch.device) -> None:
+def _calibrate(segment: Segment, images: Tensor, rule: Rule) -> None:
     """Calibrate the static activations of a learned unit on its quantized input, one by one."""
     _finish_weights(segment)
     sites = list(sites_of(segment.operations))
     for site in sites:
         site.quantizer.active = site.is_weight
-    # Ranges need all their images at once.
-    images = x[:RANGE_IMAGES].to(device)
     calibrate_sites(sites, lambda: segment.run(images), rule, sequential=True)
 
 
@@ -272,12 +276,11 @@ def _importance(
     target: Tensor, rest: Rest, generator: torch.Generator, device: torch.device
 ) -> Tensor:
     """Squared Fisher gradient at the unit's output of every image, divided by the mean."""
-    parts = []
+    importance = allocate(target.shape, device)
     everything = torch.arange(len(target), device=device)
     for part in batches(target):
         output = target[part].to(device).requires_grad_()
         with torch.enable_grad():
             loss = fisher_loss(rest(output, everything[part]), generator)
-        parts.append(torch.autograd.grad(loss, output)[0].square().to(target.device))
-    squares = torch.cat(parts)
-    return squares / squares.mean().clamp_min(torch.finfo(squares.dtype).tiny)
+        importance[part] = torch.autograd.grad(loss, output)[0].square()
+    return importance.div_(importance.mean().clamp_min(torch.finfo(importance.dtype).tiny))

@@ -37,7 +37,8 @@ class Unit:
         segment: the piece of the model.
         structure: of the whole model; its links say where scales can move.
         inputs: the full-precision inputs of the segment for all calibration images.
-        quantized: its inputs from the quantized prefix.
+        quantized: its inputs from the quantized prefix, for the images that ranges are taken from
+            (`calibration.range_images`).
         generator: for random drops.
     """
 
@@ -303,21 +304,26 @@ def _smoothable(reader: WeightedOperation) -> bool:
 @torch.no_grad()
 def _inputs_of(layers: Sequence[WeightedOperation], unit: Unit) -> dict[str, tuple[Tensor, Tensor]]:
     """Smallest and largest input of each layer per image and channel ([images, C] each)."""
-    parts: dict[str, list[tuple[Tensor, Tensor]]] = {layer.name: [] for layer in layers}
+    # Rows of one table: small tensors kept one by one between large ones that go leave the heap in pieces
+    # that nothing large fits into any more.
+    ends = {
+        layer.name: layer.weight.new_empty(2, len(unit.inputs), layer.weight.shape[1])
+        for layer in layers
+    }
+    image = 0
 
     def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(module, WeightedOperation)
-        parts[module.name].append(torch.aminmax(inputs[0].flatten(0, -2), dim=0))
+        low, high = torch.aminmax(inputs[0].flatten(0, -2), dim=0)
+        ends[module.name][0, image], ends[module.name][1, image] = low, high
 
     with ExitStack() as stack:
         for layer in layers:
             stack.callback(layer.register_forward_pre_hook(watch).remove)
-        for image in unit.inputs.split(1):
-            unit.segment.run(image.to(layers[0].weight.device) if layers else image)
-    return {
-        name: (torch.stack([p[0] for p in found]), torch.stack([p[1] for p in found]))
-        for name, found in parts.items()
-    }
+        for image in range(len(unit.inputs)):
+            x = unit.inputs[image : image + 1]
+            unit.segment.run(x.to(layers[0].weight.device) if layers else x)
+    return {name: (low, high) for name, (low, high) in ends.items()}
 
 
 def _start(ends: tuple[Tensor, Tensor], shift: bool) -> tuple[Tensor, Tensor | None]:
