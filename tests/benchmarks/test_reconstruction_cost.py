@@ -7,6 +7,7 @@ them; and a forward without gradients where the loss compares with what full pre
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import defaultdict
 from itertools import pairwise
@@ -17,6 +18,7 @@ import torch
 
 from methods import METHODS
 from methods.quantization import BitWidth
+from methods.quantization.reconstruction import BatchRanges, Clipping, Smoothing
 
 TARGETS = {"qdrop": 2.0, "lrquant": 2.0}
 """Where 1.5 is below what the method's own arithmetic takes; docs/performance.md counts it."""
@@ -63,31 +65,61 @@ def _plain_seconds(vit, needs):
     return min(found)
 
 
-def _iteration_seconds(name, vit, calibration):
+def _iteration_seconds(method, vit, calibration):
     """Processor seconds of one iteration in each of the twelve blocks: medians, the first left out."""
     stamps = defaultdict(list)
 
     def stamp(done, total, stage=""):
         stamps[stage].append(time.process_time())
 
-    method = METHODS.get(name).create({"iterations": ITERATIONS, "batch_size": BATCH})
     method.quantize(vit, method.bit_table(BitWidth(4, 4)), calibration, stamp)
     blocks = {stage: times for stage, times in stamps.items() if stage.startswith("blocks.")}
     assert len(blocks) == 12 and all(len(times) == ITERATIONS for times in blocks.values())
     return sum(median(b - a for a, b in pairwise(times)) for times in blocks.values())
 
 
-@pytest.mark.parametrize("name", list(NEEDS))
-def test_iteration(name, benchmark, vit, calibration, ratio):
+def _in_plain_passes(method, needs, benchmark, vit, calibration):
+    """One iteration in units of the plain passes that its loss needs."""
     seconds = []
-    benchmark.pedantic(lambda: seconds.append(_iteration_seconds(name, vit, calibration)), rounds=1)
+    benchmark.pedantic(
+        lambda: seconds.append(_iteration_seconds(method, vit, calibration)), rounds=1
+    )
     trained = [p.requires_grad for p in vit.parameters()]
     vit.requires_grad_(False)
-    plain = _plain_seconds(vit, NEEDS[name])
+    plain = _plain_seconds(vit, needs)
     for parameter, before in zip(vit.parameters(), trained, strict=True):
         parameter.requires_grad_(before)
-    cost = seconds[0] / plain
+    return seconds[0] / plain
+
+
+SETTINGS = {"iterations": ITERATIONS, "batch_size": BATCH}
+
+
+@pytest.mark.parametrize("name", list(NEEDS))
+def test_iteration(name, benchmark, vit, calibration, ratio):
+    method = METHODS.get(name).create(SETTINGS)
+    cost = _in_plain_passes(method, NEEDS[name], benchmark, vit, calibration)
     target = TARGETS.get(name, TARGET)
     benchmark.extra_info.update(iteration=round(cost, 3), iteration_target=target)
     print(f"\n{name}: an iteration costs {cost:.2f} plain ones, at most {target}")
+    assert ratio(benchmark, None) > 0
+
+
+PARTS = {
+    "clipped weights": (Clipping,),
+    "and quantized activations": (Clipping, BatchRanges),
+    "and smoothing (all)": (Clipping, BatchRanges, Smoothing),
+}
+
+
+@pytest.mark.parametrize("part", list(PARTS))
+def test_what_an_iteration_of_lrquant_is_made_of(part, benchmark, vit, calibration, ratio):
+    class Part(METHODS.get("lrquant")):
+        def recipe(self, gain=False):
+            whole = super().recipe(gain)
+            kept = tuple(x for x in whole.learnables if isinstance(x, PARTS[part]))
+            return dataclasses.replace(whole, learnables=kept)
+
+    cost = _in_plain_passes(Part.create(SETTINGS), (), benchmark, vit, calibration)
+    print(f"\nlrquant with {part}: {cost:.2f} plain ones")
     assert ratio(benchmark, None) > 0
