@@ -105,7 +105,7 @@ def record_segments(
         for i in range(len(segments))
     ]
     for segment, record in zip(segments, records, strict=True):
-        if not bool(record.squared_gradient.any()):
+        if bool(record.squared_gradient.amax() == 0):
             raise MethodError(
                 f"{segment.name}: the loss has no gradient here, so no scale can be preferred; "
                 "check that the model's output depends on this block"

@@ -209,7 +209,7 @@ def _tensors(records: Mapping[str, Record]) -> dict[str, Tensor]:
 def _record(name: str, tensors: Mapping[str, Tensor]) -> Record:
     inputs = [tensors.get(f"{name}/input{i}") for i in range(2)]
     gradient = tensors.get(f"{name}/squared_gradient")
-    if gradient is not None and not bool(gradient.any()):
+    if gradient is not None and bool(gradient.amax() == 0):
         raise MethodError(
             f"{name}: the loss has no gradient here, so no scale can be preferred; "
             "check that the model's output depends on this layer"
