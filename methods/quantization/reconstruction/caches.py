@@ -69,9 +69,8 @@ def _mapped(shape: Sequence[int], need: float) -> Tensor:
     size = 4 * math.prod(shape)
     with tempfile.TemporaryFile(prefix="bench-cache-") as file:
         file.truncate(size)
-        if hasattr(
-            os, "posix_fallocate"
-        ):  # a disk that fills is an error here, a crash in a mapping
+        # A disk that fills is an error here, a crash in a mapping.
+        if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
         mapping = mmap.mmap(file.fileno(), size)  # keeps the data until the tensor is gone
     _mappings.append(weakref.ref(mapping))
