@@ -49,7 +49,7 @@ def test_first_ranges_come_from_a_bounded_number_of_images(images):
 
 @pytest.mark.parametrize(
     ("images", "bytes_each", "expected"),
-    [(6, 10**9, 6), (32, 10**9, 32), (200, 10**9, 32), (200, 10**6, 128), (100, 10**6, 100)],
+    [(3, 10**9, 3), (32, 10**9, 4), (32, 10**7, 32), (200, 10**7, 40), (200, 10**6, 128)],
 )
 def test_images_for_ranges_follow_from_model_and_images_alone(
     vit, monkeypatch, images, bytes_each, expected
