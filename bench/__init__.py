@@ -1,1 +1,1 @@
-"""The harness: suites, plan, executor, records, leaderboard, command line."""
+"""The harness: planning, execution, records, report, command line."""

@@ -1,17 +1,8 @@
-"""Post-training quantization methods for vision transformers.
+"""Post-training quantization methods for vision transformers: one module each, found by the registry.
 
-Every module of this package that is not a building block holds one method and is imported here, so
-that a new method is one new file.
+Names are imported when they are asked for, so that bit tables and method cards do without torch.
 """
 
-import importlib
-import pkgutil
+import lazy_loader
 
-from methods.base import Method
-from methods.errors import MethodError
-from methods.registry import METHODS, register_method
-
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"methods.{_module.name}")
-
-__all__ = ["METHODS", "Method", "MethodError", "register_method"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from methods.base import Method
-from methods.quantization.bits import (
+from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.quantization.bits import (
     FLOAT,
     LINEAR_WEIGHTS,
     OPERAND_ROLES,
@@ -13,13 +14,16 @@ from methods.quantization.bits import (
     BitWidth,
     equal_table,
 )
-from methods.quantization.blockwise import BlockSearch, EliminatedFisherMetric, record_segments
-from methods.quantization.calibration import Calibration, Progress
-from methods.quantization.capture import fisher_loss, record_operations
-from methods.quantization.layers import QuantConv2d, QuantMatMul, QuantOperation
-from methods.quantization.model import QuantizedModel
-from methods.quantization.search import Grid, search_operation
-from methods.registry import register_method
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.calibration.gradients import fisher_loss
+from vit_ptq_bench.methods.quantization.calibration.recording import record_operations
+from vit_ptq_bench.methods.quantization.calibration.segment_recording import record_segments
+from vit_ptq_bench.methods.quantization.model.layers import QuantConv2d, QuantMatMul, QuantOperation
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.search.block import BlockSearch
+from vit_ptq_bench.methods.quantization.search.candidates import Grid
+from vit_ptq_bench.methods.quantization.search.operation import search_operation
+from vit_ptq_bench.methods.quantization.search.scores import EliminatedFisherMetric
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,10 @@ class ApqVit(Method):
         return table.change("patch_embed.input", bits=FLOAT)
 
     def calibrate(
-        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None = None
+        self,
+        model: QuantizedModel,
+        calibration: Calibration,
+        progress: CalibrationProgress | None = None,
     ) -> None:
         """Search block by block, or module by module; what is in no block always module by module."""
         if self.parameters.scope == "module":
@@ -99,14 +106,14 @@ class ApqVit(Method):
             self._by_module(model, behind, calibration, progress)
 
     def _by_block(
-        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None
+        self, model: QuantizedModel, calibration: Calibration, progress: CalibrationProgress | None
     ) -> None:
         p = self.parameters
-        records = record_segments(model, calibration, fisher_loss, p.draws, p.batch_size)
+        recordings = record_segments(model, calibration, fisher_loss, p.draws, p.batch_size)
         search = BlockSearch(self._grid, p.eliminate, p.rounds, p.order == "reverse", p.search)
         segments = model.structure.segments
         for done, segment in enumerate(segments, start=1):
-            search.run(segment, records.pop(0))
+            search.run(segment, recordings.pop(0))
             if progress is not None:
                 progress(done, len(segments), segment.name)
 
@@ -115,15 +122,17 @@ class ApqVit(Method):
         model: QuantizedModel,
         operations: Sequence[QuantOperation],
         calibration: Calibration,
-        progress: Progress | None,
+        progress: CalibrationProgress | None,
     ) -> None:
         p = self.parameters
         metric = EliminatedFisherMetric(p.eliminate)
-        records = record_operations(
+        recordings = record_operations(
             model, calibration, fisher_loss, p.draws, p.batch_size, operations
         )
-        for done, (operation, record) in enumerate(records, start=1):
-            search_operation(operation, record, metric, self._grid(operation), p.rounds, p.search)
+        for done, (operation, recording) in enumerate(recordings, start=1):
+            search_operation(
+                operation, recording, metric, self._grid(operation), p.rounds, p.search
+            )
             if progress is not None:
                 progress(done, len(operations), operation.name)
 

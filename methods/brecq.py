@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from methods.quantization.reconstruction import BlockError, FisherError, Recipe
-from methods.reconstruction import Reconstruction, ReconstructionParameters
-from methods.registry import register_method
+from vit_ptq_bench.methods.api.reconstruction import Reconstruction, ReconstructionParameters
+from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.quantization.reconstruction.losses import BlockError, FisherError
+from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -38,5 +39,5 @@ class Brecq(Reconstruction):
 
     def recipe(self) -> Recipe:
         """Full-precision input, every activation quantized."""
-        term = FisherError() if self.parameters.loss == "fisher" else BlockError()
-        return self.configured([term], input_mix=0.0, keep=1.0)
+        loss = FisherError() if self.parameters.loss == "fisher" else BlockError()
+        return self.configured([loss], input_mix=0.0, keep=1.0)

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from methods.base import Method
-from methods.quantization.bits import (
+from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.quantization.bits import (
     INPUT_SITES,
     OPERAND_ROLES,
     WEIGHT_SITES,
@@ -12,12 +13,12 @@ from methods.quantization.bits import (
     BitWidth,
     equal_table,
 )
-from methods.quantization.calibration import Calibration, Progress
-from methods.quantization.capture import record_operations
-from methods.quantization.model import QuantizedModel
-from methods.quantization.scores import CosineMetric
-from methods.quantization.search import Grid, search_operation
-from methods.registry import register_method
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.calibration.recording import record_operations
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.search.candidates import Grid
+from vit_ptq_bench.methods.quantization.search.operation import search_operation
+from vit_ptq_bench.methods.quantization.search.scores import CosineMetric
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,17 @@ class EasyQuant(Method):
         return equal_table(bits).change(WEIGHT_SITES + INPUT_SITES + OPERAND_ROLES, symmetric=True)
 
     def calibrate(
-        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None = None
+        self,
+        model: QuantizedModel,
+        calibration: Calibration,
+        progress: CalibrationProgress | None = None,
     ) -> None:
         """Search each operation on its full-precision inputs and output."""
         p = self.parameters
         grid, total = Grid(p.alpha, p.beta, p.steps), len(model.operations)
-        for done, (operation, record) in enumerate(record_operations(model, calibration), start=1):
-            search_operation(operation, record, CosineMetric(), grid, p.rounds, p.search)
+        for done, (operation, recording) in enumerate(
+            record_operations(model, calibration), start=1
+        ):
+            search_operation(operation, recording, CosineMetric(), grid, p.rounds, p.search)
             if progress is not None:
                 progress(done, total)

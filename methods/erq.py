@@ -6,25 +6,34 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from methods.quantization.bits import FLOAT, BitTable, BitWidth, Protocol, equal_table
-from methods.quantization.calibration import Calibration, Progress, check_finite
-from methods.quantization.compensation import RowGrid
-from methods.quantization.layers import QuantConv2d, WeightedOperation
-from methods.quantization.model import QuantizedModel, Site
-from methods.quantization.quantizers import DualUniformQuantizer, UniformQuantizer
-from methods.quantization.ranges import best_percentile_rule
-from methods.quantization.ridge import (
+from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.quantization.bits import FLOAT, BitTable, BitWidth, Protocol, equal_table
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.calibration.passes import check_finite
+from vit_ptq_bench.methods.quantization.calibration.range_rules import best_percentile_rule
+from vit_ptq_bench.methods.quantization.error_compensation.columnwise import RowGrid
+from vit_ptq_bench.methods.quantization.error_compensation.ridge import (
     Moments,
     outlier_columns,
     reduce_activation_error,
     reduce_weight_error,
     with_bias,
 )
-from methods.registry import register_method
-from methods.repq_vit import RepQParameters, RepQViT
+from vit_ptq_bench.methods.quantization.model.layers import QuantConv2d, WeightedOperation
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.model.structure import Site
+from vit_ptq_bench.methods.quantization.quantizers.uniform import (
+    DualUniformQuantizer,
+    UniformQuantizer,
+)
+from vit_ptq_bench.methods.repq_vit import RepQParameters, RepQViT
 
 WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999, 1.0)
+
+
 DUAL = ("qkv.weight", "fc1.weight")
+
+
 CONVOLUTION_RIDGE = 10.0
 """How much stronger the ridge of a convolution is in the second step, as released."""
 
@@ -78,7 +87,10 @@ class Erq(RepQViT):
         return equal_table(bits).change("patch_embed.input", bits=FLOAT)
 
     def calibrate(
-        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None = None
+        self,
+        model: QuantizedModel,
+        calibration: Calibration,
+        progress: CalibrationProgress | None = None,
     ) -> None:
         """RepQ-ViT's calibration, then one full-precision pass in which each layer is repaired."""
         super().calibrate(model, calibration)

@@ -1,15 +1,17 @@
-"""The error of this package that is meant for the user, and how to tell one that is not."""
+"""The error of methods that is meant for the user."""
 
-import torch
+from __future__ import annotations
 
-
-class MethodError(ValueError):
-    """A method, model or setting cannot be used as asked; the text says what to do."""
+from vit_ptq_bench.errors import UserError
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory of the host or of a device does not suffice."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        # the CPU allocator of torch raises a plain RuntimeError
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+class MethodError(UserError):
+    """A method, model or setting cannot be used as asked; the text says what to do.
+
+    Attributes:
+        parameter: name of the method's parameter that is wrong; None where it is about something else.
+    """
+
+    def __init__(self, message: str, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter

@@ -1,10 +1,10 @@
 """The full-precision reference."""
 
-from methods.base import Method
-from methods.quantization.bits import FLOAT, BitTable, BitWidth, Protocol, equal_table
-from methods.quantization.calibration import Calibration, Progress
-from methods.quantization.model import QuantizedModel
-from methods.registry import register_method
+from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.quantization.bits import FLOAT, BitTable, BitWidth, Protocol, equal_table
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 
 
 @register_method
@@ -22,6 +22,9 @@ class FullPrecision(Method):
         return equal_table(BitWidth(FLOAT, FLOAT))
 
     def calibrate(
-        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None = None
+        self,
+        model: QuantizedModel,
+        calibration: Calibration,
+        progress: CalibrationProgress | None = None,
     ) -> None:
         """Do nothing."""

@@ -2,17 +2,20 @@
 
 from torch import Tensor
 
-from methods.base import Method
-from methods.quantization.bits import WEIGHT_SITES, BitTable, BitWidth, equal_table
-from methods.quantization.calibration import (
-    Calibration,
-    Progress,
+from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.quantization.bits import WEIGHT_SITES, BitTable, BitWidth, equal_table
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.calibration.passes import (
     calibrate_activations,
     calibrate_weights,
 )
-from methods.quantization.model import QuantizedModel, Site
-from methods.quantization.ranges import minmax_rule, power_of_two_factor_rule
-from methods.registry import register_method
+from vit_ptq_bench.methods.quantization.calibration.range_rules import (
+    minmax_rule,
+    power_of_two_factor_rule,
+)
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.model.structure import Site
 
 
 @register_method
@@ -47,7 +50,10 @@ class FqVit(Method):
         )
 
     def calibrate(
-        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None = None
+        self,
+        model: QuantizedModel,
+        calibration: Calibration,
+        progress: CalibrationProgress | None = None,
     ) -> None:
         """One full-precision pass."""
         calibrate_weights(model, minmax_rule)

@@ -4,19 +4,20 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from methods.quantization.calibration import Calibration, Progress, calibrate_weights
-from methods.quantization.compensation import (
+from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.calibration.passes import calibrate_weights
+from vit_ptq_bench.methods.quantization.calibration.range_rules import shrink_rule
+from vit_ptq_bench.methods.quantization.error_compensation.columnwise import (
     RowGrid,
     compensated_codes,
     quantize_layers_in_order,
     second_moment,
 )
-from methods.quantization.layers import WeightedOperation
-from methods.quantization.model import QuantizedModel
-from methods.quantization.quantizers import UniformQuantizer
-from methods.quantization.ranges import shrink_rule
-from methods.registry import register_method
-from methods.repq_vit import RepQParameters, RepQViT
+from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
+from vit_ptq_bench.methods.repq_vit import RepQParameters, RepQViT
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,10 @@ class Gptq(RepQViT):
     Parameters = GptqParameters
 
     def calibrate(
-        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None = None
+        self,
+        model: QuantizedModel,
+        calibration: Calibration,
+        progress: CalibrationProgress | None = None,
     ) -> None:
         """RepQ-ViT's calibration, then one pass in which each layer is rounded."""
         super().calibrate(model, calibration)

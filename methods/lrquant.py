@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from methods.base import Method
-from methods.quantization.bits import (
+from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.quantization.bits import (
     FLOAT,
     INPUT_SITES,
     OPERAND_ROLES,
@@ -12,28 +13,25 @@ from methods.quantization.bits import (
     BitWidth,
     equal_table,
 )
-from methods.quantization.calibration import (
-    Calibration,
-    Progress,
-    calibrate_sites,
-    calibrate_weights,
-    range_images,
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.calibration.memory import range_images
+from vit_ptq_bench.methods.quantization.calibration.passes import calibrate_sites, calibrate_weights
+from vit_ptq_bench.methods.quantization.calibration.range_rules import (
+    histogram_shrink_rule,
+    minmax_rule,
 )
-from methods.quantization.model import QuantizedModel, sites_of
-from methods.quantization.ranges import histogram_shrink_rule, minmax_rule
-from methods.quantization.reconstruction import (
-    BatchRanges,
-    Clipping,
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.model.structure import sites_of
+from vit_ptq_bench.methods.quantization.reconstruction.engine import reconstruct
+from vit_ptq_bench.methods.quantization.reconstruction.losses import (
     Homologous,
+    Loss,
     MeanError,
     NegativeLogCosine,
-    Recipe,
-    Smoothing,
-    Term,
-    Weighting,
-    reconstruct,
 )
-from methods.registry import register_method
+from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe, Weighting
+from vit_ptq_bench.methods.quantization.reconstruction.smoothing import Smoothing
+from vit_ptq_bench.methods.quantization.reconstruction.trainables import BatchRanges, Clipping
 
 FLOATING = ("patch_embed.weight", "patch_embed.input", "head.weight", "head.input", *OPERAND_ROLES)
 """What the authors' code for vision transformers leaves in floating point."""
@@ -78,7 +76,7 @@ class LRQuant(Method):
 
     name = "lrquant"
     version = 2
-    paper = "Zhao et al., LRQuant: Learnable and Robust PTQ for Large Language Models, ACL 2024"
+    paper = "Zhao et al., LRQuant: Trainable and Robust PTQ for Large Language Models, ACL 2024"
     fidelity = "reimplementation"
     quick = {"iterations": 6}
     profiles = {"paper": {"iterations": 640, "batch_size": 1}}
@@ -97,18 +95,18 @@ class LRQuant(Method):
             f"iterations of {p.batch_size} images per block"
         )
 
-    def terms(self) -> tuple[tuple[Term, ...], Weighting]:
-        """Return the loss and how its terms are weighted."""
+    def losses(self) -> tuple[tuple[Loss, ...], Weighting]:
+        """Return the loss and how its losses are weighted."""
         return (MeanError(), NegativeLogCosine()), "plain"
 
     def recipe(self, gain: bool = False) -> Recipe:
         """Quantized input, nothing dropped; ``gain``: LRQuant+'s vectors."""
         p = self.parameters
-        terms, weighting = self.terms()
+        losses, weighting = self.losses()
         rule = histogram_shrink_rule()
         return Recipe(
-            terms=terms,
-            learnables=(
+            losses=losses,
+            trainables=(
                 Clipping(p.clipping_rate, gain=gain),
                 Smoothing(p.smoothing_rate, shift=p.shift, gain=gain),
                 BatchRanges(rule=rule),
@@ -122,7 +120,10 @@ class LRQuant(Method):
         )
 
     def calibrate(
-        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None = None
+        self,
+        model: QuantizedModel,
+        calibration: Calibration,
+        progress: CalibrationProgress | None = None,
     ) -> None:
         """Min-max weight ranges to start from, then block by block."""
         recipe = self.recipe()
@@ -148,7 +149,7 @@ class LRQuantPlus(LRQuant):
 
     Source: Zhao et al., TPAMI 2025; the list of parts confirmed from its abstract, their form from the
     released code for language models: the block is also compared with the full-precision block on the same
-    quantized input (homologous branch); each term is divided by its running mean (0.95); ``W^ = r1 r2 Q(W)``
+    quantized input (homologous branch); each loss is divided by its running mean (0.95); ``W^ = r1 r2 Q(W)``
     element by element ("rotation vectors" of rank 1). Deviations: r1 is folded into the rows' scales and r2
     into the scale of the input, so that the deployed weight stays a b-bit integer matrix; the released code
     for vision transformers trains neither and runs the second branch alone.
@@ -156,12 +157,12 @@ class LRQuantPlus(LRQuant):
 
     name = "lrquant-plus"
     version = 2
-    paper = "Zhao et al., LRQuant+: A Unified and Learnable Framework to PTQ, TPAMI 2025"
+    paper = "Zhao et al., LRQuant+: A Unified and Trainable Framework to PTQ, TPAMI 2025"
 
-    def terms(self) -> tuple[tuple[Term, ...], Weighting]:
-        """Both branches, each with both terms."""
-        branch: tuple[Term, ...] = (MeanError(), NegativeLogCosine())
-        return (*branch, *(Homologous(term=term) for term in branch)), "running"
+    def losses(self) -> tuple[tuple[Loss, ...], Weighting]:
+        """Both branches, each with both losses."""
+        branch: tuple[Loss, ...] = (MeanError(), NegativeLogCosine())
+        return (*branch, *(Homologous(loss=loss) for loss in branch)), "running"
 
     def recipe(self, gain: bool = True) -> Recipe:
         """LRQuant's, with the vectors."""

@@ -3,19 +3,19 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from methods.quantization.bits import BitTable, BitWidth, Protocol, equal_table
-from methods.quantization.calibration import Calibration, Progress
-from methods.quantization.model import QuantizedModel
-from methods.quantization.reconstruction import (
+from vit_ptq_bench.methods.api.reconstruction import Reconstruction, ReconstructionParameters
+from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, Protocol, equal_table
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.reconstruction.losses import (
     BlockError,
     LocalDivergence,
+    Loss,
     PredictionDivergence,
-    Recipe,
-    Term,
 )
-from methods.reconstruction import Reconstruction, ReconstructionParameters
-from methods.registry import register_method
-from methods.repq_vit import RepQViT
+from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe
+from vit_ptq_bench.methods.repq_vit import RepQViT
 
 GLOBAL_FLOOR = 1e-4
 """The KL of an early block at 6 bits is almost zero: dividing by it would make noise of full weight."""
@@ -31,7 +31,7 @@ class MgrqParameters(ReconstructionParameters):
         local_weight: of intra-block local supervision (IBLS); 0 switches it off.
         temperature: of the softmaxes of EBGS.
         drop: share of quantized values, in the unit's input and inside, as in QDrop; 1: no drop.
-        global_every: EBGS, by far the dearest term, counts in every so-manieth iteration only, with so many
+        global_every: EBGS, by far the dearest loss, counts in every so-manieth iteration only, with so many
             times its weight.
         attention: form of the attention map's quantizer, ``log-sqrt2`` as RepQ-ViT's or ``uniform``.
     """
@@ -54,7 +54,7 @@ class Mgrq(Reconstruction):
     local supervision that aligns the distribution of each layer's output inside a block (IBLS); a fused
     loss (MGLF). What is our design, for the text could not be had: RepQ-ViT as the base, what is trained and
     how, QDrop's mix, EBGS as the KL of the prediction through the full-precision rest of the model, IBLS as
-    the KL between channel distributions, terms divided by their first values, all weights and rates
+    the KL between channel distributions, losses divided by their first values, all weights and rates
     (docs/reconstruction.md). Not the authors' numbers. Convention: the common table, log-sqrt2 attention,
     static.
     """
@@ -88,7 +88,7 @@ class Mgrq(Reconstruction):
     def recipe(self) -> Recipe:
         """Three granularities, each a switch."""
         settings = self.parameters
-        terms: tuple[Term, ...] = (
+        losses: tuple[Loss, ...] = (
             BlockError(),
             PredictionDivergence(
                 weight=settings.global_weight,
@@ -98,10 +98,13 @@ class Mgrq(Reconstruction):
             ),
             LocalDivergence(weight=settings.local_weight),
         )
-        return self.configured(terms, input_mix=settings.drop, keep=settings.drop)
+        return self.configured(losses, input_mix=settings.drop, keep=settings.drop)
 
     def calibrate(
-        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None = None
+        self,
+        model: QuantizedModel,
+        calibration: Calibration,
+        progress: CalibrationProgress | None = None,
     ) -> None:
         """Reconstruct, unless the ablation's base is asked for."""
         if self.parameters.block:

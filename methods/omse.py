@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass
 
-from methods.base import Method
-from methods.quantization.calibration import (
-    Calibration,
-    Progress,
+from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.calibration.passes import (
     calibrate_activations,
     calibrate_weights,
 )
-from methods.quantization.model import QuantizedModel
-from methods.quantization.ranges import histogram_shrink_rule, shrink_rule
-from methods.registry import register_method
+from vit_ptq_bench.methods.quantization.calibration.range_rules import (
+    histogram_shrink_rule,
+    shrink_rule,
+)
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,10 @@ class Omse(Method):
     Parameters = OmseParameters
 
     def calibrate(
-        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None = None
+        self,
+        model: QuantizedModel,
+        calibration: Calibration,
+        progress: CalibrationProgress | None = None,
     ) -> None:
         """Set all scales in one full-precision pass."""
         grid = (self.parameters.steps, self.parameters.step)

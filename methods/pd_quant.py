@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 
-from methods.quantization.reconstruction import BlockError, PredictionDivergence, Recipe
-from methods.reconstruction import PAPER, Reconstruction, ReconstructionParameters
-from methods.registry import register_method
+from vit_ptq_bench.methods.api.reconstruction import PAPER, Reconstruction, ReconstructionParameters
+from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.quantization.reconstruction.losses import (
+    BlockError,
+    PredictionDivergence,
+)
+from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class PDQuant(Reconstruction):
     transformers. Authors' convention: one scale per head, 1024 images. Deviations: the distribution
     correction is left out, for it matches BatchNorm statistics and a vision transformer has none; the profile
     ``fast`` trains weights through the rounding instead of roundings; no 8-bit exception for the classifier.
-    Both terms are divided by the block error's first value, which keeps their ratio.
+    Both losses are divided by the block error's first value, which keeps their ratio.
     """
 
     name = "pd-quant"
@@ -43,5 +47,5 @@ class PDQuant(Reconstruction):
         difference = PredictionDivergence(
             weight=settings.prediction_weight, temperature=settings.temperature
         )
-        terms = (BlockError(), difference)
-        return self.configured(terms, input_mix=0.5, keep=0.5, weighting="shared")
+        losses = (BlockError(), difference)
+        return self.configured(losses, input_mix=0.5, keep=0.5, weighting="shared")

@@ -2,17 +2,16 @@
 
 from dataclasses import dataclass
 
-from methods.base import Method
-from methods.quantization.bits import WEIGHT_SITES, BitTable, BitWidth, equal_table
-from methods.quantization.calibration import (
-    Calibration,
-    Progress,
+from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.quantization.bits import WEIGHT_SITES, BitTable, BitWidth, equal_table
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.calibration.passes import (
     calibrate_activations,
     calibrate_weights,
 )
-from methods.quantization.model import QuantizedModel
-from methods.quantization.ranges import minmax_rule, percentile_rule
-from methods.registry import register_method
+from vit_ptq_bench.methods.quantization.calibration.range_rules import minmax_rule, percentile_rule
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,10 @@ class Percentile(Method):
         return equal_table(bits).change(WEIGHT_SITES, symmetric=True)
 
     def calibrate(
-        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None = None
+        self,
+        model: QuantizedModel,
+        calibration: Calibration,
+        progress: CalibrationProgress | None = None,
     ) -> None:
         """Set all scales in one full-precision pass."""
         rule = percentile_rule(self.parameters.fraction)

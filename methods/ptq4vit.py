@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from methods.base import Method
-from methods.quantization.bits import (
+from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.quantization.bits import (
     FLOAT,
     INPUT_SITES,
     LINEAR_WEIGHTS,
@@ -14,12 +15,16 @@ from methods.quantization.bits import (
     BitWidth,
     equal_table,
 )
-from methods.quantization.calibration import Calibration, Progress
-from methods.quantization.capture import fisher_loss, record_operations, self_divergence_loss
-from methods.quantization.model import QuantizedModel
-from methods.quantization.scores import FisherMetric
-from methods.quantization.search import Grid, search_operation
-from methods.registry import register_method
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.calibration.gradients import (
+    fisher_loss,
+    self_divergence_loss,
+)
+from vit_ptq_bench.methods.quantization.calibration.recording import record_operations
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.search.candidates import Grid
+from vit_ptq_bench.methods.quantization.search.operation import search_operation
+from vit_ptq_bench.methods.quantization.search.scores import FisherMetric
 
 
 @dataclass(frozen=True)
@@ -78,16 +83,19 @@ class Ptq4Vit(Method):
         return table.change("patch_embed.input", bits=FLOAT, symmetric=False)
 
     def calibrate(
-        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None = None
+        self,
+        model: QuantizedModel,
+        calibration: Calibration,
+        progress: CalibrationProgress | None = None,
     ) -> None:
         """Search each operation on its full-precision inputs, output and output gradient."""
         p = self.parameters
         loss = fisher_loss if p.gradient == "fisher" else self_divergence_loss
         draws = p.draws if p.gradient == "fisher" else 1
-        records = record_operations(model, calibration, loss, draws, p.batch_size)
+        recordings = record_operations(model, calibration, loss, draws, p.batch_size)
         grid = Grid(p.alpha, p.beta, p.steps)
-        for done, (operation, record) in enumerate(records, start=1):
-            search_operation(operation, record, FisherMetric(), grid, p.rounds, p.search)
+        for done, (operation, recording) in enumerate(recordings, start=1):
+            search_operation(operation, recording, FisherMetric(), grid, p.rounds, p.search)
             if progress is not None:
                 progress(done, len(model.operations))
 

@@ -1,8 +1,9 @@
 """QDrop: reconstruction with randomly dropped activation quantization."""
 
-from methods.quantization.reconstruction import BlockError, Recipe
-from methods.reconstruction import Reconstruction
-from methods.registry import register_method
+from vit_ptq_bench.methods.api.reconstruction import Reconstruction
+from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.quantization.reconstruction.losses import BlockError
+from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe
 
 
 @register_method

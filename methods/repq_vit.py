@@ -1,24 +1,26 @@
 """RepQ-ViT: scale reparameterization."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from torch import Tensor
-
-from methods.base import Fidelity, Method
-from methods.quantization.calibration import (
-    Calibration,
-    Progress,
+from vit_ptq_bench.methods.api.method import Fidelity, Method
+from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.calibration.passes import (
     calibrate_activations,
     calibrate_weights,
 )
-from methods.quantization.folding import fold_into_reader
-from methods.quantization.model import NormLink, QuantizedModel
-from methods.quantization.quantizers import UniformQuantizer
-from methods.quantization.ranges import best_percentile_rule
-from methods.registry import register_method
-
-PERCENTILES = (0.999, 0.9999, 0.99999)
+from vit_ptq_bench.methods.quantization.calibration.range_rules import best_percentile_rule
+from vit_ptq_bench.methods.quantization.model.folding import fold_into_reader
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.model.structure import NormLink
+from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
+from vit_ptq_bench.methods.quantization.reparameterization import (
+    PERCENTILES,
+    _foldable,
+    _tensor_quantizer,
+    _use_channels,
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,10 @@ class RepQViT(Method):
     Parameters = RepQParameters
 
     def calibrate(
-        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None = None
+        self,
+        model: QuantizedModel,
+        calibration: Calibration,
+        progress: CalibrationProgress | None = None,
     ) -> None:
         """One forward pass with per-channel LayerNorm outputs, then fold, then weights once more."""
         rule = best_percentile_rule(PERCENTILES)
@@ -81,26 +86,6 @@ class RepQViT(Method):
             zero_point = zero_point.round()
         fold_into_reader(link, scales / scale, scales * (zero_points - zero_point))
         link.reader.input_quantizer = _tensor_quantizer(quantizer, scale, zero_point)
-
-
-def _foldable(link: NormLink) -> bool:
-    """Folding needs a static uniform quantizer between LayerNorm and linear layer."""
-    spec = link.reader.input_quantizer.spec
-    return not spec.is_float and not spec.dynamic and spec.scheme == "uniform"
-
-
-def _use_channels(link: NormLink) -> None:
-    quantizer = link.reader.input_quantizer
-    spec = replace(quantizer.spec, granularity="channel", symmetric=False)
-    link.reader.input_quantizer = UniformQuantizer(spec, quantizer.site, axis=-1)
-
-
-def _tensor_quantizer(
-    channels: UniformQuantizer, scale: Tensor, zero_point: Tensor
-) -> UniformQuantizer:
-    quantizer = UniformQuantizer(replace(channels.spec, granularity="tensor"), channels.site)
-    quantizer.set_parameters(scale, zero_point)
-    return quantizer
 
 
 @dataclass(frozen=True)

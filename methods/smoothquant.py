@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.base import Method
-from methods.quantization.calibration import (
-    Calibration,
-    Progress,
+from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.calibration.passes import (
     calibrate_activations,
     calibrate_weights,
     check_finite,
 )
-from methods.quantization.folding import fold_into_reader
-from methods.quantization.model import NormLink, QuantizedModel
-from methods.quantization.ranges import minmax_rule
-from methods.registry import register_method
+from vit_ptq_bench.methods.quantization.calibration.range_rules import minmax_rule
+from vit_ptq_bench.methods.quantization.model.folding import fold_into_reader
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.model.structure import NormLink
 
 SMALLEST = 1e-5
 """Lower bound of maxima and of smoothing scales."""
@@ -54,7 +54,10 @@ class SmoothQuant(Method):
     Parameters = SmoothQuantParameters
 
     def calibrate(
-        self, model: QuantizedModel, calibration: Calibration, progress: Progress | None = None
+        self,
+        model: QuantizedModel,
+        calibration: Calibration,
+        progress: CalibrationProgress | None = None,
     ) -> None:
         """One pass for the channels' maxima, fold, one pass for the ranges."""
         for link, largest in _channel_maxima(model, calibration):

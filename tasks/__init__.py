@@ -1,27 +1,8 @@
-"""Tasks: data, models and metrics that quantization methods are judged by.
+"""Tasks: data, models and metrics that methods are judged by; one module each, found by the registry.
 
-Every module of this package is imported here, so that a new task is one new file.
+Names are imported when they are asked for, so that task cards do without torch.
 """
 
-import importlib
-import pkgutil
+import lazy_loader
 
-from tasks.base import Evaluation, LoadedModel, Task, TaskOptions
-from tasks.errors import TaskError
-from tasks.registry import TASKS, register_task
-
-_SCRIPTS = {"train_digits"}
-
-for _module in pkgutil.iter_modules(__path__):
-    if _module.name not in _SCRIPTS:
-        importlib.import_module(f"tasks.{_module.name}")
-
-__all__ = [
-    "TASKS",
-    "Evaluation",
-    "LoadedModel",
-    "Task",
-    "TaskError",
-    "TaskOptions",
-    "register_task",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

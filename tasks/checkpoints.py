@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tasks.errors import TaskError
+from vit_ptq_bench.tasks.errors import TaskError
 
 CONTAINERS = ("state_dict", "model", "model_state_dict", "state_dict_ema")
 

@@ -7,19 +7,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tasks.base import LoadedModel
-from tasks.checkpoints import file_id
-from tasks.detection.base import DetectionTask
-from tasks.detection.data import CocoFiles, read_coco
-from tasks.detection.zoo import BUNDLED, COCO_MODELS, config_path
-from tasks.errors import TaskError
-from tasks.imagenet_data import require_root
-from tasks.registry import register_task
+from vit_ptq_bench.tasks.api.registry import register_task
+from vit_ptq_bench.tasks.api.task import LoadedModel, require_root
+from vit_ptq_bench.tasks.checkpoints import file_id
+from vit_ptq_bench.tasks.detection.data import CocoFiles, read_coco
+from vit_ptq_bench.tasks.detection.task import DetectionTask
+from vit_ptq_bench.tasks.detection.zoo import BUNDLED, COCO_MODELS, config_path
+from vit_ptq_bench.tasks.errors import TaskError
 
 LAYOUTS = (("val2017", "train2017", "instances_val2017.json"), ("val", "train", "val.json"))
 """Folders of evaluation and training images, and the file under ``annotations``."""
 
+
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
+
+
 SCALE = (1333, 800)
 """The size of nearly all published figures: short side 800, long side 1333 at most."""
 

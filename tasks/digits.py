@@ -8,13 +8,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tasks.base import Evaluation, LoadedModel, Progress, Task, subset
-from tasks.checkpoints import file_id, load_strictly, read_state_dict
-from tasks.digits_data import Pool, render, source_pools, test_set, training_pools
-from tasks.errors import TaskError
-from tasks.metrics import classify
-from tasks.registry import register_task
-from tasks.zoo import ARCHITECTURES, MEAN, STD, build_architecture, read_card, weights_path
+from vit_ptq_bench.tasks.api.registry import register_task
+from vit_ptq_bench.tasks.api.task import Evaluation, EvaluationProgress, LoadedModel, Task, subset
+from vit_ptq_bench.tasks.checkpoints import file_id, load_strictly, read_state_dict
+from vit_ptq_bench.tasks.classification.digit_rendering import (
+    Pool,
+    render,
+    source_pools,
+    test_set,
+    training_pools,
+)
+from vit_ptq_bench.tasks.classification.evaluation import classify
+from vit_ptq_bench.tasks.classification.zoo import ARCHITECTURES, MEAN, STD, build_architecture
+from vit_ptq_bench.tasks.errors import TaskError
+from vit_ptq_bench.tasks.model_cards import read_card, weights_path
 
 
 def normalise(pictures: NDArray[np.uint8]) -> Tensor:
@@ -91,7 +98,7 @@ class Digits(Task):
         module: nn.Module,
         loaded: LoadedModel,
         device: torch.device,
-        progress: Progress | None = None,
+        progress: EvaluationProgress | None = None,
     ) -> Evaluation:
         """Classify the test pictures."""
         pictures, labels = holdout_set() if self.options.holdout else test_set()

@@ -11,24 +11,32 @@ import torch
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
-from tasks.base import Evaluation, LoadedModel, Progress, Task, subset
-from tasks.checkpoints import file_id, load_strictly, read_state_dict
-from tasks.errors import TaskError
-from tasks.imagenet_data import (
+from vit_ptq_bench.tasks.api.registry import register_task
+from vit_ptq_bench.tasks.api.task import (
+    Evaluation,
+    EvaluationProgress,
+    LoadedModel,
+    Task,
+    require_root,
+    subset,
+)
+from vit_ptq_bench.tasks.checkpoints import file_id, load_strictly, read_state_dict
+from vit_ptq_bench.tasks.classification.evaluation import classify
+from vit_ptq_bench.tasks.classification.image_cache import CachedImages
+from vit_ptq_bench.tasks.classification.image_files import (
     ImageFiles,
     Sample,
     class_folders,
     flat_samples,
     folder_samples,
     listing_id,
-    require_root,
     validation_folder,
 )
-from tasks.metrics import classify
-from tasks.registry import register_task
-from tasks.sharing import SharedImages
+from vit_ptq_bench.tasks.errors import TaskError
 
 FULL_VALIDATION = 50_000
+
+
 HOLDOUT_SEED = 20_240_609
 
 
@@ -51,6 +59,7 @@ REFERENCES = {
     "swin_base_patch4_window7_224.ms_in22k_ft_in1k": Reference(85.27),
 }
 """Full-precision figures that the PTQ papers (RepQ-ViT, PTQ4ViT, I&S-ViT) print for timm's weights."""
+
 
 FAMILIES = ("vit_*", "deit_*", "deit3_*", "swin_*")
 
@@ -117,7 +126,7 @@ class ImageNet(Task):
         module: nn.Module,
         loaded: LoadedModel,
         device: torch.device,
-        progress: Progress | None = None,
+        progress: EvaluationProgress | None = None,
     ) -> Evaluation:
         """Classify the validation images."""
         samples = self._training[1] if self.options.holdout else self._validation
@@ -128,10 +137,10 @@ class ImageNet(Task):
 
     def _images(
         self, samples: Sequence[Sample], loaded: LoadedModel, loader_workers: int = 0
-    ) -> SharedImages:
+    ) -> CachedImages:
         config = resolve_model_data_config(loaded.module)
         files = ImageFiles(samples, create_transform(**config, is_training=False))
-        return SharedImages(files, self.options.batch_size, loader_workers, config, self.shared)
+        return CachedImages(files, self.options.batch_size, loader_workers, config, self.cache)
 
     @cached_property
     def _training(self) -> tuple[list[Sample], list[Sample]]:

@@ -13,21 +13,22 @@ from typing import Any
 
 import numpy as np
 
-from tasks import digits_data
-from tasks.base import LoadedModel
-from tasks.checkpoints import file_id
-from tasks.detection import scenes
-from tasks.detection.base import DetectionTask
-from tasks.detection.data import CocoFiles, build_dataset, read_coco
-from tasks.detection.scenes import SIZE, write_scenes
-from tasks.detection.zoo import BUNDLED
-from tasks.digits_data import source_pools
-from tasks.errors import TaskError
-from tasks.registry import register_task
-from tasks.zoo import read_card, weights_path
+from vit_ptq_bench.tasks.api.registry import register_task
+from vit_ptq_bench.tasks.api.task import LoadedModel
+from vit_ptq_bench.tasks.checkpoints import file_id
+from vit_ptq_bench.tasks.classification import digit_rendering as digits_data
+from vit_ptq_bench.tasks.classification.digit_rendering import source_pools
+from vit_ptq_bench.tasks.detection import scene_rendering as scenes
+from vit_ptq_bench.tasks.detection.data import CocoFiles, build_dataset, read_coco
+from vit_ptq_bench.tasks.detection.scene_rendering import SIZE, write_scenes
+from vit_ptq_bench.tasks.detection.task import DetectionTask
+from vit_ptq_bench.tasks.detection.zoo import BUNDLED
+from vit_ptq_bench.tasks.errors import TaskError
+from vit_ptq_bench.tasks.model_cards import read_card, weights_path
 
 VALIDATION, CALIBRATION = 200, 256
 """Scenes to judge on, of test digits, and scenes to calibrate on, of training digits."""
+
 
 SEEDS = {"validation": 1000, "calibration": 2000}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli import main
+from vit_ptq_bench.bench.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,10 +42,10 @@ def test_every_verb_of_the_table_has_help(verb, capsys):
 
 
 def test_every_method_and_suite_is_in_the_readme():
-    from methods import METHODS
+    from vit_ptq_bench.methods.api.registry import METHODS
 
     for name in METHODS.module_dict:
-        if METHODS.get(name).__module__.startswith("methods."):
+        if METHODS.get(name).__module__.startswith("vit_ptq_bench.methods."):
             assert f"`{name}`" in README
     for path in (ROOT / "bench" / "suites").glob("*.toml"):
         assert f"`{path.stem}`" in README

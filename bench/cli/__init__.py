@@ -11,11 +11,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from bench.cli import compare, convert, evaluate, leaderboard, list_, run, show
-from bench.errors import BenchError
+from vit_ptq_bench.bench.cli import compare, convert, evaluate, leaderboard, list_, run, show
+from vit_ptq_bench.errors import UserError
 
 VERBS = (run, leaderboard, list_, show, compare, evaluate, convert)
-USER_ERRORS = ("MethodError", "TaskError")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,9 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # piped into `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except ValueError as error:
-        if not is_user_error(error):
-            raise
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -50,12 +47,3 @@ def make_parser() -> argparse.ArgumentParser:
     for verb in VERBS:
         verb.add(verbs)
     return parser
-
-
-def is_user_error(error: ValueError) -> bool:
-    """Whether the text of ``error`` is meant for the user.
-
-    The error classes of methods and tasks are known by name: importing them would import torch.
-    """
-    names = {cls.__name__ for cls in type(error).__mro__}
-    return isinstance(error, BenchError) or not names.isdisjoint(USER_ERRORS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from bench.cli.options import add_results
+from vit_ptq_bench.bench.cli.options import add_results
 
 
 def add(verbs: Any) -> None:
@@ -19,7 +19,7 @@ def add(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the comparison and return the exit status."""
-    from bench.compare import compare
+    from vit_ptq_bench.bench.report.compare import compare
 
     print(compare(arguments.first, arguments.second, arguments.results))
     return 0

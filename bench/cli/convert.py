@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError
+from vit_ptq_bench.bench.errors import BenchError
 
 
 def add(verbs: Any) -> None:
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Convert, say what came out, and return the exit status."""
     if arguments.kind == "checkpoint":
         return _checkpoint(arguments)
-    from tasks.detection.convert import convert_voc, convert_yolo
+    from vit_ptq_bench.tasks.detection.convert import convert_voc, convert_yolo
 
     convert = convert_voc if arguments.kind == "voc" else convert_yolo
     for part in convert(arguments.source, arguments.out):
@@ -53,7 +53,7 @@ def _checkpoint(arguments: argparse.Namespace) -> int:
         )
     if arguments.out.suffix != ".safetensors":
         raise BenchError(f"{arguments.out}: the name of the output must end in .safetensors")
-    from tasks.detection.unpickle import convert_checkpoint
+    from vit_ptq_bench.tasks.detection.unpickle import convert_checkpoint
 
     identity = convert_checkpoint(arguments.source, arguments.out)
     print(f"{arguments.out}: weights of {arguments.source} ({identity})")

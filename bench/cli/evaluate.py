@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bench.cli.options import add_plugin, add_task_options
+from vit_ptq_bench.bench.cli.options import add_plugin, add_task_options
 
 
 def add(verbs: Any) -> None:
@@ -29,10 +29,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the metrics and return the exit status."""
     import torch
 
-    from bench import plugins
-    from bench.cli.session import check_device
-    from bench.cli.task import make_task
-    from methods.quantization.storage import load_quantized, read_metadata
+    from vit_ptq_bench.bench.cli.task import make_task
+    from vit_ptq_bench.bench.execution.devices import check_device
+    from vit_ptq_bench.bench.planning import plugins
+    from vit_ptq_bench.methods.quantization.storage import load_quantized, read_metadata
 
     check_device(arguments.device)
     plugins.load(arguments.plugin)

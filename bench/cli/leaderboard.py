@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from bench.cli.options import add_results
+from vit_ptq_bench.bench.cli.options import add_results
 
 
 def add(verbs: Any) -> None:
@@ -27,7 +27,7 @@ def add(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write or check the leaderboard and return the exit status."""
-    from bench.leaderboard import stale_files, write_leaderboard
+    from vit_ptq_bench.bench.report.leaderboard import stale_files, write_leaderboard
 
     if not arguments.check:
         print(write_leaderboard(arguments.results))

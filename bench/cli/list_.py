@@ -6,10 +6,12 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from bench.cli.options import add_plugin, add_task_options
-from bench.cli.text import print_rows
+from vit_ptq_bench.bench.cli.options import add_plugin, add_task_options
+from vit_ptq_bench.bench.cli.text import print_rows
 
 EXAMPLE_BITS = "W4A4"
+
+
 CONVENTIONS = f"""
 Conventions at {EXAMPLE_BITS} with default settings: where the bit table differs from the common one (weights
 per output channel, activations per tensor, affine, static, 8-bit image), then what else the method says.
@@ -30,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.what == "suites":
         list_suites()
         return 0
-    from bench import plugins
+    from vit_ptq_bench.bench.planning import plugins
 
     plugins.load(arguments.plugin)
     if arguments.what == "methods":
@@ -44,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def list_suites() -> None:
     """Name and description of every bundled suite."""
-    from bench.suite import read_suite, suite_files
+    from vit_ptq_bench.bench.planning.suite import read_suite, suite_files
 
     files = suite_files()
     print_rows(
@@ -55,12 +57,12 @@ def list_suites() -> None:
 
 def list_methods() -> None:
     """Every method with its paper, then the conventions; a broken plugin with its error."""
-    from bench import lookup, plugins
-    from bench.suite import PROTOCOLS
+    from vit_ptq_bench.bench.planning import plugins, registry
+    from vit_ptq_bench.bench.planning.suite import PROTOCOLS
 
     rows = [
         (name, str(cls.version), cls.fidelity, cls.paper)
-        for name, cls in sorted(lookup.methods().items())
+        for name, cls in sorted(registry.methods().items())
     ]
     rows += [(name, "-", "broken", why) for name, why in _reasons(plugins.broken("method"))]
     print_rows(("method", "version", "fidelity", "paper"), rows)
@@ -69,7 +71,7 @@ def list_methods() -> None:
         ("method", "protocol", "images", "convention"),
         [
             (name, protocol, *convention(cls, protocol))
-            for name, cls in sorted(lookup.methods().items())
+            for name, cls in sorted(registry.methods().items())
             for protocol in PROTOCOLS
         ],
     )
@@ -77,10 +79,11 @@ def list_methods() -> None:
 
 def convention(cls: Any, protocol: str) -> tuple[str, str]:
     """Number of calibration images of a method, and its convention in words."""
-    from bench.plan import calibration_images
-    from bench.tables import REFERENCE, differences, own_words
-    from methods import MethodError
-    from methods.quantization import BitWidth, equal_table
+    from vit_ptq_bench.bench.planning.plan import calibration_images
+    from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY
+    from vit_ptq_bench.bench.report.footnotes import differences, own_words
+    from vit_ptq_bench.methods.errors import MethodError
+    from vit_ptq_bench.methods.quantization.bits import BitWidth, equal_table
 
     images = str(calibration_images(cls, protocol))
     method, bits = cls.create(), BitWidth.parse(EXAMPLE_BITS)
@@ -89,18 +92,18 @@ def convention(cls: Any, protocol: str) -> tuple[str, str]:
     except MethodError as error:
         return images, f"(not available: {error})"
     words = [own_words(method.convention(table))]
-    if cls.fidelity != REFERENCE:
+    if cls.fidelity != REFERENCE_FIDELITY:
         words.insert(0, differences(table.to_dict(), equal_table(bits).to_dict()))
     return images, "; ".join(filter(None, words)) or "the common table"
 
 
 def list_tasks() -> None:
     """Name, version and metrics of every task; a broken plugin with its error."""
-    from bench import lookup, plugins
+    from vit_ptq_bench.bench.planning import plugins, registry
 
     rows = [
         (name, str(cls.version), ", ".join(cls.metrics))
-        for name, cls in sorted(lookup.tasks().items())
+        for name, cls in sorted(registry.tasks().items())
     ]
     rows += [(name, "-", f"broken: {why}") for name, why in _reasons(plugins.broken("task"))]
     print_rows(("task", "version", "metrics"), rows)
@@ -108,13 +111,13 @@ def list_tasks() -> None:
 
 def list_models(arguments: argparse.Namespace) -> None:
     """Every task's models; a task that cannot tell (its data are missing) says why."""
-    from bench import lookup
-    from bench.cli.task import make_task
-    from bench.errors import BenchError
-    from tasks import TaskError
+    from vit_ptq_bench.bench.cli.task import make_task
+    from vit_ptq_bench.bench.errors import BenchError
+    from vit_ptq_bench.bench.planning import registry
+    from vit_ptq_bench.tasks.errors import TaskError
 
     rows: list[tuple[str, str]] = []
-    for name in sorted(lookup.tasks()):
+    for name in sorted(registry.tasks()):
         try:
             rows += [(name, model) for model in make_task(name, arguments).model_names()]
         except (BenchError, TaskError) as error:

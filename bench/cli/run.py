@@ -7,11 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.cli.options import add_plugin, add_task_options, comma_list, number_list
-from bench.errors import BenchError
-from bench.suite import Suite, check_values, find_suite, read_suite, with_included
+from vit_ptq_bench.bench.cli.options import add_plugin, add_task_options, comma_list, number_list
+from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.bench.planning.suite import (
+    Suite,
+    check_values,
+    find_suite,
+    read_suite,
+    with_included,
+)
 
 OVERWRITE = ("never", "failed", "missing", "always")
+
+
 OVERRIDES = {
     "models": "--models",
     "methods": "--methods",
@@ -103,17 +111,17 @@ def run(arguments: argparse.Namespace) -> int:
         override(suite, arguments)
         for suite in with_included(read_suite(find_suite(arguments.suite)))
     ]
-    from bench.config import Config
+    from vit_ptq_bench.bench.planning.settings import Config
 
     config = Config.read(arguments.config)
     output = arguments.output or Path("output") / suites[0].name
     if not arguments.dry_run:
-        from bench.output import prepare
-        from bench.processes import start_method
+        from vit_ptq_bench.bench.execution.forkserver import start_method
+        from vit_ptq_bench.bench.records.files import prepare
 
         prepare(output)
         start_method(*(suite.task for suite in suites))  # it imports torch while we do
-    from bench.cli.session import carry_out
+    from vit_ptq_bench.bench.cli.session import carry_out
 
     return carry_out(suites, arguments, config, output)
 

@@ -5,32 +5,38 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
-from bench import lookup, plugins
-from bench.cli.task import task_flags
-from bench.cli.text import print_rows
-from bench.config import Config
-from bench.decide import Decision, decide
-from bench.display import make_display
-from bench.environment import core_count, source_state
-from bench.errors import BenchError
-from bench.executor import Slot, default_workers, make_slots
-from bench.interrupt import hold_interrupts
-from bench.lock import lock
-from bench.plan import Run, build_plan
-from bench.publish import publish
-from bench.shared import DEFAULT_GB, GB
-from bench.store import Store
-from bench.suite import Suite
-from bench.sweep import Settings, Sweep, cannot_write
-from tasks import TaskOptions
+from vit_ptq_bench.bench.cli.task import task_flags
+from vit_ptq_bench.bench.cli.text import print_rows
+from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.bench.execution.cache import DEFAULT_GB, GB
+from vit_ptq_bench.bench.execution.devices import (
+    Slot,
+    check_device,
+    core_count,
+    default_workers,
+    make_slots,
+)
+from vit_ptq_bench.bench.execution.display import make_display
+from vit_ptq_bench.bench.execution.environment import source_state
+from vit_ptq_bench.bench.execution.interrupt import hold_interrupts
+from vit_ptq_bench.bench.execution.lock import lock
+from vit_ptq_bench.bench.execution.sweep import Settings, Sweep
+from vit_ptq_bench.bench.planning import plugins, registry
+from vit_ptq_bench.bench.planning.overwrite import Decision, decide, relabel
+from vit_ptq_bench.bench.planning.plan import Run, build_plan
+from vit_ptq_bench.bench.planning.settings import Config
+from vit_ptq_bench.bench.planning.suite import Suite
+from vit_ptq_bench.bench.records.store import Store
+from vit_ptq_bench.bench.report.publish import publish
+from vit_ptq_bench.tasks.api.task import TaskOptions
 
 FAILURES = ("failed", "oom", "timeout")
+
+
 INTERRUPTED = 130
 
 
@@ -60,7 +66,7 @@ def carry_out(
             save_models=arguments.save_models,
             plugins=tuple(path.resolve() for path in arguments.plugin),
             source=source_state(),
-            shared_bytes=shared_bytes(arguments, config),
+            cache_bytes=cache_bytes(arguments, config),
         )
         decisions = decide(runs, store, arguments.overwrite)
         relabel(decisions, store)
@@ -112,7 +118,7 @@ def choose_devices(arguments: argparse.Namespace, config: Config) -> list[str]:
     return list(devices)
 
 
-def shared_bytes(arguments: argparse.Namespace, config: Config) -> int:
+def cache_bytes(arguments: argparse.Namespace, config: Config) -> int:
     """Bytes that the runs may keep on disk for each other."""
     given = arguments.share_gb
     chosen = config.setting("share_gb", DEFAULT_GB) if given is None else given
@@ -123,27 +129,10 @@ def choose_slots(
     devices: Sequence[str], tasks: Iterable[str], arguments: argparse.Namespace, config: Config
 ) -> list[Slot]:
     """One slot per worker, for runs of ``tasks``."""
-    small = all(lookup.is_small(task) for task in tasks)
+    small = all(registry.is_small(task) for task in tasks)
     usual = default_workers(devices, core_count(), small)
     workers = arguments.workers or config.setting("workers", usual)
     return make_slots(workers, devices, core_count())
-
-
-def check_device(name: str) -> None:
-    """Refuse a device that is not there.
-
-    Raises:
-        BenchError: saying what there is.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise BenchError(f"unknown device {name!r}; use cpu, cuda:0, ...") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise BenchError(
-            f"there is no device {name!r}: torch {torch.__version__} sees "
-            f"{torch.cuda.device_count()} CUDA devices here"
-        )
 
 
 def _sweep(
@@ -159,22 +148,6 @@ def _sweep(
             return sweep.tally, INTERRUPTED
     left = {decision.status for decision in decisions if not decision.due}
     return sweep.tally, 1 if any(name in left or sweep.tally[name] for name in FAILURES) else 0
-
-
-def relabel(decisions: Sequence[Decision], store: Store) -> None:
-    """Give finished records the suite's present labels: a new label is no reason to run again.
-
-    Raises:
-        BenchError: a record cannot be written.
-    """
-    for decision in decisions:
-        record, variant = decision.record, decision.run.variant
-        if decision.due or record is None or variant in (None, record.variant):
-            continue
-        try:
-            store.write(replace(record, variant=variant))
-        except OSError as error:
-            raise cannot_write(store.root, error.strerror or str(error)) from error
 
 
 def print_plan(decisions: Sequence[Decision], output: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from bench.cli.options import add_results
+from vit_ptq_bench.bench.cli.options import add_results
 
 
 def add(verbs: Any) -> None:
@@ -18,7 +18,7 @@ def add(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the record and return the exit status."""
-    from bench.show import show
+    from vit_ptq_bench.bench.report.show import show
 
     print(show(arguments.run, arguments.results))
     return 0

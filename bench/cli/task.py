@@ -13,12 +13,12 @@ def make_task(name: str, arguments: argparse.Namespace) -> Any:
         BenchError: there is no such task, or an option is wrong.
         TaskError: the task refuses its options.
     """
-    from bench import lookup
-    from bench.config import Config
-    from tasks import TaskOptions
+    from vit_ptq_bench.bench.planning import registry
+    from vit_ptq_bench.bench.planning.settings import Config
+    from vit_ptq_bench.tasks.api.task import TaskOptions
 
     config = Config.read(arguments.config)
-    return lookup.task_class(name)(config.task_options(name, TaskOptions, task_flags(arguments)))
+    return registry.task_class(name)(config.task_options(name, TaskOptions, task_flags(arguments)))
 
 
 def task_flags(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -1,38 +1,9 @@
-"""What methods are made of: bit tables, quantizers, quantized layers, calibration, search, storage."""
+"""The parts that methods are made of.
 
-from methods.quantization.bits import (
-    FLOAT,
-    BitTable,
-    BitWidth,
-    Protocol,
-    TensorSpec,
-    equal_table,
-)
-from methods.quantization.calibration import (
-    Calibration,
-    Progress,
-    calibrate_activations,
-    calibrate_weights,
-)
-from methods.quantization.families import find_family, wrap_model
-from methods.quantization.model import QuantizedModel, Site
-from methods.quantization.storage import load_quantized, save_quantized
+Names are imported when they are asked for: ``from vit_ptq_bench.methods import quantization as parts`` in a
+method does not import torch.
+"""
 
-__all__ = [
-    "FLOAT",
-    "BitTable",
-    "BitWidth",
-    "Calibration",
-    "Progress",
-    "Protocol",
-    "QuantizedModel",
-    "Site",
-    "TensorSpec",
-    "calibrate_activations",
-    "calibrate_weights",
-    "equal_table",
-    "find_family",
-    "load_quantized",
-    "save_quantized",
-    "wrap_model",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

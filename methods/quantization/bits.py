@@ -5,14 +5,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
-from methods.errors import MethodError
+from vit_ptq_bench.methods.errors import MethodError
 
 FLOAT = 32
 """Number of bits that stands for "left in floating point"."""
 
+
 MIN_BITS, MAX_BITS = 2, 8
 
+
 Granularity = Literal["tensor", "channel", "projection", "head", "token"]
+
+
 Scheme = Literal[
     "uniform",
     "dual-uniform",
@@ -25,20 +29,39 @@ Scheme = Literal[
     "twin-softmax-summed",
     "twin-gelu",
 ]
+
+
 Protocol = Literal["equal", "authors"]
 
+
 LINEAR_ROLES = ("patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head")
+
+
 OPERAND_ROLES = ("query", "key", "attention", "value")
+
+
 WEIGHT_SITES = tuple(f"{role}.weight" for role in LINEAR_ROLES)
+
+
 LINEAR_WEIGHTS = tuple(key for key in WEIGHT_SITES if key != "patch_embed.weight")
+
+
 INPUT_SITES = tuple(f"{role}.input" for role in LINEAR_ROLES)
+
+
 SITE_KEYS = WEIGHT_SITES + INPUT_SITES + OPERAND_ROLES
+
+
 DETECTOR_ROLES = ("neck", "rpn_head", "bbox_head", "mask_head")
 """Linear layers and convolutions of a detector behind its backbone, by the part they belong to."""
 
+
 DETECTOR_KEYS = tuple(f"{role}.{kind}" for role in DETECTOR_ROLES for kind in ("weight", "input"))
+
+
 OPTIONAL_KEYS = ("norm.input", *DETECTOR_KEYS)
 """Sites that a table may leave out: they are in floating point then, and models have no quantizer there."""
+
 
 Scope = Literal["backbone", "full"]
 """What of a detector is quantized."""

@@ -17,14 +17,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from methods.errors import MethodError
-from methods.quantization.bits import BitTable
-from methods.quantization.families import wrap_model
-from methods.quantization.layers import WeightedOperation
-from methods.quantization.model import QuantizedModel
+from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.bits import BitTable
+from vit_ptq_bench.methods.quantization.model.families import wrap_model
+from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 
 FORMAT = "vit-ptq-bench/1"
+
+
 _CODES = ".weight.codes"
+
+
 QUANTIZER_BUFFERS = ("scale", "zero_point", "outliers")
 """Buffers that quantizers get by calibration: they are empty in a model just wrapped."""
 

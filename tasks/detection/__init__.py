@@ -4,6 +4,6 @@ mmdet is imported when a detector is first built, not before: a classification r
 needs of mmcv's compiled operators is provided here, so that no module can import it too early.
 """
 
-from tasks.detection.operators import provide_operators
+from vit_ptq_bench.tasks.detection.operators import provide_operators
 
 provide_operators()

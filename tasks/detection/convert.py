@@ -16,9 +16,11 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from tasks.errors import TaskError
+from vit_ptq_bench.tasks.errors import TaskError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+
+
 VOC_SPLITS = {"train": "trainval", "val": "test"}
 """Which list of ``ImageSets/Main`` becomes which part."""
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from tasks.errors import TaskError
-from tasks.sharing import Shared, image_key
+from vit_ptq_bench.tasks.cache import TensorCache, image_key
+from vit_ptq_bench.tasks.errors import TaskError
 
 
 @dataclass(frozen=True)
@@ -123,19 +123,19 @@ def training_pipeline(scale: tuple[int, int], masks: bool) -> list[dict[str, Any
     ]
 
 
-def test_pipeline(scale: tuple[int, int], shared: Shared | None = None) -> list[Any]:
+def test_pipeline(scale: tuple[int, int], cache: TensorCache | None = None) -> list[Any]:
     """Return mmdet's steps of evaluation.
 
     Args:
         scale: (long side, short side) at most.
-        shared: where what other runs have decoded lies; None: nothing is shared.
+        cache: where what other runs have decoded lies; None: nothing is reused.
     """
     reading: list[Any] = [
         {"type": "LoadImageFromFile"},
         {"type": "Resize", "scale": scale, "keep_ratio": True},
     ]
     return [
-        *(reading if shared is None else [SharedReading(reading, shared)]),
+        *(reading if cache is None else [CachedReading(reading, cache)]),
         {
             "type": "PackDetInputs",
             "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
@@ -143,24 +143,24 @@ def test_pipeline(scale: tuple[int, int], shared: Shared | None = None) -> list[
     ]
 
 
-class SharedReading:
+class CachedReading:
     """Steps that read and resize an image, taken only if no earlier run has left what comes of them.
 
     Args:
         steps: of mmdet's pipeline.
-        shared: where pixels (uint8, [H, W, 3]) and the shapes that mmdet notes lie.
+        cache: where pixels (uint8, [H, W, 3]) and the shapes that mmdet notes lie.
     """
 
-    def __init__(self, steps: list[dict[str, Any]], shared: Shared) -> None:
+    def __init__(self, steps: list[dict[str, Any]], cache: TensorCache) -> None:
         import mmdet.datasets.transforms  # noqa: F401  registers mmdet's steps
         from mmcv.transforms import Compose
 
-        self._read, self._words, self._shared = Compose(steps), repr(steps), shared
+        self._read, self._words, self._cache = Compose(steps), repr(steps), cache
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any] | None:
         """Add ``img``, ``img_shape``, ``ori_shape`` and ``scale_factor`` to what is known of an image."""
         key = image_key(self._words, [Path(results["img_path"])])
-        found = self._shared.get(key)
+        found = self._cache.get(key)
         if found is not None:
             return results | {
                 "img": found["pixels"].numpy(),
@@ -169,7 +169,7 @@ class SharedReading:
         read: dict[str, Any] | None = self._read(results)
         if read is not None:
             noted = {name: torch.tensor(read[name], dtype=kind) for name, kind in NOTED.items()}
-            self._shared.put(key, {"pixels": torch.from_numpy(read["img"]), **noted})
+            self._cache.put(key, {"pixels": torch.from_numpy(read["img"]), **noted})
         return read
 
 

@@ -16,14 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools.cocoeval import COCOeval
 
-from tasks.base import Evaluation
-from tasks.detection.data import CocoFiles
+from vit_ptq_bench.tasks.api.task import Evaluation
+from vit_ptq_bench.tasks.detection.data import CocoFiles
 
 FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 """The first six of COCO's twelve figures, in their order."""
 
+
 KINDS = {"box": "bbox", "mask": "segm"}
+
+
 RESAMPLES = 100
+
+
 SHOWN_SCORE = 0.3
 """Detections of a lower score do not count when an image is judged as a whole."""
 

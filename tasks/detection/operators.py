@@ -17,6 +17,8 @@ import torchvision
 from torch import Tensor
 
 NAME = "mmcv._ext"
+
+
 AVERAGE = 1
 """mmcv's number of the pooling mode "avg"; 0 is "max"."""
 

@@ -1,8 +1,8 @@
 """Turns a training checkpoint into safetensors, in a process of its own.
 
 A training checkpoint of OpenMMLab is a pickle of Python objects, and reading it runs what it says. So the
-caller only starts ``python -m tasks.detection.unpickle IN OUT``, once the user has said that they trust the
-file, and reads tensors back.
+caller only starts this module as a program, with the names of both files, once the user has said that they
+trust the file, and reads tensors back.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from tasks.checkpoints import CONTAINERS, file_id
-from tasks.errors import TaskError
+from vit_ptq_bench.tasks.checkpoints import CONTAINERS, file_id
+from vit_ptq_bench.tasks.errors import TaskError
 
 
 def convert_checkpoint(source: Path, out: Path) -> str:
@@ -27,7 +27,14 @@ def convert_checkpoint(source: Path, out: Path) -> str:
         TaskError: the file is missing, or holds no state dict.
     """
     identity = file_id(source)
-    command = [sys.executable, "-m", "tasks.detection.unpickle", str(source), str(out), identity]
+    command = [
+        sys.executable,
+        "-m",
+        "vit_ptq_bench.tasks.detection.unpickle",
+        str(source),
+        str(out),
+        identity,
+    ]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
         lines = finished.stderr.strip().splitlines() or ["no message"]

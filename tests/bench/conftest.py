@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from bench import plugins
+from vit_ptq_bench.bench.planning import plugins
 
 
 @pytest.fixture(autouse=True)
 def clean_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a plugin registers in this process goes again after the test."""
-    from methods import METHODS
-    from tasks import TASKS
+    from vit_ptq_bench.methods.api.registry import METHODS
+    from vit_ptq_bench.tasks.api.registry import TASKS
 
     registries = (METHODS.module_dict, TASKS.module_dict)
     before = [dict(registry) for registry in registries]

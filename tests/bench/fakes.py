@@ -9,9 +9,11 @@ import numpy as np
 import timm
 import torch
 
-from methods import Method, register_method
-from methods.minmax import MinMax
-from tasks import Evaluation, LoadedModel, Task, register_task
+from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.minmax import MinMax
+from vit_ptq_bench.tasks.api.registry import register_task
+from vit_ptq_bench.tasks.api.task import Evaluation, LoadedModel, Task
 
 MODELS = ("toy_a", "toy_b", "toy_wrong")
 IMAGES = 24

@@ -1,6 +1,6 @@
 """Records made by hand, without running anything."""
 
-from bench.record import Record, new_record
+from vit_ptq_bench.bench.records.record import Record, new_record
 
 _SITE = {"bits": 4, "symmetric": False, "dynamic": False, "scheme": "uniform"}
 TABLE = {

@@ -27,7 +27,7 @@ def write_suite(folder: Path, methods: str, **more: str) -> Path:
 
 def run(*arguments: str) -> int:
     """``bench run toy.toml`` with the toy plugin, in this process; the exit status."""
-    from bench.cli import main
+    from vit_ptq_bench.bench.cli import main
 
     return main(["run", "toy.toml", "--plugin", str(FAKES), *arguments])
 

@@ -20,9 +20,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
-from methods.quantization import Calibration
-from tasks.checkpoints import load_strictly, read_state_dict
-from tasks.imagenet_data import ImageFiles, is_image
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration
+from vit_ptq_bench.tasks.checkpoints import load_strictly, read_state_dict
+from vit_ptq_bench.tasks.classification.image_files import ImageFiles, is_image
 
 MODEL = "vit_tiny_patch16_224"
 IMAGES = 32

@@ -23,8 +23,9 @@ from tabulate import tabulate
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from methods import METHODS
-from methods.quantization import BitWidth, Calibration
+from vit_ptq_bench.methods.api.registry import METHODS
+from vit_ptq_bench.methods.quantization.bits import BitWidth
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 
 
 @dataclass(frozen=True)

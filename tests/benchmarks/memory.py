@@ -22,9 +22,10 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from bench.measure import PeakMemory
-from methods import METHODS
-from methods.quantization import BitWidth, Calibration
+from vit_ptq_bench.bench.execution.measure import PeakMemory
+from vit_ptq_bench.methods.api.registry import METHODS
+from vit_ptq_bench.methods.quantization.bits import BitWidth
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 
 SEARCH: dict[str, dict[str, Any]] = {
     "minmax": {},

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from methods import METHODS
-from methods.quantization import BitWidth
+from vit_ptq_bench.methods.api.registry import METHODS
+from vit_ptq_bench.methods.quantization.bits import BitWidth
 
 TARGETS = {
     "minmax": 2,

@@ -7,10 +7,10 @@ import time
 import pytest
 import torch
 
-from methods import METHODS
-from methods.quantization import BitWidth, TensorSpec
-from methods.quantization.quantizers import build_quantizer
-from methods.quantization.rounding import fake_quantize
+from vit_ptq_bench.methods.api.registry import METHODS
+from vit_ptq_bench.methods.quantization.bits import BitWidth, TensorSpec
+from vit_ptq_bench.methods.quantization.quantizers.arithmetic import fake_quantize
+from vit_ptq_bench.methods.quantization.quantizers.build import build_quantizer
 
 CODES = (0, 15)
 EVALUATION_TARGET = 1.6

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from itertools import product
 
-from bench.leaderboard import render, to_csv
 from tests.bench.samples import make_record
+from vit_ptq_bench.bench.report.leaderboard import to_csv
+from vit_ptq_bench.bench.report.markdown import render
 
 METHODS, MODELS, BITS, SEEDS = 25, 40, ("W3A3", "W4A4", "W6A6", "W8A8"), 25
 

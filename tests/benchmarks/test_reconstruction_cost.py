@@ -16,9 +16,10 @@ from statistics import median
 import pytest
 import torch
 
-from methods import METHODS
-from methods.quantization import BitWidth
-from methods.quantization.reconstruction import BatchRanges, Clipping, Smoothing
+from vit_ptq_bench.methods.api.registry import METHODS
+from vit_ptq_bench.methods.quantization.bits import BitWidth
+from vit_ptq_bench.methods.quantization.reconstruction.smoothing import Smoothing
+from vit_ptq_bench.methods.quantization.reconstruction.trainables import BatchRanges, Clipping
 
 TARGETS = {"qdrop": 2.0, "lrquant": 2.0}
 """Where 1.5 is below what the method's own arithmetic takes; docs/performance.md counts it."""
@@ -117,8 +118,8 @@ def test_what_an_iteration_of_lrquant_is_made_of(part, benchmark, vit, calibrati
     class Part(METHODS.get("lrquant")):
         def recipe(self, gain=False):
             whole = super().recipe(gain)
-            kept = tuple(x for x in whole.learnables if isinstance(x, PARTS[part]))
-            return dataclasses.replace(whole, learnables=kept)
+            kept = tuple(x for x in whole.trainables if isinstance(x, PARTS[part]))
+            return dataclasses.replace(whole, trainables=kept)
 
     cost = _in_plain_passes(Part.create(SETTINGS), (), benchmark, vit, calibration)
     print(f"\nlrquant with {part}: {cost:.2f} plain ones")

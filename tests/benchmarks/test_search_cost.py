@@ -5,17 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from methods.quantization import BitWidth, equal_table, wrap_model
-from methods.quantization.capture import Record
-from methods.quantization.model import Site
-from methods.quantization.ranges import (
+from vit_ptq_bench.methods.quantization.bits import BitWidth, equal_table
+from vit_ptq_bench.methods.quantization.calibration.range_rules import (
     best_percentile_rule,
     histogram_shrink_rule,
     minmax_rule,
     shrink_rule,
 )
-from methods.quantization.scores import CosineMetric, FisherMetric
-from methods.quantization.search import Grid, search_operation
+from vit_ptq_bench.methods.quantization.calibration.recording import Recording
+from vit_ptq_bench.methods.quantization.model.families import wrap_model
+from vit_ptq_bench.methods.quantization.model.structure import Site
+from vit_ptq_bench.methods.quantization.search.candidates import Grid
+from vit_ptq_bench.methods.quantization.search.operation import search_operation
+from vit_ptq_bench.methods.quantization.search.scores import CosineMetric, FisherMetric
 
 RULES = {
     "minmax": minmax_rule,
@@ -36,7 +38,7 @@ def record(layer):
     x = torch.randn(32, 197, 192, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         output = layer.compute(x, layer.weight)
-    return Record((x,), output, torch.ones_like(output))
+    return Recording((x,), output, torch.ones_like(output))
 
 
 @pytest.mark.parametrize("name", list(RULES))

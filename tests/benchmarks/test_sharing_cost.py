@@ -10,11 +10,14 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
-from bench.shared import SharedFolder
-from methods.quantization import BitWidth, Calibration, equal_table, wrap_model
-from methods.quantization.capture import fisher_loss, record_operations
-from tasks.imagenet_data import ImageFiles
-from tasks.sharing import SharedImages
+from vit_ptq_bench.bench.execution.cache import CacheFolder
+from vit_ptq_bench.methods.quantization.bits import BitWidth, equal_table
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration
+from vit_ptq_bench.methods.quantization.calibration.gradients import fisher_loss
+from vit_ptq_bench.methods.quantization.calibration.recording import record_operations
+from vit_ptq_bench.methods.quantization.model.families import wrap_model
+from vit_ptq_bench.tasks.classification.image_cache import SharedImages
+from vit_ptq_bench.tasks.classification.image_files import ImageFiles
 
 BUDGET = 4 * 10**9
 PHOTOS = 32
@@ -22,7 +25,7 @@ PHOTOS = 32
 
 @pytest.fixture
 def shared(tmp_path):
-    return SharedFolder(tmp_path / "shared", BUDGET, lambda: 0.0)
+    return CacheFolder(tmp_path / "shared", BUDGET, lambda: 0.0)
 
 
 def _compare(benchmark, ratio, work):

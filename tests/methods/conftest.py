@@ -7,7 +7,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from methods.quantization import Calibration
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 
 
 def _sharpened(model: nn.Module, seed: int) -> nn.Module:

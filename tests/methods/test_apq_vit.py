@@ -8,20 +8,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods import METHODS, MethodError
-from methods.quantization import BitWidth, TensorSpec, equal_table, wrap_model
-from methods.quantization.blockwise import (
-    BlockSearch,
-    _look,
-    bottom_eliminated,
-    record_segments,
-    replayed,
-)
-from methods.quantization.calibration import calibrate_weights
-from methods.quantization.capture import fisher_loss
-from methods.quantization.quantizers import UniformQuantizer
-from methods.quantization.ranges import minmax_rule
-from methods.quantization.search import Grid
+from vit_ptq_bench.methods.api.registry import METHODS
+from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.bits import BitWidth, TensorSpec, equal_table
+from vit_ptq_bench.methods.quantization.calibration.gradients import fisher_loss
+from vit_ptq_bench.methods.quantization.calibration.passes import calibrate_weights
+from vit_ptq_bench.methods.quantization.calibration.range_rules import minmax_rule
+from vit_ptq_bench.methods.quantization.calibration.segment_recording import record_segments
+from vit_ptq_bench.methods.quantization.model.families import wrap_model
+from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
+from vit_ptq_bench.methods.quantization.search.block import BlockSearch, _look, replayed
+from vit_ptq_bench.methods.quantization.search.candidates import Grid
+from vit_ptq_bench.methods.quantization.search.scores import bottom_eliminated
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -91,24 +89,24 @@ def test_matthew_effect_preserving_quantizer_uses_all_levels_and_keeps_the_large
 def test_the_weighted_error_of_a_block_is_not_above_that_of_min_max(percent, vit, calibration):
     def error(calibrate):
         model = wrap_model(vit, equal_table(BitWidth(3, 4)))
-        record = record_segments(model, calibration, fisher_loss, 2, 4)[1]
+        recording = record_segments(model, calibration, fisher_loss, 2, 4)[1]
         segment = model.structure.segments[1]
-        calibrate(model, segment, record)
+        calibrate(model, segment, recording)
         for operation in segment.operations:
             for quantizer in operation.quantizers().values():
                 quantizer.active = True
-        left = bottom_eliminated(segment.run(record.inputs) - record.output, percent)
-        return float((left.square() * record.squared_gradient).sum())
+        left = bottom_eliminated(segment.run(recording.inputs) - recording.output, percent)
+        return float((left.square() * recording.squared_gradient).sum())
 
-    def minmax(model, segment, record):
+    def minmax(model, segment, recording):
         calibrate_weights(model, minmax_rule)
         search = BlockSearch(lambda op: Grid(1.0, 2.0, 1), percent, 1, True, "exhaustive")
-        search.run(segment, record)
+        search.run(segment, recording)
 
-    def searched(model, segment, record):
+    def searched(model, segment, recording):
         # The grid holds the factor 1, so that the first choice is never worse.
         search = BlockSearch(lambda op: Grid(0.7, 1.1, 40), percent, 3, True, "exhaustive")
-        search.run(segment, record)
+        search.run(segment, recording)
 
     assert error(searched) < 0.9 * error(minmax)
 
@@ -116,10 +114,10 @@ def test_the_weighted_error_of_a_block_is_not_above_that_of_min_max(percent, vit
 @torch.no_grad()
 def test_a_scale_far_too_small_loses(vit, calibration):
     model = wrap_model(vit, equal_table(BitWidth(8, 8)))
-    record = record_segments(model, calibration, fisher_loss, 1, 8)[1]
+    recording = record_segments(model, calibration, fisher_loss, 1, 8)[1]
     segment = model.structure.segments[1]
     search = BlockSearch(lambda op: Grid(0.01, 1.99, 2), 10.0, 1, True, "exhaustive")
-    search.run(segment, record)  # factors 0.01 and 1.0
+    search.run(segment, recording)  # factors 0.01 and 1.0
     for operation in segment.operations:
         if operation.role in ("qkv", "proj", "fc1", "fc2"):
             low, high = torch.aminmax(operation.weight, dim=1)
@@ -130,9 +128,9 @@ def test_a_scale_far_too_small_loses(vit, calibration):
 @torch.no_grad()
 def test_records_are_those_of_the_model_and_no_gradient_is_an_error(vit, images, calibration):
     model = wrap_model(vit, equal_table(BitWidth(4, 4)))
-    records = record_segments(model, calibration, fisher_loss, 1, 3)
-    torch.testing.assert_close(records[-1].output, vit(images), rtol=0, atol=1e-5)
-    for earlier, later in itertools.pairwise(records):
+    recordings = record_segments(model, calibration, fisher_loss, 1, 3)
+    torch.testing.assert_close(recordings[-1].output, vit(images), rtol=0, atol=1e-5)
+    for earlier, later in itertools.pairwise(recordings):
         assert torch.equal(earlier.output, later.inputs)
     vit.head.weight.zero_()
     dead = wrap_model(vit, equal_table(BitWidth(4, 4)))
@@ -154,16 +152,16 @@ def test_scopes_and_orders_differ_and_all_are_finite(vit, images, calibration):
 @torch.no_grad()
 def test_what_is_not_searched_again_would_not_change(vit, calibration):
     """Against a search that forgets what it has seen."""
-    record = None
+    recording = None
     found = []
     for forgetful in (False, True):
         model = wrap_model(vit, equal_table(BitWidth(4, 4)))
-        record = record or record_segments(model, calibration, fisher_loss, 2, 4)[1]
+        recording = recording or record_segments(model, calibration, fisher_loss, 2, 4)[1]
         segment = model.structure.segments[1]
         search = BlockSearch(lambda op: Grid(0.4, 1.1, 12), 10.0, 3, True, "coarse-to-fine")
         if forgetful:
             vars(search)["_operation"] = _forgetting(search._operation)
-        search.run(segment, record)
+        search.run(segment, recording)
         found.append([q.scale for op in segment.operations for q in op.quantizers().values()])
     for seen, anew in zip(*found, strict=True):
         assert torch.equal(seen, anew)

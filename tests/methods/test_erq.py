@@ -7,16 +7,21 @@ import pytest
 import torch
 from torch import nn
 
-from methods import METHODS, MethodError
-from methods.quantization import BitWidth, TensorSpec, wrap_model
-from methods.quantization.compensation import RowGrid
-from methods.quantization.quantizers import DualUniformQuantizer, UniformQuantizer
-from methods.quantization.ridge import (
+from vit_ptq_bench.methods.api.registry import METHODS
+from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.bits import BitWidth, TensorSpec
+from vit_ptq_bench.methods.quantization.error_compensation.columnwise import RowGrid
+from vit_ptq_bench.methods.quantization.error_compensation.ridge import (
     Moments,
     outlier_columns,
     reduce_activation_error,
     reduce_weight_error,
     refine,
+)
+from vit_ptq_bench.methods.quantization.model.families import wrap_model
+from vit_ptq_bench.methods.quantization.quantizers.uniform import (
+    DualUniformQuantizer,
+    UniformQuantizer,
 )
 
 GENERATOR = torch.Generator().manual_seed(0)

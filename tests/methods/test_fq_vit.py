@@ -6,23 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from methods import METHODS
-from methods.quantization import (
-    BitTable,
-    BitWidth,
-    TensorSpec,
-    equal_table,
-    load_quantized,
-    save_quantized,
-    wrap_model,
-)
-from methods.quantization.model import Site
-from methods.quantization.quantizers import (
+from vit_ptq_bench.methods.api.registry import METHODS
+from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, TensorSpec, equal_table
+from vit_ptq_bench.methods.quantization.calibration.range_rules import power_of_two_factor_rule
+from vit_ptq_bench.methods.quantization.model.families import wrap_model
+from vit_ptq_bench.methods.quantization.model.structure import Site
+from vit_ptq_bench.methods.quantization.quantizers.logarithmic import (
     LogIntSoftmaxQuantizer,
     LogQuantizer,
-    UniformQuantizer,
 )
-from methods.quantization.ranges import power_of_two_factor_rule
+from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
+from vit_ptq_bench.methods.quantization.storage import load_quantized, save_quantized
 
 GENERATOR = torch.Generator().manual_seed(0)
 

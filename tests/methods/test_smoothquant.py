@@ -2,8 +2,8 @@
 
 import torch
 
-from methods import METHODS
-from methods.quantization import BitWidth
+from vit_ptq_bench.methods.api.registry import METHODS
+from vit_ptq_bench.methods.quantization.bits import BitWidth
 
 
 @torch.no_grad()

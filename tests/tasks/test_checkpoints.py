@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tasks import TaskError
-from tasks.checkpoints import file_id, load_strictly, read_state_dict
-from tasks.zoo import build_architecture
+from vit_ptq_bench.tasks.checkpoints import file_id, load_strictly, read_state_dict
+from vit_ptq_bench.tasks.classification.zoo import build_architecture
+from vit_ptq_bench.tasks.errors import TaskError
 
 
 @pytest.fixture

@@ -5,12 +5,15 @@ import os
 import pytest
 import torch
 
-from methods import METHODS
-from methods.quantization import BitWidth, Calibration
-from tasks import TASKS, TaskError, TaskOptions
-from tasks.digits_data import source_pools
-from tasks.scenes import scenes_folder
-from tasks.zoo import read_card, weights_path
+from vit_ptq_bench.methods.api.registry import METHODS
+from vit_ptq_bench.methods.quantization.bits import BitWidth
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration
+from vit_ptq_bench.tasks.api.registry import TASKS
+from vit_ptq_bench.tasks.api.task import TaskOptions
+from vit_ptq_bench.tasks.classification.digit_rendering import source_pools
+from vit_ptq_bench.tasks.errors import TaskError
+from vit_ptq_bench.tasks.model_cards import read_card, weights_path
+from vit_ptq_bench.tasks.scenes import scenes_folder
 
 NAMES = TASKS.get("scenes")().model_names()
 LARGEST_MB = 16
@@ -66,7 +69,7 @@ def test_scenes_in_a_folder_of_another_user_are_refused(monkeypatch):
     own = os.getuid()
     scenes_folder("validation")
     scenes_folder.cache_clear()
-    monkeypatch.setattr("tasks.scenes._user", lambda: str(own))
+    monkeypatch.setattr("vit_ptq_bench.tasks.scenes._user", lambda: str(own))
     monkeypatch.setattr(os, "getuid", lambda: own + 1)
     with pytest.raises(TaskError, match="belongs to another user"):
         scenes_folder("validation")

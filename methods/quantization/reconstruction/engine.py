@@ -7,18 +7,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from methods.errors import is_out_of_memory
-from methods.quantization.calibration import (
-    Calibration,
-    Progress,
-    Rule,
-    calibrate_sites,
-    range_images,
-)
-from methods.quantization.capture import fisher_loss
-from methods.quantization.layers import QuantOperation, WeightedOperation
-from methods.quantization.model import Output, QuantizedModel, Segment, sites_of
-from methods.quantization.reconstruction.caches import (
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.calibration.gradients import fisher_loss
+from vit_ptq_bench.methods.quantization.calibration.memory import is_out_of_memory, range_images
+from vit_ptq_bench.methods.quantization.calibration.passes import Rule, calibrate_sites
+from vit_ptq_bench.methods.quantization.model.layers import QuantOperation, WeightedOperation
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.model.structure import Output, Segment, sites_of
+from vit_ptq_bench.methods.quantization.reconstruction.caches import (
     COPIES,
     allocate,
     batches,
@@ -26,10 +22,10 @@ from methods.quantization.reconstruction.caches import (
     send_through,
     take,
 )
-from methods.quantization.reconstruction.learnables import Attachment, Learnable, Unit
-from methods.quantization.reconstruction.loop import Data, Loop, Rest, Streams
-from methods.quantization.reconstruction.recipe import Recipe, terms_of
-from methods.quantization.reconstruction.units import run_rest, units_of
+from vit_ptq_bench.methods.quantization.reconstruction.loop import Data, Loop, Rest, Streams
+from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe, losses_of
+from vit_ptq_bench.methods.quantization.reconstruction.trainables import Attachment, Trainable, Unit
+from vit_ptq_bench.methods.quantization.reconstruction.units import run_rest, units_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +34,7 @@ def reconstruct(
     model: QuantizedModel,
     calibration: Calibration,
     recipe: Recipe,
-    progress: Progress | None = None,
+    progress: CalibrationProgress | None = None,
 ) -> None:
     """Learn what the recipe says in every unit, in execution order.
 
@@ -67,12 +63,12 @@ class _Engine:
         model: QuantizedModel,
         calibration: Calibration,
         recipe: Recipe,
-        progress: Progress | None,
+        progress: CalibrationProgress | None,
     ) -> None:
         self._structure, self._device = model.structure, model.device
         self._recipe, self._progress = recipe, progress
         self._generator = torch.Generator(self._device).manual_seed(calibration.seed)
-        # Labels are drawn apart: what a term draws must not move the batches.
+        # Labels are drawn apart: what a loss draws must not move the batches.
         self._labels = calibration.generator()
         model.activate(weights=False, activations=False)
         self._units = units_of(model.structure, recipe.unit)
@@ -117,7 +113,7 @@ class _Engine:
         logger.info("activations of %d images take up to %.1f MB", len(images), megabytes)
 
     def _predict(self, images: Tensor) -> Output:
-        """The feature maps of a detector, which the global term compares."""
+        """The feature maps of a detector, which the global loss compares."""
         first = self._units[0]
         return run_rest(self._units, self._structure.tail, (), first.run(images))
 
@@ -174,16 +170,16 @@ class _Engine:
         recipe = self._recipe
         few = self._for_ranges(streams)
         unit = Unit(segment, self._structure, streams.exact, few, self._generator)
-        terms = terms_of(segment, recipe.terms)
+        losses = losses_of(segment, recipe.losses)
         data = Data(streams, target, rest, recipe, batch_size, self._generator, self._device)
-        if any(term.needs_importance for term in terms):
+        if any(loss.needs_importance for loss in losses):
             data.importance = _importance(target, rest, self._labels, self._device)
-        attached: list[tuple[Learnable, Attachment]] = []
+        attached: list[tuple[Trainable, Attachment]] = []
         accept = False
         try:
-            for learnable in recipe.learnables:
-                attached += [(learnable, place) for place in learnable.attach(unit)]
-            accept = Loop(segment, attached, terms, data, recipe).run(self._tick)
+            for trainable in recipe.trainables:
+                attached += [(trainable, place) for place in trainable.attach(unit)]
+            accept = Loop(segment, attached, losses, data, recipe).run(self._tick)
         finally:
             for _, attachment in reversed(attached):
                 attachment.detach(accept)
@@ -197,7 +193,7 @@ class _Engine:
 
 
 def _run_alone(layer: Segment, x: Tensor, chosen: Tensor) -> Tensor:
-    """A unit of one layer has no rest that a term could ask for."""
+    """A unit of one layer has no rest that a loss could ask for."""
     return layer.run(x)
 
 

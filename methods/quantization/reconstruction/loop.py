@@ -11,15 +11,20 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from methods.quantization.layers import QuantOperation
-from methods.quantization.model import Output, Segment
-from methods.quantization.reconstruction.caches import take, take_output
-from methods.quantization.reconstruction.learnables import Attachment, Learnable
-from methods.quantization.reconstruction.recipe import Recipe, Weighting, inner_operations
-from methods.quantization.reconstruction.terms import Batch, Term
-from methods.quantization.rounding import choose
+from vit_ptq_bench.methods.quantization.model.layers import QuantOperation
+from vit_ptq_bench.methods.quantization.model.structure import Output, Segment
+from vit_ptq_bench.methods.quantization.quantizers.arithmetic import choose
+from vit_ptq_bench.methods.quantization.reconstruction.caches import take, take_output
+from vit_ptq_bench.methods.quantization.reconstruction.losses import Batch, Loss
+from vit_ptq_bench.methods.quantization.reconstruction.recipe import (
+    Recipe,
+    Weighting,
+    inner_operations,
+)
+from vit_ptq_bench.methods.quantization.reconstruction.trainables import Attachment, Trainable
 
 logger = logging.getLogger(__name__)
+
 
 MOMENTUM = 0.95
 """Of the running means of ``weighting = "running"`` (LRQuant+)."""
@@ -62,24 +67,24 @@ class Data:
 
 @dataclass
 class _Scales:
-    """What each term is divided by."""
+    """What each loss is divided by."""
 
     weighting: Weighting
     values: dict[int, Tensor] = field(default_factory=dict)
 
-    def weighted(self, index: int, term: Term, value: Tensor) -> Tensor:
-        """Return the term's share of the loss."""
+    def weighted(self, index: int, loss: Loss, value: Tensor) -> Tensor:
+        """Return the loss's share of the loss."""
         detached = value.detach()
         if self.weighting == "plain":
-            return term.weight * value
+            return loss.weight * value
         if self.weighting == "running":
             before = self.values.get(index, torch.ones_like(detached))
             self.values[index] = MOMENTUM * before + (1 - MOMENTUM) * detached
-            return term.weight * value / (self.values[index] + 1e-6)
+            return loss.weight * value / (self.values[index] + 1e-6)
         key = index if self.weighting == "first" else 0
-        first = self.values.setdefault(key, detached.clamp_min(term.floor))
+        first = self.values.setdefault(key, detached.clamp_min(loss.floor))
         # The factor 2 over the first value makes the regulariser's weight mean the same everywhere.
-        return 2 * term.weight * value / first
+        return 2 * loss.weight * value / first
 
 
 class Loop:
@@ -88,21 +93,21 @@ class Loop:
     def __init__(
         self,
         segment: Segment,
-        attached: Sequence[tuple[Learnable, Attachment]],
-        terms: Sequence[Term],
+        attached: Sequence[tuple[Trainable, Attachment]],
+        losses: Sequence[Loss],
         data: Data,
         recipe: Recipe,
     ) -> None:
-        self._segment, self._terms, self._data, self._recipe = segment, terms, data, recipe
+        self._segment, self._terms, self._data, self._recipe = segment, losses, data, recipe
         self._places = [place for _, place in attached]
         self._scales = _Scales(recipe.weighting)
         self._rates: list[tuple[float, bool]] = []
         groups = []
-        for learnable in recipe.learnables:
-            own = [p for kind, place in attached if kind is learnable for p in place.parameters()]
-            if own and learnable.rate > 0:
+        for trainable in recipe.trainables:
+            own = [p for kind, place in attached if kind is trainable for p in place.parameters()]
+            if own and trainable.rate > 0:
                 groups.append({"params": own})
-                self._rates.append((learnable.rate, learnable.cosine))
+                self._rates.append((trainable.rate, trainable.cosine))
         self._optimizer = torch.optim.Adam(groups) if groups else None
 
     def run(self, tick: Callable[[int, str], None]) -> bool:
@@ -136,8 +141,8 @@ class Loop:
 
     def _loss(self, iteration: int, share: float) -> Tensor:
         due = [(i, t) for i, t in enumerate(self._terms) if iteration % t.every == 0]
-        batch = self._batch([term for _, term in due])
-        parts = [term.every * self._scales.weighted(i, term, term(batch)) for i, term in due]
+        batch = self._batch([loss for _, loss in due])
+        parts = [loss.every * self._scales.weighted(i, loss, loss(batch)) for i, loss in due]
         penalties = self._penalties(share)
         return torch.stack([part.reshape(()) for part in (*parts, *penalties)]).sum()
 
@@ -149,20 +154,20 @@ class Loop:
         found = [place.regulariser(exponent) for place in self._places]
         return [recipe.rounding_weight * penalty for penalty in found if penalty is not None]
 
-    def _batch(self, terms: Sequence[Term]) -> Batch:
+    def _batch(self, losses: Sequence[Loss]) -> Batch:
         data, streams, device = self._data, self._data.streams, self._data.device
         chosen = data.draw()
         exact = take(streams.exact, chosen, device)
         quantized = take(streams.quantized, chosen, device)
         inner: dict[str, Tensor] = {}
         inner_target: dict[str, Tensor] = {}
-        if any(term.needs_inner for term in terms):
+        if any(loss.needs_inner for loss in losses):
             self._in_full_precision(exact, inner_target)
         homologous = None
-        if any(term.needs_homologous for term in terms):
+        if any(loss.needs_homologous for loss in losses):
             homologous = self._in_full_precision(quantized, {})
         mixed = _mix(exact, quantized, self._recipe.input_mix, data.generator)
-        clean_wanted = any(term.needs_clean for term in terms)
+        clean_wanted = any(loss.needs_clean for loss in losses)
         inputs = torch.cat([mixed, quantized]) if clean_wanted else mixed
         for place in self._places:
             place.keep(self._recipe.keep)

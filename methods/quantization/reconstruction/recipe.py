@@ -4,16 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from methods.errors import MethodError
-from methods.quantization.calibration import Rule
-from methods.quantization.layers import QuantOperation
-from methods.quantization.model import Segment, Structure
-from methods.quantization.reconstruction.learnables import Learnable, Roundings, Steps
-from methods.quantization.reconstruction.terms import BlockError, LogitDivergence, Term
-from methods.quantization.reconstruction.units import Granularity
+from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.calibration.passes import Rule
+from vit_ptq_bench.methods.quantization.model.layers import QuantOperation
+from vit_ptq_bench.methods.quantization.model.structure import Segment, Structure
+from vit_ptq_bench.methods.quantization.reconstruction.losses import (
+    BlockError,
+    LogitDivergence,
+    Loss,
+)
+from vit_ptq_bench.methods.quantization.reconstruction.trainables import Roundings, Steps, Trainable
+from vit_ptq_bench.methods.quantization.reconstruction.units import Granularity
 
 INNER_ROLES = ("qkv", "context", "proj", "fc1", "fc2", "reduction")
-"""Operations whose outputs the local term compares."""
+"""Operations whose outputs the local loss compares."""
+
 
 Weighting = Literal["first", "shared", "running", "plain"]
 
@@ -23,24 +28,24 @@ class Recipe:
     """How units are reconstructed.
 
     Attributes:
-        terms: the loss.
-        learnables: what is learned, in the order in which it is put into a unit.
+        losses: the loss.
+        trainables: what is learned, in the order in which it is put into a unit.
         unit: what is reconstructed at once.
         iterations: per unit.
         batch_size: images per iteration.
         input_mix: probability that an input value comes from the quantized prefix, else it is the
             full-precision model's (QDrop: 0.5, BRECQ: 0).
         keep: probability that an activation inside the unit is quantized while learning.
-        weighting: ``first``: each term is divided by its value in the unit's first iteration and
-            doubled; ``shared``: all terms by the first term's; ``running``: each by its running mean;
+        weighting: ``first``: each loss is divided by its value in the unit's first iteration and
+            doubled; ``shared``: all losses by the first loss's; ``running``: each by its running mean;
             ``plain``: as they are.
         rounding_weight: weight of the rounding regulariser.
         warmup: share of the iterations without it.
         rule: calibrates the unit's static activations once it is learned; None: they are.
     """
 
-    terms: Sequence[Term] = (BlockError(),)
-    learnables: Sequence[Learnable] = (Roundings(), Steps())
+    losses: Sequence[Loss] = (BlockError(),)
+    trainables: Sequence[Trainable] = (Roundings(), Steps())
     unit: Granularity = "block"
     iterations: int = 2000
     batch_size: int = 32
@@ -55,7 +60,7 @@ class Recipe:
         """Refuse what cannot work before any work is done.
 
         Raises:
-            MethodError: too few images, a setting out of range, or terms that the units cannot give.
+            MethodError: too few images, a setting out of range, or losses that the units cannot give.
         """
         if self.iterations < 0 or self.batch_size < 1:
             raise MethodError("reconstruction needs iterations >= 0 and batch_size >= 1")
@@ -65,16 +70,16 @@ class Recipe:
                 f"calibration images, got {images}; use more images or a smaller batch_size"
             )
         if self.unit == "layer":
-            wide = [t for t in self.terms if t.needs_clean or t.needs_inner or t.needs_importance]
+            wide = [t for t in self.losses if t.needs_clean or t.needs_inner or t.needs_importance]
             if wide:
-                names = ", ".join(type(term).__name__ for term in wide)
+                names = ", ".join(type(loss).__name__ for loss in wide)
                 raise MethodError(f"units of one layer cannot give {names}; use another unit")
-        if any(term.needs_inner for term in self.terms):
+        if any(loss.needs_inner for loss in self.losses):
             for segment in structure.segments:
                 if segment.kind == "block" and not inner_operations(segment):
                     raise MethodError(
                         f"{segment.name} has none of the layers {', '.join(INNER_ROLES)} "
-                        "whose outputs the local term compares"
+                        "whose outputs the local loss compares"
                     )
 
 
@@ -82,9 +87,9 @@ def inner_operations(segment: Segment) -> list[QuantOperation]:
     return [op for op in segment.operations if op.role in INNER_ROLES]
 
 
-def terms_of(segment: Segment, terms: Sequence[Term]) -> list[Term]:
-    """The terms that count in a segment: the head gives the logits, so KL on them alone."""
+def losses_of(segment: Segment, losses: Sequence[Loss]) -> list[Loss]:
+    """The losses that count in a segment: the head gives the logits, so KL on them alone."""
     if segment.kind == "head":
         return [LogitDivergence()]
     inner = inner_operations(segment)
-    return [t for t in terms if t.weight > 0 and (inner or not t.needs_inner)]
+    return [t for t in losses if t.weight > 0 and (inner or not t.needs_inner)]

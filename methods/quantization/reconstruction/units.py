@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from methods.quantization.model import Output, Segment, Structure
+from vit_ptq_bench.methods.quantization.model.structure import Output, Segment, Structure
 
 Granularity = Literal["layer", "half", "block", "stage"]
 

@@ -1,0 +1,1 @@
+"""From a list of runs to records: processes, devices, and the run itself."""

@@ -1,0 +1,67 @@
+"""Devices, and the slots that runs get on them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from vit_ptq_bench.bench.errors import BenchError
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        BenchError: saying what there is.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BenchError(f"unknown device {name!r}; use cpu, cuda:0, ...") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BenchError(
+            f"there is no device {name!r}: torch {torch.__version__} sees "
+            f"{torch.cuda.device_count()} CUDA devices here"
+        )
+
+
+def core_count() -> int:
+    """Cores this process may use; OMP_NUM_THREADS, where set, lowers it."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        cores = os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(wanted)) if wanted.isdigit() and int(wanted) > 0 else cores
+
+
+SMALL_RUNS = 8
+"""Runs of small models that a sweep makes at a time at most, unless asked for more: about 1 GB each."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one run at a time: a device and a number of torch threads."""
+
+    index: int
+    device: str
+    threads: int
+
+
+def make_slots(workers: int, devices: Sequence[str], cores: int) -> list[Slot]:
+    """``workers`` slots that share the devices in turn and the cores evenly."""
+    threads = max(1, cores // workers)
+    return [Slot(index, devices[index % len(devices)], threads) for index in range(workers)]
+
+
+def default_workers(devices: Sequence[str], cores: int, small: bool) -> int:
+    """How many runs a sweep makes at a time where nobody says it.
+
+    One per device; of ``small`` models, which compute on one thread, one per core of a CPU.
+    """
+    if small and list(devices) == ["cpu"]:
+        return min(cores, SMALL_RUNS)
+    return len(devices)

@@ -1,0 +1,89 @@
+"""Where a run ran: versions, hardware, threads, state of the source tree."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vit_ptq_bench.bench.execution.devices import core_count
+from vit_ptq_bench.bench.planning import plugins
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy")
+
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def environment(device: torch.device, source: dict[str, Any]) -> dict[str, Any]:
+    """JSON-ready description of the machine, the software and the settings of this process.
+
+    Args:
+        device: where the run computes.
+        source: what `source_state` says, asked once per sweep.
+    """
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{package: _version(package) for package in PACKAGES},
+        "cpu": cpu_model(),
+        "cores": core_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "device_name": _device_name(device),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+        **source,
+        "plugins": plugins.identities(),
+    }
+
+
+def cpu_model() -> str:
+    """The processor's name as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def source_state() -> dict[str, Any]:
+    """Commit of the checkout this code runs from and whether it was changed; None outside one."""
+    if not (PROJECT / ".git").exists():
+        return {"git_commit": None, "git_dirty": None}
+    commit = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain", "--", "bench", "methods", "tasks")
+    return {"git_commit": commit, "git_dirty": None if changes is None else bool(changes)}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(PROJECT), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return cpu_model() if device.type == "cpu" else device.type

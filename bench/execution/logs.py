@@ -1,0 +1,53 @@
+"""What a method warns of while it calibrates: a run that went on is not a run without a word."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+
+def log_file(folder: Path, run_id: str) -> Path:
+    """Where the process of a run prints; kept only if something was printed."""
+    return folder / "logs" / f"{run_id}.log"
+
+
+MOST = 50
+"""Warnings kept of one run; a method may warn of every block."""
+
+
+LOGGER = "vit_ptq_bench.methods"
+
+
+class _Collector(logging.StreamHandler[TextIO]):
+    """Prints as logging would without it, and keeps the text."""
+
+    def __init__(self, texts: list[str]) -> None:
+        super().__init__()
+        self._texts = texts
+
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        if record.levelno >= logging.WARNING and len(self._texts) < MOST:
+            self._texts.append(record.getMessage())
+
+
+@contextmanager
+def collected() -> Iterator[list[str]]:
+    """Collect what is logged as a warning under ``methods``, in order, at most `MOST`.
+
+    What is logged for information is printed only: it ends in the run's log file.
+    """
+    texts: list[str] = []
+    handler = _Collector(texts)
+    logger = logging.getLogger(LOGGER)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield texts
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)

@@ -1,0 +1,238 @@
+"""Works through a plan: what runs next, what waits, what a failed reference makes pointless."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vit_ptq_bench.bench.execution.cache import clear
+from vit_ptq_bench.bench.execution.devices import Slot
+from vit_ptq_bench.bench.execution.display import Display
+from vit_ptq_bench.bench.execution.executor import Active, Executor
+from vit_ptq_bench.bench.execution.forecast import Forecast
+from vit_ptq_bench.bench.execution.interrupt import Interrupt
+from vit_ptq_bench.bench.execution.logs import log_file
+from vit_ptq_bench.bench.execution.messages import CannotWrite, Died, Finished, Job, PhaseProgress
+from vit_ptq_bench.bench.execution.worker import now
+from vit_ptq_bench.bench.planning import registry
+from vit_ptq_bench.bench.planning.overwrite import Decision
+from vit_ptq_bench.bench.planning.plan import Run
+from vit_ptq_bench.bench.records.files import cannot_write
+from vit_ptq_bench.bench.records.record import new_record
+from vit_ptq_bench.bench.records.store import Store
+
+POLL_SECONDS = 0.25
+
+
+CACHE_FOLDER = ".cache"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a sweep is carried out; nothing here changes a result's identity.
+
+    Attributes:
+        output: folder of the store.
+        task_options: options object of each task, by its name.
+        slots: places for runs.
+        timeout: seconds a run may take; None: no limit.
+        save_models: keep the quantized models.
+        plugins: plugin files the workers load.
+        source: state of the source tree.
+        cache_bytes: what the runs may keep on disk for each other; 0: nothing.
+    """
+
+    output: Path
+    task_options: Mapping[str, Any]
+    slots: Sequence[Slot]
+    timeout: float | None = None
+    save_models: bool = False
+    plugins: tuple[Path, ...] = ()
+    source: dict[str, Any] | None = None
+    cache_bytes: int = 0
+
+    @property
+    def cache(self) -> tuple[Path, int] | None:
+        """Folder and budget of what runs share; None if nothing is."""
+        return (self.output / CACHE_FOLDER, self.cache_bytes) if self.cache_bytes else None
+
+
+class Sweep:
+    """Carries out the runs of a plan that are due.
+
+    Attributes:
+        tally: how many runs ended with which status, the runs done before not counted.
+    """
+
+    def __init__(
+        self, decisions: Sequence[Decision], store: Store, settings: Settings, display: Display
+    ) -> None:
+        self.tally: Counter[str] = Counter()
+        self._store = store
+        self._settings = settings
+        self._display = display
+        self._executor = Executor(settings.timeout)
+        self._pending = [decision.run for decision in decisions if decision.due]
+        self._blocked = _blocked_by(decisions)
+        self._waiting_for = {run.run_id for run in self._pending if run.reference is None}
+        self._forecast = Forecast()
+        self._learn(decisions)
+
+    def run(self, interrupt: Interrupt) -> None:
+        """Run everything that is due.
+
+        Args:
+            interrupt: asked between any two steps.
+
+        Raises:
+            BenchError: a record cannot be written (disk full); finished records stay.
+            KeyboardInterrupt: handed on after the running processes are killed.
+        """
+        clear(self._settings.output / CACHE_FOLDER)
+        try:
+            while self._pending or self._executor.active:
+                self._skip_blocked()
+                self._fill_slots()
+                for active, message in self._executor.poll(POLL_SECONDS):
+                    if isinstance(message, Died):
+                        interrupt.check()  # what stops the sweep may have ended the process too
+                    self._handle(active, message)
+                self._display.tick(self._remaining())
+                interrupt.check()
+        finally:
+            self._executor.cancel()
+            clear(self._settings.output / CACHE_FOLDER)
+
+    def _fill_slots(self) -> None:
+        busy = {active.slot for active in self._executor.active}
+        for slot in self._settings.slots:
+            ready = next(
+                (run for run in self._pending if run.reference not in self._waiting_for), None
+            )
+            if slot in busy or ready is None:
+                continue
+            self._pending.remove(ready)
+            self._executor.start(self._job(ready, slot), slot)
+            self._display.started(slot.index, ready)
+
+    def _job(self, run: Run, slot: Slot) -> Job:
+        settings = self._settings
+        place = Path(run.task) / run.model / run.run_id
+        model_file = settings.output / "models" / place.with_name(f"{run.run_id}.safetensors")
+        return Job(
+            run=run,
+            task_options=settings.task_options[run.task],
+            output=settings.output,
+            device=slot.device,
+            threads=1 if registry.is_small(run.task) else slot.threads,
+            plugins=settings.plugins,
+            model_file=model_file if settings.save_models else None,
+            log_file=log_file(settings.output, run.run_id),
+            source=settings.source or {},
+            cache=settings.cache,
+        )
+
+    def _handle(self, active: Active, message: object) -> None:
+        run = active.job.run
+        if isinstance(message, PhaseProgress):
+            self._display.step(active.slot.index, run, message)
+        elif isinstance(message, CannotWrite):
+            raise cannot_write(self._settings.output, message.reason)
+        elif isinstance(message, (Finished, Died)):
+            self._finish(active, message)
+
+    def _finish(self, active: Active, message: Finished | Died) -> None:
+        run = active.job.run
+        if isinstance(message, Died):
+            self._write(run, message.status, message.kind, message.message, active.job.log_file)
+        self._drop_empty_log(active.job.log_file)
+        if message.status == "ok":
+            self._forecast.learn(run, active.seconds)
+        self.tally[message.status] += 1
+        self._display.finished(
+            active.slot.index, run, message.status, active.seconds, message.message
+        )
+        if run.reference is None:
+            self._settle_reference(run, message.status, message.message)
+
+    def _settle_reference(self, run: Run, status: str, message: str) -> None:
+        self._waiting_for.discard(run.run_id)
+        if status != "ok":
+            self._blocked[run.run_id] = blocked_reason(run, status, message)
+
+    def _skip_blocked(self) -> None:
+        for run in [run for run in self._pending if run.reference in self._blocked]:
+            assert run.reference is not None
+            reason = self._blocked[run.reference]
+            self._pending.remove(run)
+            self._write(run, "skipped", "full-precision gate", reason)
+            self.tally["skipped"] += 1
+            self._display.finished(None, run, "skipped", 0.0, reason)
+
+    def _write(
+        self, run: Run, status: str, kind: str, message: str, log: Path | None = None
+    ) -> None:
+        """Write the record of a run that has no process (any more) to write it."""
+        error: dict[str, Any] = {"type": kind, "message": message}
+        if log is not None and (printed := tail(log)):
+            error["traceback"] = printed
+        record = new_record(
+            run.spec,
+            status=status,
+            fidelity=run.fidelity,
+            error=error,
+            variant=run.variant,
+            started=now(),
+            finished=now(),
+        )
+        try:
+            self._store.write(record)
+        except OSError as problem:
+            reason = problem.strerror or str(problem)
+            raise cannot_write(self._settings.output, reason) from problem
+
+    def _learn(self, decisions: Sequence[Decision]) -> None:
+        for decision in decisions:
+            seconds = decision.record.seconds.get("total") if decision.record is not None else None
+            if seconds is not None and decision.status == "ok":
+                self._forecast.learn(decision.run, seconds)
+
+    def _drop_empty_log(self, path: Path) -> None:
+        try:
+            if path.stat().st_size == 0:
+                path.unlink()
+        except OSError:
+            pass
+
+    def _remaining(self) -> float | None:
+        active = [(active.job.run, active.seconds) for active in self._executor.active]
+        return self._forecast.remaining(self._pending, active, len(self._settings.slots))
+
+
+def _blocked_by(decisions: Sequence[Decision]) -> dict[str, str]:
+    """Full-precision runs that stay as they are and are not ok: run id -> why others cannot run."""
+    blocked = {}
+    for decision in decisions:
+        run = decision.run
+        if run.reference is not None or decision.due or decision.status == "ok":
+            continue
+        error = decision.record.error if decision.record is not None else None
+        message = (error or {}).get("message", "")
+        blocked[run.run_id] = blocked_reason(run, decision.status or "missing", message)
+    return blocked
+
+
+def blocked_reason(reference: Run, status: str, message: str) -> str:
+    """Why the runs of a model do not run when its full-precision run is not ok."""
+    return f"the full-precision run of {reference.model} is {status}: {message}"
+
+
+def tail(path: Path, lines: int = 40) -> list[str]:
+    """The last lines of a text file; none if it cannot be read."""
+    try:
+        return path.read_text(errors="replace").splitlines()[-lines:]
+    except OSError:
+        return []

@@ -1,0 +1,1 @@
+"""From a suite and settings to a list of runs. Nothing here imports torch."""

@@ -1,0 +1,77 @@
+"""Which runs of a plan still have to run, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from vit_ptq_bench.bench.planning.plan import Run
+from vit_ptq_bench.bench.records.files import cannot_write
+from vit_ptq_bench.bench.records.record import Record
+from vit_ptq_bench.bench.records.store import Store
+
+
+def relabel(decisions: Sequence[Decision], store: Store) -> None:
+    """Give finished records the suite's present labels: a new label is no reason to run again.
+
+    Raises:
+        BenchError: a record cannot be written.
+    """
+    for decision in decisions:
+        record, variant = decision.record, decision.run.variant
+        if decision.due or record is None or variant in (None, record.variant):
+            continue
+        try:
+            store.write(replace(record, variant=variant))
+        except OSError as error:
+            raise cannot_write(store.root, error.strerror or str(error)) from error
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether ``run`` has to run.
+
+    Attributes:
+        run: the run.
+        due: whether it has to run.
+        why: the reason, in words.
+        record: what there is of it already.
+    """
+
+    run: Run
+    due: bool
+    why: str
+    record: Record | None
+
+    @property
+    def status(self) -> str | None:
+        """Status of the record; None without one."""
+        return None if self.record is None else self.record.status
+
+
+def decide(runs: Sequence[Run], store: Store, overwrite: str) -> list[Decision]:
+    """Hold every run of a plan against the records there are.
+
+    Args:
+        runs: the plan.
+        store: the records.
+        overwrite: ``never`` runs what has no record; ``failed`` also what has no ok record;
+            ``missing`` also ok runs whose outcomes file is gone or damaged; ``always`` everything.
+    """
+    return [_decide(run, store, overwrite) for run in runs]
+
+
+def _decide(run: Run, store: Store, overwrite: str) -> Decision:
+    record = store.read(run)
+    if record is None:
+        return Decision(run, True, "no record yet", None)
+    status = record.status
+    if overwrite == "always":
+        return Decision(run, True, f"repeated although {status} (--overwrite always)", record)
+    if overwrite == "never":
+        return Decision(run, False, f"has a record ({status})", record)
+    if status != "ok":
+        return Decision(run, True, f"was {status}", record)
+    if overwrite == "missing" and not store.outcomes_intact(record):
+        return Decision(run, True, "its outcomes file is missing or damaged", record)
+    return Decision(run, False, "done", record)

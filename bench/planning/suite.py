@@ -1,0 +1,242 @@
+"""A suite: one sweep written down as data (TOML)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.bench.planning.names import hint, unknown
+from vit_ptq_bench.bench.planning.toml_file import TomlFile
+
+SUITES_FOLDER = Path(__file__).parents[1] / "suites"
+
+
+PROTOCOLS = ("equal", "authors")
+
+
+KEYS = (
+    "name",
+    "description",
+    "task",
+    "models",
+    "methods",
+    "bits",
+    "protocols",
+    "seeds",
+    "calibration_images",
+    "limit",
+    "parameters",
+    "variants",
+    "task_options",
+    "scopes",
+    "include",
+)
+
+
+LABEL = r"[a-z0-9+][a-z0-9+._-]*"
+"""Form of a variant's label."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a sweep runs. Names of methods, models and the task are checked by `bench.plan`.
+
+    Attributes:
+        name: short name; the default output folder is called so.
+        task: name of the one task.
+        models: model names or globs of that task.
+        methods: method names or globs; ``*`` is every method but the full-precision reference.
+        bits: bit widths in the form ``W4A4``.
+        protocols: ``equal`` (one bit table for all) and/or ``authors`` (each method's own).
+        seeds: each seed is one draw of calibration images and one state of every random generator.
+        calibration_images: number for all methods; None: see `bench.plan.calibration_images`.
+        limit: evaluate on this many images only; None: on all.
+        parameters: settings of methods by method name; the rest keep their defaults.
+        variants: by method name, label -> settings on top of ``parameters``; such a method runs once
+            per label. The label is for people, a run's identity comes from its settings.
+        task_options: options of the task that the suite fixes.
+        source: the file, with its line numbers; None for a suite made in memory.
+        scopes: what of a detector is quantized, ``backbone`` or ``full``; empty: the task's usual one.
+        include: names of other bundled suites that run along.
+        description: one line for `bench list suites`.
+        overridden: fields that do not come from the file, with the option that set them.
+    """
+
+    name: str
+    task: str
+    models: tuple[str, ...]
+    methods: tuple[str, ...] = ("*",)
+    bits: tuple[str, ...] = ("W6A6", "W4A4", "W3A3")
+    protocols: tuple[str, ...] = ("equal",)
+    seeds: tuple[int, ...] = (0,)
+    calibration_images: int | None = None
+    limit: int | None = None
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    variants: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    scopes: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    source: TomlFile | None = None
+    description: str = ""
+    overridden: Mapping[str, str] = field(default_factory=dict)
+
+    def error(self, problem: object, *keys: str, value: object = None) -> BenchError:
+        """A `BenchError` with the file, line and key that caused ``problem``, where known."""
+        if keys[0] in self.overridden:
+            return BenchError(f"{self.overridden[keys[0]]}: {problem}")
+        if self.source is None or self.source.line(*keys) is None:
+            return BenchError(f"{'.'.join(keys)}: {problem}")
+        return self.source.error(str(problem), *keys, value=value)
+
+
+def find_suite(name: str) -> Path:
+    """The file of the suite called ``name``: a path to a TOML file, or the name of a bundled suite.
+
+    Raises:
+        BenchError: there is neither; near matches are named.
+    """
+    path = Path(name).expanduser()
+    if path.suffix == ".toml" or len(path.parts) > 1:
+        if path.is_file():
+            return path
+        raise BenchError(f"there is no suite file {name}")
+    bundled = suite_files()
+    if name in bundled:
+        return bundled[name]
+    if path.is_file():
+        return path
+    raise unknown("suite", name, bundled)
+
+
+def suite_files() -> dict[str, Path]:
+    """The bundled suites: name -> file."""
+    return {path.stem: path for path in sorted(SUITES_FOLDER.glob("*.toml"))}
+
+
+def read_suite(path: Path) -> Suite:
+    """Read a suite file.
+
+    Raises:
+        BenchError: naming file, line and key: a syntax error, an unknown or missing key, a value of
+            the wrong type or out of range.
+    """
+    file = TomlFile.read(path)
+    file.check_keys(KEYS)
+    for key in ("task", "models"):
+        if key not in file.data:
+            raise BenchError(f"{path}: the key {key!r} is missing")
+    suite = Suite(
+        name=file.value(str, path.stem, "name"),
+        description=file.value(str, "", "description"),
+        task=file.value(str, "", "task"),
+        models=file.items(str, (), "models"),
+        methods=file.items(str, ("*",), "methods"),
+        bits=file.items(str, Suite.bits, "bits"),
+        protocols=file.items(str, Suite.protocols, "protocols"),
+        seeds=file.items(int, Suite.seeds, "seeds"),
+        calibration_images=file.value(int, None, "calibration_images"),
+        limit=file.value(int, None, "limit"),
+        parameters={name: file.table("parameters", name) for name in file.table("parameters")},
+        variants={name: _variants(file, name) for name in file.table("variants")},
+        task_options=file.table("task_options"),
+        scopes=file.items(str, (), "scopes"),
+        include=file.items(str, (), "include"),
+        source=file,
+    )
+    check_values(suite)
+    return suite
+
+
+def with_included(suite: Suite) -> list[Suite]:
+    """Return ``suite`` and the suites that it includes; those cannot include others.
+
+    Raises:
+        BenchError: there is no such suite, or it includes one itself; with file and line.
+    """
+    suites = [suite]
+    for name in suite.include:
+        try:
+            other = read_suite(find_suite(name))
+        except BenchError as error:
+            raise suite.error(error, "include", value=name) from None
+        if other.include:
+            raise suite.error(f"suite {name!r} includes others itself", "include", value=name)
+        suites.append(other)
+    return suites
+
+
+def _variants(file: TomlFile, method: str) -> dict[str, dict[str, Any]]:
+    """The settings under ``[variants.METHOD.LABEL]`` by label."""
+    return {
+        label: file.table("variants", method, label) for label in file.table("variants", method)
+    }
+
+
+def check_values(suite: Suite) -> None:
+    """Check everything about a suite that needs no registry.
+
+    Raises:
+        BenchError: naming file, line and key where they are known.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", suite.name):
+        raise suite.error(f"{suite.name!r} cannot name a folder", "name")
+    for bits in suite.bits:
+        check_bits(suite, bits)
+    for protocol in suite.protocols:
+        if protocol not in PROTOCOLS:
+            raise suite.error(
+                f"unknown protocol {protocol!r}{hint(protocol, PROTOCOLS)}",
+                "protocols",
+                value=protocol,
+            )
+    for seed in suite.seeds:
+        if not 0 <= seed < 2**32:
+            raise suite.error(
+                f"a seed is a number from 0 to 2**32 - 1, not {seed}", "seeds", value=seed
+            )
+    for key, number in (("calibration_images", suite.calibration_images), ("limit", suite.limit)):
+        if number is not None and number < 1:
+            raise suite.error(f"must be at least 1, not {number}", key)
+    for method, labels in suite.variants.items():
+        check_labels(suite, method, labels)
+
+
+def check_labels(suite: Suite, method: str, labels: Collection[str]) -> None:
+    """Refuse a method with variants that has none, and labels of the wrong form.
+
+    Raises:
+        BenchError: naming file, line and key where they are known.
+    """
+    if not labels:
+        raise suite.error("there is no variant; write [variants.METHOD.LABEL]", "variants", method)
+    for label in labels:
+        if not re.fullmatch(LABEL, label):
+            raise suite.error(
+                f"{label!r} is not a label; use lower-case letters, digits and + . _ -, "
+                "a letter, digit or + first",
+                "variants",
+                method,
+                label,
+            )
+
+
+def check_bits(suite: Suite, text: str) -> None:
+    """Refuse a bit width that is not W and A with 2 to 8 bits, or 32 for floating point.
+
+    Raises:
+        BenchError: naming file, line and key where they are known.
+    """
+    match = re.fullmatch(r"W(\d+)A(\d+)", text)
+    if match is None:
+        raise suite.error(
+            f"{text!r} is not a bit width; write it like W4A4, W4A8 or W4A32", "bits", value=text
+        )
+    for kind, number in zip(("weight", "activation"), map(int, match.groups()), strict=True):
+        if number != 32 and not 2 <= number <= 8:
+            raise suite.error(
+                f"{text!r}: {kind} bits are 2 to 8, or 32 for floating point", "bits", value=text
+            )

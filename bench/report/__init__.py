@@ -1,0 +1,1 @@
+"""From records to text: tables, leaderboard, comparisons. Nothing here imports torch."""

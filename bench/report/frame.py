@@ -1,0 +1,128 @@
+"""Records -> data frames, and what the tables say about them. Imports neither torch nor methods."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vit_ptq_bench.bench.records.record import Record, canonical_json
+from vit_ptq_bench.bench.report.footnotes import deviation
+
+Loader = Callable[[Record], "np.ndarray[Any, np.dtype[np.bool_]] | None"]
+"""Gives the per-image outcomes of a record, or None."""
+
+
+GROUP = ["task", "task_version", "data", "limit", "protocol", "scope", "model", "weights"]
+"""What rows must share to stand in one table, bit width apart."""
+
+
+def to_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One row per record, flat: the columns of the CSV file."""
+    rows = [_row(record) for record in records]
+    frame = pd.DataFrame(rows, columns=list(_row_columns(rows)))
+    return frame.sort_values(
+        ["task", "model", "protocol", "scope", "bits", "method", "seed", "run_id"]
+    )
+
+
+def _row(record: Record) -> dict[str, Any]:
+    spec, name = record.spec, record.primary_metric
+    low, high = record.intervals.get(name or "", [None, None])
+    row = {
+        "run_id": record.run_id,
+        "task": record.task,
+        "task_version": spec["task"]["version"],
+        "data": spec["task"]["data"] or "",
+        "limit": spec["task"]["limit"],
+        "model": record.model,
+        "weights": spec["model"]["weights"] or "",
+        "method": record.method,
+        "method_version": spec["method"]["version"],
+        "variant": record.variant or "",
+        "parameters": json.dumps(spec["method"]["parameters"], sort_keys=True),
+        "bits": record.bits,
+        "protocol": record.protocol,
+        "scope": record.scope,
+        "seed": record.seed,
+        "calibration_images": spec["calibration"]["images"],
+        "fidelity": record.fidelity,
+        "status": record.status,
+        "metric": name or "",
+        "value": record.value,
+        "low": low,
+        "high": high,
+        "n": record.n,
+        "peak_memory_mb": record.peak_memory_mb,
+        "size_mb": record.size_mb,
+        "cpu": record.environment.get("device_name") or "",
+        "threads": record.environment.get("threads"),
+        "torch": record.environment.get("torch") or "",
+        "deviation": deviation(record),
+        "warnings": len(record.environment.get("warnings", [])),
+        "convention": record.convention or "",
+        "error": (record.error or {}).get("message", ""),
+    }
+    row |= {f"metric_{key}": value for key, value in record.metrics.items()}
+    return row | {f"seconds_{key}": value for key, value in record.seconds.items()}
+
+
+def _row_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, None]:
+    """Columns in a fixed order: the common ones, then what only some rows have, by name."""
+    base = [key for key in rows[0] if not key.startswith(("metric_", "seconds_"))]
+    extra = sorted({key for row in rows for key in row} - set(base))
+    return dict.fromkeys([*base, *extra])
+
+
+SECONDARY = {
+    "top1": {"metric_top5": "top5 %"},
+    "box_ap": {
+        "metric_mask_ap": "mask AP %",
+        "metric_box_ap50": "box AP50 %",
+        "metric_box_ap75": "box AP75 %",
+    },
+}
+"""Columns beside the metric that methods are ranked by, and their heads; the CSV file has all metrics."""
+
+
+def labels(frame: pd.DataFrame) -> pd.Series[str]:
+    """Row names: the method and its variant; where that is not enough, the settings that differ.
+
+    Settings that ran under several variants are one row that names them all.
+    """
+    settings = pd.Series(
+        [
+            {"version": version, "calibration images": images, **json.loads(parameters)}
+            for version, images, parameters in zip(
+                frame["method_version"],
+                frame["calibration_images"],
+                frame["parameters"],
+                strict=True,
+            )
+        ],
+        index=frame.index,
+        dtype=object,
+    )
+    identity = frame["method"] + settings.map(canonical_json)
+    variants = frame["variant"].groupby(identity).transform(_joined)
+    names = (frame["method"] + " " + variants).str.strip()
+    result = names.copy()
+    for name, ids in identity.groupby(names):
+        if ids.nunique() > 1:
+            told_apart = _told_apart(str(name), list(settings.loc[ids.index]))
+            result.update(pd.Series(told_apart, index=ids.index))
+    return result
+
+
+def _joined(variants: pd.Series[str]) -> str:
+    return "/".join(sorted(set(variants) - {""}))
+
+
+def _told_apart(name: str, settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """``name`` with those of the settings that are not the same in all."""
+    keys = dict.fromkeys(key for own in settings for key in own)
+    varying = [key for key in keys if len({canonical_json(own.get(key)) for own in settings}) > 1]
+    return [f"{name} ({', '.join(f'{key}={own.get(key)}' for key in varying)})" for own in settings]

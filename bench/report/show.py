@@ -1,0 +1,74 @@
+"""One record as text for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vit_ptq_bench.bench.records.record import Record
+from vit_ptq_bench.bench.records.store import load_record
+from vit_ptq_bench.bench.report.footnotes import deviation
+
+
+def show(run: str, results: Path) -> str:
+    """Return what there is to say about a run.
+
+    Args:
+        run: the beginning of a run id, or a record file.
+        results: folder of records.
+
+    Raises:
+        BenchError: no such record, several, or a damaged one.
+    """
+    _, record = load_record(run, results)
+    return describe(record)
+
+
+def describe(record: Record) -> str:
+    """Return a record as text."""
+    spec = record.spec
+    lines = [
+        f"run          {record.run_id}  {record.status}",
+        f"method       {record.title} version {spec['method']['version']} ({record.fidelity})",
+        *_pairs("parameters", spec["method"]["parameters"]),
+        f"model        {record.model}  {spec['model']['weights']}",
+        f"task         {record.task} version {spec['task']['version']}, limit {spec['task']['limit']}",
+        f"bits         {record.bits}, protocol {record.protocol}"
+        + (f", scope {record.scope}" if record.scope else ""),
+        f"convention   {record.convention or ''}",
+        f"differs from the common table: {deviation(record) or 'nowhere'}",
+        f"calibration  {spec['calibration']['images']} images, draw {spec['calibration']['draw']}",
+        *_metrics(record),
+        *_pairs("seconds", record.seconds),
+        f"memory       {record.peak_memory_mb} MB while calibrating",
+        f"size         {record.size_mb} MB",
+        *_pairs("environment", {k: v for k, v in record.environment.items() if k != "warnings"}),
+        *(f"warning      {text}" for text in record.environment.get("warnings", [])),
+        f"time         {record.started} to {record.finished}",
+    ]
+    if record.error is not None:
+        lines.append(f"error        {record.error.get('type')}: {record.error.get('message')}")
+        lines += [f"    {line}" for line in record.error.get("traceback", [])]
+    return "\n".join(lines)
+
+
+def _metrics(record: Record) -> list[str]:
+    lines = []
+    for name, value in sorted(record.metrics.items()):
+        low, high = record.intervals.get(name, [None, None])
+        error = record.standard_errors.get(name)
+        spread = (
+            "" if error is None else f"  [{_two(low)}, {_two(high)}], standard error {_two(error)}"
+        )
+        lines.append(f"{name:<12} {_two(value)} %{spread}, {record.n} images")
+    return lines
+
+
+def _two(value: float | None) -> str:
+    return "?" if value is None else f"{value:.2f}"
+
+
+def _pairs(title: str, pairs: dict[str, Any]) -> list[str]:
+    return (
+        [f"{title:<12} " + ", ".join(f"{k} {v}" for k, v in sorted(pairs.items()))] if pairs else []
+    )

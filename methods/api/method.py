@@ -1,0 +1,170 @@
+"""What every PTQ method has in common."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
+
+from torch import nn
+
+from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.bits import (
+    BitTable,
+    BitWidth,
+    Protocol,
+    Scheme,
+    equal_table,
+)
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.model.families import find_family, wrap_model
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+
+Fidelity = Literal["official", "reimplementation", "inspired", "reference"]
+
+
+@dataclass(frozen=True)
+class NoParameters:
+    """The parameters of a method that has none."""
+
+
+class Method:
+    """A post-training quantization method. Subclass it, decorate with `register_method`.
+
+    Attributes:
+        name: the paper's own name in lower-case kebab.
+        paper: citation.
+        fidelity: ``official`` (algorithm confirmed from the authors' source), ``reimplementation``
+            (from the paper), ``inspired`` (in its spirit), ``reference`` (no quantization).
+        version: raise it whenever results change; it is part of a result's identity.
+        calibration_images: how many images the authors use; 0 if the method needs none.
+        detection_images: how many they use on COCO, if that is another number and known.
+        schemes: sites that get another form of quantizer than the uniform one; the method's essence,
+            so it holds under every protocol.
+        note: one sentence about the convention, printed under leaderboards.
+        quick: settings with which it runs in seconds on a small model, for the conformance tests.
+        profiles: named sets of settings, for methods with a parameter ``profile``: what it names comes
+            before the defaults and after what is set by hand.
+        Parameters: frozen dataclass of the settings.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    fidelity: ClassVar[Fidelity] = "inspired"
+    version: ClassVar[int] = 1
+    calibration_images: ClassVar[int] = 32
+    detection_images: ClassVar[int | None] = None
+    schemes: ClassVar[Mapping[str, Scheme]] = {}
+    note: ClassVar[str] = ""
+    quick: ClassVar[Mapping[str, Any]] = {}
+    profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    Parameters: ClassVar[type] = NoParameters
+
+    def __init__(self, parameters: Any = None) -> None:
+        # Any: each method has its own dataclass; `create` checks the types.
+        self.parameters = self.Parameters() if parameters is None else parameters
+
+    @classmethod
+    def create(cls, settings: Mapping[str, Any] | None = None) -> Self:
+        """Return an instance with some parameters changed.
+
+        Raises:
+            MethodError: an unknown parameter or a value of the wrong type; it is named.
+        """
+        settings = dict(settings or {})
+        settings = {**cls.profiles.get(str(settings.get("profile")), {}), **settings}
+        hints = get_type_hints(cls.Parameters)
+        known = {field.name: hints[field.name] for field in fields(cls.Parameters)}
+        for name, value in list(settings.items()):
+            if name not in known:
+                raise MethodError(
+                    f"{cls.name} has no parameter {name!r}; it has {', '.join(known) or 'none'}"
+                )
+            settings[name] = _checked(f"{cls.name}.{name}", value, known[name])
+        return cls(cls.Parameters(**settings))
+
+    def bit_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:
+        """Return the bit table under a protocol: the common one, or the authors' own.
+
+        Raises:
+            MethodError: the protocol is unknown.
+        """
+        if protocol not in get_args(Protocol):
+            raise MethodError(f"unknown protocol {protocol!r}; use equal or authors")
+        table = equal_table(bits) if protocol == "equal" else self.authors_table(bits)
+        for key, scheme in self.schemes.items():
+            table = table.change(key, scheme=scheme)
+        return table
+
+    def authors_table(self, bits: BitWidth) -> BitTable:
+        """Return the table of the authors, uniform everywhere; `schemes` is applied to it."""
+        return equal_table(bits)
+
+    def supports(self, model: nn.Module, table: BitTable) -> str | None:
+        """Return why this method cannot quantize this model with this table, or None."""
+        try:
+            find_family(model)
+        except MethodError as error:
+            return str(error)
+        return None
+
+    def convention(self, table: BitTable) -> str:
+        """Return in words what is left in floating point, what is dynamic, and `note`.
+
+        Parts are separated by semicolons; leaderboards leave out those that the bit table tells.
+        """
+        floating = [key for key, spec in table.items() if spec.is_float]
+        dynamic = [key for key, spec in table.items() if spec.dynamic and not spec.is_float]
+        parts = [f"floating point: {', '.join(floating)}"] if floating else ["every site quantized"]
+        parts += [f"dynamic: {', '.join(dynamic)}"] if dynamic else ["static"]
+        return "; ".join([*parts, self.note] if self.note else parts)
+
+    def calibrate(
+        self,
+        model: QuantizedModel,
+        calibration: Calibration,
+        progress: CalibrationProgress | None = None,
+    ) -> None:
+        """Set every quantizer of ``model``; the quantizers arrive inactive, the weights as trained.
+
+        What it leaves active or inactive does not matter: all are switched on afterwards.
+        """
+        raise AssertionError("defined by each method")
+
+    def quantize(
+        self,
+        model: nn.Module,
+        table: BitTable,
+        calibration: Calibration,
+        progress: CalibrationProgress | None = None,
+    ) -> QuantizedModel:
+        """Return a quantized copy of ``model``; the original is untouched.
+
+        Args:
+            model: a supported architecture in float32.
+            table: from `bit_table`.
+            calibration: images on the device of the model.
+            progress: called with (finished, all) steps of the calibration.
+
+        Raises:
+            MethodError: unsupported model, unusable activations, or an uncalibrated site.
+        """
+        reason = self.supports(model, table)
+        if reason is not None:
+            raise MethodError(reason)
+        quantized = wrap_model(model, table)
+        self.calibrate(quantized, calibration, progress)
+        quantized.freeze()
+        return quantized
+
+
+def _checked(what: str, value: Any, expected: Any) -> Any:
+    """Return ``value`` as the type ``expected``; 1 and 1.0 are one setting, so one run."""
+    if get_origin(expected) is Literal:
+        if value not in get_args(expected):
+            raise MethodError(
+                f"{what} must be one of {', '.join(map(str, get_args(expected)))}; got {value!r}"
+            )
+        return value
+    accepted = (int, float) if expected is float else expected
+    if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
+        raise MethodError(f"{what} must be {expected.__name__}; got {value!r}")
+    return expected(value)

@@ -1,0 +1,139 @@
+"""What the reconstruction methods share: base, settings, and the way to the engine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from vit_ptq_bench.methods.api.method import Fidelity
+from vit_ptq_bench.methods.quantization.bits import (
+    OPERAND_ROLES,
+    BitTable,
+    BitWidth,
+    Scheme,
+    equal_table,
+)
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.calibration.memory import range_images
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.reconstruction.engine import reconstruct
+from vit_ptq_bench.methods.quantization.reconstruction.losses import Loss
+from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe, Weighting
+from vit_ptq_bench.methods.quantization.reconstruction.trainables import (
+    Roundings,
+    Steps,
+    Trainable,
+    Weights,
+)
+from vit_ptq_bench.methods.quantization.reconstruction.units import Granularity
+from vit_ptq_bench.methods.quantization.search.attention_maps import search_maps
+from vit_ptq_bench.methods.repq_vit import RepQParameters, RepQViT
+
+Profile = Literal["fast", "paper"]
+
+
+@dataclass(frozen=True)
+class ReconstructionParameters(RepQParameters):
+    """Settings of every reconstruction method; those of the base are RepQ-ViT's.
+
+    The defaults are the profile ``fast``, for minutes on two cores (docs/reconstruction.md says how they were
+    chosen). The profile ``paper`` has the authors' iterations, batches and rates, for a GPU.
+
+    Attributes:
+        profile: ``fast`` or ``paper``; what is set besides it counts more.
+        unit: what is reconstructed at once.
+        iterations: per unit.
+        batch_size: images per iteration.
+        learn: ``rounding`` (AdaRound) or ``weights`` (trained through the rounding).
+        weight_rate: Adam's learning rate of the roundings or weights.
+        step_rate: Adam's learning rate of the activation steps; 0 leaves them as calibrated.
+    """
+
+    profile: Profile = "fast"
+    unit: Granularity = "block"
+    iterations: int = 60
+    batch_size: int = 8
+    learn: Literal["rounding", "weights"] = "weights"
+    weight_rate: float = 1.5e-4
+    step_rate: float = 4e-5
+
+
+PAPER = {"iterations": 20000, "batch_size": 32, "learn": "rounding", "weight_rate": 1e-3}
+"""The authors' settings of BRECQ's, QDrop's and PD-Quant's released code."""
+
+
+class Reconstruction(RepQViT):
+    """Base class: RepQ-ViT's calibration, then unit by unit reconstruction by `recipe`.
+
+    Units are the patch embedding, each transformer block, each patch merging, and the head, which learns
+    on the KL of the logits. The base that is known to work on vision transformers: affine quantizers
+    everywhere, per-channel weights, LayerNorm outputs reparameterized, the scales of attention maps
+    searched by the error of attention x value; authors' convention: one scale per head in both
+    attention products.
+    """
+
+    fidelity: ClassVar[Fidelity] = "reimplementation"
+    calibration_images = 1024
+    detection_images = 256
+    schemes: ClassVar[dict[str, Scheme]] = {}
+    quick = {"iterations": 6}
+    profiles = {"paper": PAPER}
+    Parameters = ReconstructionParameters
+
+    def convention(self, table: BitTable) -> str:
+        """Return the common words and how long is learned what: results depend on it."""
+        settings = self.parameters
+        learned = "roundings" if settings.learn == "rounding" else "weights"
+        steps = " and activation steps" if settings.step_rate > 0 else ""
+        return (
+            f"{super().convention(table)}; trains {learned}{steps}, {settings.iterations} iterations "
+            f"of {settings.batch_size} images per {settings.unit}"
+        )
+
+    def authors_table(self, bits: BitWidth) -> BitTable:
+        """Return the common table with one scale per head."""
+        return equal_table(bits).change(OPERAND_ROLES, granularity="head")
+
+    def recipe(self) -> Recipe:
+        """Return how units are reconstructed."""
+        raise AssertionError("defined by each method")
+
+    def configured(
+        self,
+        losses: Sequence[Loss],
+        input_mix: float,
+        keep: float,
+        weighting: Weighting = "first",
+    ) -> Recipe:
+        """Return a recipe with what the method decides and what the parameters say."""
+        settings = self.parameters
+        weights: Trainable = (
+            Roundings(settings.weight_rate)
+            if settings.learn == "rounding"
+            else Weights(settings.weight_rate)
+        )
+        return Recipe(
+            losses=losses,
+            trainables=(weights, Steps(settings.step_rate)),
+            unit=settings.unit,
+            iterations=settings.iterations,
+            batch_size=settings.batch_size,
+            input_mix=input_mix,
+            keep=keep,
+            weighting=weighting,
+        )
+
+    def calibrate(
+        self,
+        model: QuantizedModel,
+        calibration: Calibration,
+        progress: CalibrationProgress | None = None,
+    ) -> None:
+        """Calibrate as RepQ-ViT does, then reconstruct."""
+        recipe = self.recipe()
+        recipe.check(model.structure, calibration.n_images)
+        few = calibration.first(range_images(model, calibration))
+        super().calibrate(model, few)
+        model.activate()
+        images = few.whole()
+        search_maps(model.operations, lambda: model(images))
+        reconstruct(model, calibration, recipe, progress)

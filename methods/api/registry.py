@@ -1,0 +1,29 @@
+"""The registry of methods."""
+
+from __future__ import annotations
+
+import re
+
+from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.registry import Registry
+
+METHODS = Registry("method", "vit_ptq_bench.methods", ("errors",), MethodError)
+"""Name -> method class."""
+
+
+def register_method(cls: type[Method]) -> type[Method]:
+    """Class decorator: add a method to the benchmark under its ``name``.
+
+    Raises:
+        MethodError: the class lacks a name or paper, the name is not lower-case kebab, or it is taken.
+    """
+    name = getattr(cls, "name", None)
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise MethodError(
+            f"{cls.__name__}.name must be lower-case kebab, like 'repq-vit'; got {name!r}"
+        )
+    if not getattr(cls, "paper", ""):
+        raise MethodError(f"{cls.__name__}.paper must say where the method comes from")
+    METHODS.add(name, cls)
+    return cls

@@ -1,0 +1,1 @@
+"""Calibration: images, passes over them, range rules, recordings."""

@@ -1,0 +1,1 @@
+"""Weights that make up for errors in closed form: column by column, by ridge regression."""

@@ -1,0 +1,162 @@
+"""Rounding weights one column at a time, each error made up for by the columns still to come.
+
+A layer's output error on the calibration tokens is quadratic in the weight error, so all that is needed
+of the tokens is their second moment ``H = 2 sum x x^T``: [K, K] however many tokens there were.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.calibration.passes import check_finite
+from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
+
+BLOCK = 128
+"""Columns whose compensation of later blocks is applied together (GPTQ, section 3.3, step 2)."""
+
+
+@dataclass(frozen=True)
+class RowGrid:
+    """The grid of a weight [R, K]: every row has its scale and zero point, or every entry has.
+
+    Attributes:
+        scale: float64 [R, 1] or [R, K].
+        zero_point: float64, whole numbers, of the same shape.
+        low, high: lowest and highest code.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    low: int
+    high: int
+
+    @classmethod
+    def of(cls, quantizer: UniformQuantizer, weight: Tensor) -> "RowGrid":
+        """Return the grid of a calibrated quantizer of ``weight`` ([R, K])."""
+        scale, zero_point = (values.double() for values in quantizer.shaped(weight))
+        if scale.numel() == 1:
+            scale, zero_point = (v.expand(len(weight), 1) for v in (scale, zero_point))
+        return cls(scale, zero_point, *quantizer.code_range)
+
+    def at(self, columns: slice | Tensor) -> "RowGrid":
+        """Return the grid of some columns."""
+        if self.scale.shape[1] == 1:
+            return self
+        return replace(self, scale=self.scale[:, columns], zero_point=self.zero_point[:, columns])
+
+    def step(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return the scale of single entries ([n])."""
+        return self.scale[rows, columns if self.scale.shape[1] > 1 else 0 * columns]
+
+    def codes(self, weight: Tensor) -> Tensor:
+        """Return the nearest codes of ``weight`` ([R, k], float64) as whole float64 numbers."""
+        codes = torch.round(weight / self.scale) + self.zero_point
+        return codes.clamp_(self.low, self.high)
+
+    def values(self, codes: Tensor) -> Tensor:
+        """Return what ``codes`` stand for."""
+        return (codes - self.zero_point) * self.scale
+
+
+def second_moment(tokens: Tensor) -> Tensor:
+    """Return ``H = 2 sum x x^T`` (float64, [K, K]) of tokens [n, K]."""
+    return 2 * (tokens.T @ tokens).double()
+
+
+def compensated_codes(
+    weight: Tensor, grid: RowGrid, hessian: Tensor, damping: float, order_by_diagonal: bool
+) -> Tensor:
+    """Return codes of ``weight`` chosen column by column (GPTQ, Frantar et al. 2023, algorithm 1).
+
+    Args:
+        weight: [R, K].
+        grid: the rows' scales, fixed beforehand.
+        hessian: [K, K], from `second_moment`.
+        damping: added to the diagonal, as a share of its mean.
+        order_by_diagonal: take the columns with the largest second moment first.
+
+    Returns:
+        Codes as int32, [R, K].
+
+    Raises:
+        MethodError: the damped matrix is not positive definite.
+    """
+    hessian, remaining = hessian.clone(), weight.double().clone()
+    dead = hessian.diagonal() == 0
+    hessian.diagonal()[dead] = 1.0
+    remaining[:, dead] = 0.0
+    hessian.diagonal().add_(damping * hessian.diagonal().mean())
+    order = torch.arange(len(hessian), device=hessian.device)
+    if order_by_diagonal:
+        order = hessian.diagonal().argsort(descending=True, stable=True)
+    factor = _inverse_factor(hessian[order][:, order])
+    codes = _round_in_order(remaining[:, order], grid.at(order), factor)
+    return codes[:, order.argsort()].to(torch.int32)
+
+
+def _inverse_factor(hessian: Tensor) -> Tensor:
+    """Upper Cholesky factor of the inverse: row j tells how column j's error moves later columns."""
+    lower, failed = torch.linalg.cholesky_ex(hessian)
+    if bool(failed):
+        raise MethodError(
+            "the second moment of a layer's input is not positive definite; "
+            "use a larger damping or more calibration images"
+        )
+    return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+
+
+def _round_in_order(remaining: Tensor, grid: RowGrid, factor: Tensor) -> Tensor:
+    codes = torch.empty_like(remaining)
+    for start in range(0, remaining.shape[1], BLOCK):
+        end = min(start + BLOCK, remaining.shape[1])
+        errors = torch.empty_like(remaining[:, start:end])
+        for column in range(start, end):
+            here = slice(column, column + 1)
+            codes[:, here] = grid.at(here).codes(remaining[:, here])
+            value = grid.at(here).values(codes[:, here])[:, 0]
+            error = (remaining[:, column] - value) / factor[column, column]
+            remaining[:, column:end] -= torch.outer(error, factor[column, column:end])
+            errors[:, column - start] = error
+        remaining[:, end:] -= errors @ factor[start:end, end:]
+    return codes
+
+
+@torch.no_grad()
+def quantize_layers_in_order(
+    model: QuantizedModel,
+    calibration: Calibration,
+    quantize: Callable[[WeightedOperation, Tensor], None],
+    progress: CalibrationProgress | None = None,
+) -> None:
+    """Let ``quantize`` set each layer's weight in one pass; later layers see what it has done.
+
+    Args:
+        model: its active quantizers are those that the layers' inputs have gone through.
+        calibration: the images, shown as one batch.
+        quantize: called with a layer and its quantized input as rows [n, K].
+        progress: called after each layer.
+    """
+    layers = [op for op in model.weighted_operations() if not op.weight_quantizer.spec.is_float]
+    done: list[str] = []
+
+    def visit(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(module, WeightedOperation)
+        if module.name in done:  # a detector's RPN looks at several levels, the finest first
+            return
+        check_finite(inputs[0], f"{module.name}.input")
+        quantize(module, module.columns(module.input_quantizer(inputs[0])))
+        done.append(module.name)
+        if progress is not None:
+            progress(len(done), len(layers))
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(layer.register_forward_pre_hook(visit).remove)
+        model(calibration.whole())

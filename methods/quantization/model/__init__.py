@@ -1,0 +1,1 @@
+"""A model with quantizers: operations, structure, folding, architecture families."""

@@ -1,0 +1,133 @@
+"""What family adapters share: replacing layers and recording the structure."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.bits import BitTable
+from vit_ptq_bench.methods.quantization.model.layers import (
+    QuantConv2d,
+    QuantLayerNorm,
+    QuantLinear,
+    WeightedOperation,
+)
+from vit_ptq_bench.methods.quantization.model.structure import (
+    NormLink,
+    Padding,
+    Segment,
+    SegmentKind,
+    Structure,
+)
+
+
+class Family:
+    """Replaces the layers of one model by quantized ones, in place.
+
+    Attributes:
+        name: short name of the family.
+        description: what is supported, for error messages.
+    """
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+
+    def __init__(self, model: nn.Module, table: BitTable) -> None:
+        # Any: the concrete classes have attributes that nn.Module does not declare.
+        self.model: Any = model
+        self.table = table
+        self.structure = Structure(self.name)
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Whether the model belongs to this family."""
+        raise AssertionError("defined by each family")
+
+    def wrap(self) -> Structure:
+        """Replace the layers and return what was found."""
+        self.replace_layers()
+        self._refuse_leftovers()
+        return self.structure
+
+    def replace_layers(self) -> None:
+        """Walk the model in execution order and replace each layer."""
+        raise AssertionError("defined by each family")
+
+    def replace(self, parent: nn.Module, child: str, name: str, role: str) -> WeightedOperation:
+        """Put a quantized layer in the place of ``parent.child``."""
+        layer = getattr(parent, child)
+        if isinstance(layer, nn.Linear):
+            operation: WeightedOperation = QuantLinear(layer, name, role, self.table)
+        elif isinstance(layer, nn.Conv2d):
+            operation = QuantConv2d(layer, name, role, self.table)
+        else:
+            raise self.refusal(
+                f"{name} is a {type(layer).__name__}, not a linear layer or convolution"
+            )
+        setattr(parent, child, operation)
+        self.structure.operations.append(operation)
+        return operation
+
+    def quantize_norm(self, parent: nn.Module, child: str, name: str) -> None:
+        """Give the LayerNorm ``parent.child`` a quantizer if the table asks for one; else leave it."""
+        norm = getattr(parent, child)
+        if isinstance(norm, nn.LayerNorm) and "norm.input" in self.table:
+            operation = QuantLayerNorm(norm, name, self.table)
+            setattr(parent, child, operation)
+            self.structure.operations.append(operation)
+
+    def link(
+        self, norm: nn.Module, reader: WeightedOperation, padding: Padding | None = None
+    ) -> None:
+        """Recording that ``reader`` alone reads the output of ``norm``, if that is a LayerNorm."""
+        if isinstance(norm, nn.LayerNorm):
+            self.structure.norm_links.append(NormLink(norm, reader, padding))
+
+    def segment(
+        self,
+        name: str,
+        kind: SegmentKind,
+        run: Callable[[Tensor], Tensor],
+        stage: int = 0,
+        halves: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None,
+        tap: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """Recording the segment that holds the operations replaced since the last one.
+
+        ``halves`` are the attention and the MLP of a block, each with its residual; ``tap`` is what a
+        detector's neck reads of it.
+        """
+        taken = sum(len(segment.operations) for segment in self.structure.segments)
+        operations = tuple(self.structure.operations[taken:])
+        parts: tuple[Segment, ...] = ()
+        if halves is not None:
+            border = next(i for i, op in enumerate(operations) if op.role == "fc1")
+            border -= operations[border - 1].role == "norm"
+            attention = Segment(f"{name}.attn", kind, halves[0], operations[:border], stage)
+            mlp = Segment(f"{name}.mlp", kind, halves[1], operations[border:], stage, tap=tap)
+            parts = attention, mlp
+        self.structure.segments.append(Segment(name, kind, run, operations, stage, parts, tap))
+
+    def require(self, module: nn.Module, kind: type[nn.Module], name: str) -> None:
+        """Refuse the model unless ``module`` is exactly a ``kind``."""
+        if type(module) is not kind:
+            raise self.refusal(f"{name} is a {type(module).__name__}, expected {kind.__name__}")
+
+    def refusal(self, why: str) -> MethodError:
+        """Return the error for a variant that this adapter does not know."""
+        return MethodError(
+            f"cannot quantize this {type(self.model).__name__}: {why}. Supported: {self.description}"
+        )
+
+    def quantized_part(self) -> Iterable[tuple[str, nn.Module]]:
+        """Return names and modules of all that must be quantized: the whole model."""
+        modules: Iterable[tuple[str, nn.Module]] = self.model.named_modules()
+        return modules
+
+    def _refuse_leftovers(self) -> None:
+        """A layer that nobody replaced would stay in floating point without a word."""
+        kinds = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
+        left = [name for name, module in self.quantized_part() if isinstance(module, kinds)]
+        if left:
+            raise self.refusal(f"no role is known for {', '.join(left[:4])}")

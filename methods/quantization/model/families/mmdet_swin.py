@@ -1,0 +1,284 @@
+"""mmdet's two-stage detectors (Mask R-CNN, Cascade Mask R-CNN) with a Swin backbone."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vit_ptq_bench.methods.quantization.model.families.base import Family
+from vit_ptq_bench.methods.quantization.model.families.window import QuantWindowAttention
+from vit_ptq_bench.methods.quantization.model.structure import Padding, ValueLink
+
+PARTS = {
+    "neck": "neck",
+    "rpn_head": "rpn_head",
+    "roi_head.bbox_head": "bbox_head",
+    "roi_head.mask_head": "mask_head",
+}
+"""Modules behind the backbone and the role of their layers."""
+
+
+MASKED = -100.0
+"""What mmdet adds to the scores of tokens that are neighbours by the cyclic shift alone."""
+
+
+MASK_ROIS = 100
+"""Regions whose masks are looked at, as mmdet's own forward does; spread over the batch."""
+
+
+class QuantShiftedWindows(nn.Module):
+    """Window attention on a padded, cyclically shifted feature map.
+
+    As mmdet's ``ShiftWindowMSA``, whose parameter names it keeps, but for the padded tokens: they have the
+    value of `Padding`, zero until something is folded into the LayerNorm before.
+    """
+
+    def __init__(self, original: Any, attention: QuantWindowAttention, channels: int) -> None:
+        super().__init__()
+        self.size, self.shift = original.window_size, original.shift_size
+        self.w_msa, self.drop = attention, original.drop
+        self.padding = Padding(channels)
+
+    def forward(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """Attend within windows; ``query`` and the result are [B, H * W, C]."""
+        batch, _, channels = query.shape
+        height, width = hw_shape
+        x = self._padded(query.view(batch, height, width, channels))
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), dims=(1, 2))
+        mask = self._mask(x) if self.shift else None
+        shape = x.shape
+        x = self._merged(self.w_msa(self._windows(x).flatten(1, 2), mask), shape)
+        if self.shift:
+            x = x.roll((self.shift, self.shift), dims=(1, 2))
+        return self.drop(x[:, :height, :width].reshape(batch, height * width, channels))
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """Add rows below and columns on the right up to whole windows ([B, H, W, C])."""
+        below, right = -x.shape[1] % self.size, -x.shape[2] % self.size
+        if not below and not right:
+            return x
+        value = self.padding()
+        padded = F.pad(x, (0, 0, 0, right, 0, below))
+        if below:
+            padded[:, x.shape[1] :] = value
+        if right:
+            padded[:, : x.shape[1], x.shape[2] :] = value
+        return padded
+
+    def _windows(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] -> [B * windows, size, size, C]."""
+        rows = x.unflatten(1, (-1, self.size)).unflatten(3, (-1, self.size))
+        return rows.transpose(2, 3).flatten(0, 2)
+
+    def _merged(self, windows: Tensor, shape: Sequence[int]) -> Tensor:
+        """Inverse of `_windows` for windows with flat tokens ([B * windows, size^2, C])."""
+        batch, height, width, channels = shape
+        size = self.size
+        x = windows.view(batch, height // size, width // size, size, size, channels)
+        return x.transpose(2, 3).reshape(batch, height, width, channels)
+
+    def _mask(self, x: Tensor) -> Tensor:
+        """Additive mask [windows, size^2, size^2]: regions that the shift brought together stay apart."""
+        regions = [self._regions(length, x.device) for length in x.shape[1:3]]
+        numbers = regions[0][:, None] * 3 + regions[1][None, :]
+        windows = self._windows(numbers[None, :, :, None]).flatten(1)
+        apart = windows[:, None, :] != windows[:, :, None]
+        return torch.zeros(apart.shape, device=x.device).masked_fill_(apart, MASKED)
+
+    def _regions(self, length: int, device: torch.device) -> Tensor:
+        place = torch.arange(length, device=device)
+        return (place >= length - self.size).int() + (place >= length - self.shift).int()
+
+
+class MMDetSwin(Family):
+    """mmdet detectors of one backbone (Swin), one neck, an RPN and RoI heads.
+
+    The bit table's scope says what is quantized: the backbone, or also every linear layer and convolution
+    behind it. The transposed convolution of a mask head stays in floating point, as in RepQ-ViT's code.
+    """
+
+    name = "mmdet-swin"
+    description = "mmdet two-stage detectors with a Swin backbone (Mask R-CNN, Cascade Mask R-CNN)"
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        backbone: Any = getattr(model, "backbone", None)
+        two_stage = all(hasattr(model, part) for part in ("neck", "rpn_head", "roi_head"))
+        # By name: importing mmdet takes seconds, and a classifier does without.
+        place = f"{type(backbone).__module__}.{type(backbone).__name__}"
+        return two_stage and place == "mmdet.models.backbones.swin.SwinTransformer"
+
+    def replace_layers(self) -> None:
+        backbone = self.model.backbone
+        self.replace(
+            backbone.patch_embed, "projection", "backbone.patch_embed.projection", "patch_embed"
+        )
+        self.quantize_norm(backbone.patch_embed, "norm", "backbone.patch_embed.norm")
+        self.segment("backbone.patch_embed", "embed", self._embed)
+        for index, stage in enumerate(backbone.stages):
+            self._replace_stage(stage, index)
+        if self.table.scope == "full":
+            self._replace_heads()
+        self.structure.tail = self._neck
+        self.structure.observe = self._observe
+
+    def quantized_part(self) -> Iterable[tuple[str, nn.Module]]:
+        """Return the backbone, or all but the transposed convolutions (no `nn.Conv2d`)."""
+        part = self.model if self.table.scope == "full" else self.model.backbone
+        modules: Iterable[tuple[str, nn.Module]] = part.named_modules()
+        return modules
+
+    def _embed(self, images: Tensor) -> Tensor:
+        """What comes before the blocks: [B, H, W, C]."""
+        backbone = self.model.backbone
+        x, shape = backbone.patch_embed(images)
+        if backbone.use_abs_pos_embed:
+            x = x + backbone.absolute_pos_embed
+        return backbone.drop_after_pos(x).unflatten(1, shape)
+
+    def _replace_stage(self, stage: Any, index: int) -> None:
+        name = f"backbone.stages.{index}"
+        for position, block in enumerate(stage.blocks):
+            self._replace_block(block, f"{name}.blocks.{position}")
+            last = position == len(stage.blocks) - 1
+            tapped = last and index in self.model.backbone.out_indices
+            self.segment(
+                f"{name}.blocks.{position}",
+                "block",
+                partial(_run_block, block),
+                stage=index,
+                halves=(partial(_attention_half, block), partial(_mlp_half, block)),
+                tap=partial(self._tap, index) if tapped else None,
+            )
+        if stage.downsample is None:
+            return
+        merging = stage.downsample
+        self.quantize_norm(merging, "norm", f"{name}.downsample.norm")
+        reduction = self.replace(merging, "reduction", f"{name}.downsample.reduction", "reduction")
+        self.link(merging.norm, reduction)
+        self.segment(f"{name}.downsample", "merge", partial(_merge, merging), stage=index + 1)
+
+    def _replace_block(self, block: Any, name: str) -> None:
+        self.structure.blocks.append(name)
+        original = block.attn
+        attention = QuantWindowAttention(original.w_msa, f"{name}.attn.w_msa", self.table)
+        block.attn = QuantShiftedWindows(original, attention, original.w_msa.embed_dims)
+        self.quantize_norm(block, "norm1", f"{name}.norm1")
+        qkv = self.replace(attention, "qkv", f"{name}.attn.w_msa.qkv", "qkv")
+        self.structure.operations += [attention.scores, attention.context]
+        proj = self.replace(attention, "proj", f"{name}.attn.w_msa.proj", "proj")
+        self.quantize_norm(block, "norm2", f"{name}.norm2")
+        layers = block.ffn.layers
+        fc1 = self.replace(layers[0], "0", f"{name}.ffn.layers.0.0", "fc1")
+        self.replace(layers, "1", f"{name}.ffn.layers.1", "fc2")
+        self.link(block.norm1, qkv, block.attn.padding)
+        self.link(block.norm2, fc1)
+        self.structure.value_links.append(ValueLink(qkv, attention.context, proj))
+
+    def _replace_heads(self) -> None:
+        for part, role in PARTS.items():
+            if not hasattr(self.model, part.split(".")[0]):
+                continue
+            module = _submodule(self.model, part)
+            if module is None:
+                continue
+            for name, parent in list(module.named_modules(prefix=part)):
+                for child, layer in list(parent.named_children()):
+                    if isinstance(layer, nn.Linear | nn.Conv2d):
+                        self.replace(parent, child, f"{name}.{child}", role)
+
+    def _tap(self, index: int, x: Tensor) -> Tensor:
+        """What the neck reads of a stage: [B, C, H, W]."""
+        norm = getattr(self.model.backbone, f"norm{index}")
+        return norm(x).permute(0, 3, 1, 2).contiguous()
+
+    def _neck(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(self.model.neck(list(maps)))
+
+    def _observe(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Feature maps of the neck and, in scope ``full``, what RPN and RoI heads make of them.
+
+        Proposals are taken as they are: nothing is differentiated through their selection.
+        """
+        model = self.model
+        features = tuple(model.extract_feat(images))
+        if self.table.scope == "backbone":
+            return features
+        from mmdet.structures.bbox import bbox2roi
+
+        shape = tuple(images.shape[-2:])
+        facts = {"img_shape": shape, "ori_shape": shape, "scale_factor": (1.0, 1.0)}
+        scores, boxes = model.rpn_head(features)
+        with torch.no_grad():
+            proposals = model.rpn_head.predict_by_feat(
+                [score.detach() for score in scores],
+                [box.detach() for box in boxes],
+                batch_img_metas=[facts] * len(images),
+            )
+        rois = bbox2roi([proposal.bboxes for proposal in proposals])
+        found = _roi_outputs(model.roi_head, features, rois, facts)
+        return (*features, *scores, *boxes, *found)
+
+
+def _roi_outputs(
+    roi_head: Any, features: tuple[Tensor, ...], rois: Tensor, facts: dict[str, Any]
+) -> list[Tensor]:
+    """Scores, boxes and masks of every stage of the RoI heads, each stage on the boxes of the one before.
+
+    Args:
+        roi_head: mmdet's, standard or cascade.
+        features: of the neck.
+        rois: [n, 5], (image, x1, y1, x2, y2).
+        facts: mmdet's meta information, one for all images: they have one size.
+    """
+    cascade = isinstance(roi_head.bbox_head, nn.ModuleList)
+    stages = [(stage,) for stage in range(roi_head.num_stages)] if cascade else [()]
+    found = []
+    for number, stage in enumerate(stages, start=1):
+        result = roi_head._bbox_forward(*stage, features, rois)
+        found += [result["cls_score"], result["bbox_pred"]]
+        if number < len(stages):
+            labels = result["cls_score"][:, :-1].argmax(dim=1)
+            head = roi_head.bbox_head[number - 1]
+            moved = head.regress_by_class(rois[:, 1:], labels, result["bbox_pred"].detach(), facts)
+            rois = torch.cat([rois[:, :1], moved], dim=1)
+    if roi_head.with_mask:
+        some = rois[:: max(1, len(rois) // MASK_ROIS)][:MASK_ROIS]
+        found += [roi_head._mask_forward(*stage, features, some)["mask_preds"] for stage in stages]
+    return found
+
+
+def _submodule(model: nn.Module, path: str) -> nn.Module | None:
+    """Return a part of a model by its dotted name, or None: a detector may have no mask head."""
+    module: Any = model
+    for name in path.split("."):
+        module = getattr(module, name, None)
+    return module if isinstance(module, nn.Module) else None
+
+
+def _run_block(block: Any, x: Tensor) -> Tensor:
+    """A block on a map [B, H, W, C]."""
+    shape = x.shape[1:3]
+    return block(x.flatten(1, 2), tuple(shape)).unflatten(1, shape)
+
+
+def _attention_half(block: Any, x: Tensor) -> Tensor:
+    """Attention with its residual; [B, H, W, C]."""
+    shape = x.shape[1:3]
+    flat = x.flatten(1, 2)
+    return (flat + block.attn(block.norm1(flat), tuple(shape))).unflatten(1, shape)
+
+
+def _mlp_half(block: Any, x: Tensor) -> Tensor:
+    """The MLP with its residual; [B, H, W, C]."""
+    return block.ffn(block.norm2(x), identity=x)
+
+
+def _merge(merging: Any, x: Tensor) -> Tensor:
+    """Patch merging of a map [B, H, W, C]."""
+    x, shape = merging(x.flatten(1, 2), tuple(x.shape[1:3]))
+    return x.unflatten(1, shape)

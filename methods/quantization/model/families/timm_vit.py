@@ -1,0 +1,125 @@
+"""timm's Vision Transformer and DeiT (plain and distilled)."""
+
+from functools import partial
+from typing import Any
+
+from timm.layers import Mlp, PatchEmbed
+from timm.layers.attention import Attention
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.bits import BitTable
+from vit_ptq_bench.methods.quantization.model.families.base import Family
+from vit_ptq_bench.methods.quantization.model.layers import context_product, scores_product
+from vit_ptq_bench.methods.quantization.model.structure import ValueLink
+
+
+class QuantAttention(nn.Module):
+    """timm's multi-head self-attention with its two products made explicit.
+
+    Takes over the submodules (and so the parameter names) of the original.
+    """
+
+    def __init__(self, attention: Attention, name: str, table: BitTable) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = attention.num_heads, attention.head_dim
+        self.scale = attention.scale
+        self.qkv, self.proj = attention.qkv, attention.proj
+        self.q_norm, self.k_norm, self.norm = attention.q_norm, attention.k_norm, attention.norm
+        self.attn_drop, self.proj_drop = attention.attn_drop, attention.proj_drop
+        self.scores = scores_product(name, table)
+        self.context = context_product(name, table)
+
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        """Attend; ``x`` and the result are [B, N, C].
+
+        Raises:
+            MethodError: a mask is given; image classifiers use none.
+        """
+        if attn_mask is not None or is_causal:
+            raise MethodError("masked attention is not supported in a quantized ViT")
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        x = self._attend(self.q_norm(query), self.k_norm(key), value)
+        x = x.transpose(1, 2).reshape(batch, tokens, -1)
+        return self.proj_drop(self.proj(self.norm(x)))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if self.scores.idle and self.context.idle:
+            # What the original does: faster, and equal to it to the last digit.
+            return scaled_dot_product_attention(query, key, value)
+        logits = self.scores(query * self.scale, key)
+        return self.context(self.attn_drop(logits.softmax(dim=-1)), value)
+
+
+class TimmViT(Family):
+    """`timm.models.VisionTransformer` and `VisionTransformerDistilled` made of standard blocks."""
+
+    name = "timm-vit"
+    description = (
+        "timm ViT and DeiT (vit_*, deit_*, with standard blocks and token or average pooling)"
+    )
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        return type(model) in (VisionTransformer, VisionTransformerDistilled)
+
+    def replace_layers(self) -> None:
+        model = self.model
+        self.require(model.patch_embed, PatchEmbed, "patch_embed")
+        self.replace(model.patch_embed, "proj", "patch_embed.proj", "patch_embed")
+        self.quantize_norm(model, "norm_pre", "norm_pre")
+        self.segment("patch_embed", "embed", self._embed)
+        for index, block in enumerate(model.blocks):
+            self._replace_block(block, f"blocks.{index}")
+            halves = partial(_attention_half, block), partial(_mlp_half, block)
+            self.segment(f"blocks.{index}", "block", block, halves=halves)
+        for norm in ("norm", "fc_norm"):
+            self.quantize_norm(model, norm, norm)
+        for head in ("head", "head_dist"):
+            if isinstance(getattr(model, head, None), nn.Linear):
+                self.replace(model, head, head, "head")
+        self.segment("head", "head", lambda x: model.forward_head(model.norm(x)))
+
+    def _embed(self, images: Tensor) -> Tensor:
+        """What comes before the blocks (`VisionTransformer.forward_features`): [B, N, C]."""
+        model = self.model
+        x = model._pos_embed(model.patch_embed(images))
+        return model.norm_pre(model.patch_drop(x))
+
+    def _replace_block(self, block: Any, name: str) -> None:
+        self.require(block, Block, name)
+        self.require(block.attn, Attention, f"{name}.attn")
+        self.require(block.mlp, Mlp, f"{name}.mlp")
+        if getattr(block.attn, "gate", None) is not None:
+            raise self.refusal(f"{name}.attn has an output gate")
+        self.structure.blocks.append(name)
+        attention = QuantAttention(block.attn, f"{name}.attn", self.table)
+        block.attn = attention
+        self.quantize_norm(block, "norm1", f"{name}.norm1")
+        qkv = self.replace(attention, "qkv", f"{name}.attn.qkv", "qkv")
+        self.structure.operations += [attention.scores, attention.context]
+        proj = self.replace(attention, "proj", f"{name}.attn.proj", "proj")
+        self.quantize_norm(block, "norm2", f"{name}.norm2")
+        fc1 = self.replace(block.mlp, "fc1", f"{name}.mlp.fc1", "fc1")
+        self.replace(block.mlp, "fc2", f"{name}.mlp.fc2", "fc2")
+        self.link(block.norm1, qkv)
+        self.link(block.norm2, fc1)
+        if isinstance(attention.norm, nn.Identity):
+            self.structure.value_links.append(ValueLink(qkv, attention.context, proj))
+
+
+def _attention_half(block: Any, x: Tensor) -> Tensor:
+    """The first half of `timm.models.vision_transformer.Block.forward`."""
+    return x + block.drop_path1(block.ls1(block.attn(block.norm1(x))))
+
+
+def _mlp_half(block: Any, x: Tensor) -> Tensor:
+    """The second half."""
+    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))

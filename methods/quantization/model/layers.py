@@ -1,0 +1,225 @@
+"""Quantized operations: linear, convolution, and the two matrix products of attention.
+
+Each is a drop-in module that keeps the parameter names of what it replaces and asks its quantizers
+before it multiplies. All share one interface, `QuantOperation`, so that a method can search the
+scales of any of them with the same code.
+"""
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.bits import BitTable
+from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.build import build_quantizer
+from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
+
+
+class QuantOperation(nn.Module):
+    """A bilinear operation ``first x second`` whose operands are quantized.
+
+    Attributes:
+        name: dotted name in the model.
+        role: what it is in the network (``qkv``, ``fc1``, ... or ``scores``, ``context``).
+        output_axis: dimension of the output that the second operand's channel axis maps to.
+    """
+
+    name: str
+    role: str
+    output_axis: int = -1
+
+    def quantizers(self) -> dict[str, Quantizer]:
+        """Return site key -> quantizer, first operand first."""
+        raise AssertionError("defined by each operation")
+
+    def compute(self, first: Tensor, second: Tensor) -> Tensor:
+        """Multiply two operands as they are, no quantizer involved."""
+        raise AssertionError("defined by each operation")
+
+    def operands(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Return both operands in full precision, given the inputs of `forward`."""
+        raise AssertionError("defined by each operation")
+
+
+class WeightedOperation(QuantOperation):
+    """A layer with a weight: its second operand is the weight, quantized along dimension 0."""
+
+    codes: Tensor | None
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, name: str, role: str, table: BitTable) -> None:
+        super().__init__()
+        self.name, self.role = name, role
+        # torch declares both as Tensor, although they are parameters
+        self.weight = cast(nn.Parameter, layer.weight)
+        self.bias = cast(nn.Parameter | None, layer.bias)
+        self.register_buffer("codes", None, persistent=False)
+        self.weight_quantizer = build_quantizer(table[f"{role}.weight"], f"{name}.weight", axis=0)
+        self.input_quantizer = build_quantizer(
+            table[f"{role}.input"], f"{name}.input", axis=self._input_axis()
+        )
+
+    def _input_axis(self) -> int:
+        return -1
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the weight now holds its quantized values."""
+        return self.codes is not None
+
+    def quantizers(self) -> dict[str, Quantizer]:
+        return {
+            f"{self.role}.input": self.input_quantizer,
+            f"{self.role}.weight": self.weight_quantizer,
+        }
+
+    def operands(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        return inputs[0], self.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer to the quantized input with the quantized weight."""
+        weight = self.weight if self.frozen else self.weight_quantizer(self.weight)
+        return self.compute(self.input_quantizer(x), weight)
+
+    def columns(self, x: Tensor) -> Tensor:
+        """Return the input ``x`` as rows [n, K] that ``weight.flatten(1)`` [C_out, K] multiplies."""
+        raise AssertionError("defined by each layer")
+
+    @property
+    def code_offset(self) -> int:
+        """Lowest code: `codes` are stored relative to it, as unsigned bytes."""
+        assert isinstance(self.weight_quantizer, UniformQuantizer)
+        return self.weight_quantizer.code_range[0]
+
+    def ensure_bias(self) -> nn.Parameter:
+        """Return the bias, creating a zero one where the layer has none."""
+        if self.bias is None:
+            self.bias = nn.Parameter(self.weight.new_zeros(self.weight.shape[0]))
+        return self.bias
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Quantize the weight once: keep its integer codes and put the dequantized values in place."""
+        quantizer = self.weight_quantizer
+        if self.frozen or not quantizer.quantizes or not isinstance(quantizer, UniformQuantizer):
+            return
+        self.set_codes(quantizer.quantize(self.weight))
+
+    @torch.no_grad()
+    def set_codes(self, codes: Tensor) -> None:
+        """Take integer codes (one per entry) as the weight, with the quantizer's scales."""
+        quantizer = self.weight_quantizer
+        assert isinstance(quantizer, UniformQuantizer)
+        codes = codes.view(self.weight.shape)
+        self.codes = (codes - self.code_offset).to(torch.uint8)
+        self.weight = nn.Parameter(quantizer.dequantize(codes), requires_grad=False)
+
+
+class QuantLinear(WeightedOperation):
+    """`nn.Linear` with a quantized input [..., C_in] and weight [C_out, C_in]."""
+
+    def columns(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, x.shape[-1])
+
+    def compute(self, first: Tensor, second: Tensor) -> Tensor:
+        return F.linear(first, second, self.bias)
+
+
+class QuantConv2d(WeightedOperation):
+    """`nn.Conv2d` with a quantized input [B, C_in, H, W] and weight [C_out, C_in, kH, kW]."""
+
+    output_axis = 1
+
+    def __init__(self, layer: nn.Conv2d, name: str, role: str, table: BitTable) -> None:
+        super().__init__(layer, name, role, table)
+        self._convolve: Callable[..., Tensor] = layer._conv_forward
+        self._geometry = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+        self._plain = layer.groups == 1 and layer.padding_mode == "zeros"
+
+    def _input_axis(self) -> int:
+        return 1
+
+    def columns(self, x: Tensor) -> Tensor:
+        size, dilation, padding, stride = self._geometry
+        if not self._plain or isinstance(padding, str):
+            raise MethodError(
+                f"{self.name}: a grouped or reflecting convolution has no matrix form"
+            )
+        return F.unfold(x, size, dilation, padding, stride).transpose(1, 2).flatten(0, 1)
+
+    def compute(self, first: Tensor, second: Tensor) -> Tensor:
+        return self._convolve(first, second, self.bias)
+
+
+class QuantLayerNorm(QuantOperation, nn.LayerNorm):
+    """`nn.LayerNorm` with a quantized input; only where the bit table has ``norm.input``."""
+
+    def __init__(self, layer: nn.LayerNorm, name: str, table: BitTable) -> None:
+        nn.LayerNorm.__init__(
+            self, list(layer.normalized_shape), layer.eps, layer.elementwise_affine
+        )
+        self.name, self.role = name, "norm"
+        self.weight, self.bias = layer.weight, layer.bias
+        self.input_quantizer = build_quantizer(table["norm.input"], f"{name}.input", axis=-1)
+
+    def quantizers(self) -> dict[str, Quantizer]:
+        return {"norm.input": self.input_quantizer}
+
+    def operands(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        raise MethodError(f"{self.name}: a norm multiplies no two operands to search scales of")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x`` [..., C] after quantizing it."""
+        return nn.LayerNorm.forward(self, self.input_quantizer(x))
+
+
+class QuantMatMul(QuantOperation):
+    """Product of two activations [B, heads, N, K] x [B, heads, K, M], both quantized.
+
+    The second operand is handed over as [B, heads, M, K] if ``transposed`` (keys), else as it is.
+    """
+
+    output_axis = 1
+
+    def __init__(
+        self, name: str, role: str, keys: tuple[str, str], table: BitTable, transposed: bool
+    ) -> None:
+        super().__init__()
+        self.name, self.role, self.keys, self.transposed = name, role, keys, transposed
+        self.first_quantizer = build_quantizer(table[keys[0]], f"{name}.{keys[0]}", axis=1)
+        self.second_quantizer = build_quantizer(table[keys[1]], f"{name}.{keys[1]}", axis=1)
+
+    def quantizers(self) -> dict[str, Quantizer]:
+        return {self.keys[0]: self.first_quantizer, self.keys[1]: self.second_quantizer}
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody would notice if this product were computed elsewhere, fused with others."""
+        modules = (self, self.first_quantizer, self.second_quantizer)
+        watched = any(m._forward_pre_hooks or m._forward_hooks for m in modules)
+        return not (watched or self.first_quantizer.quantizes or self.second_quantizer.quantizes)
+
+    def operands(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        return inputs[0], inputs[1]
+
+    def compute(self, first: Tensor, second: Tensor) -> Tensor:
+        return first @ (second.transpose(-2, -1) if self.transposed else second)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Multiply both operands after quantizing them."""
+        return self.compute(self.first_quantizer(first), self.second_quantizer(second))
+
+
+def scores_product(name: str, table: BitTable) -> QuantMatMul:
+    """Return the product query x key^T of an attention layer."""
+    return QuantMatMul(f"{name}.scores", "scores", ("query", "key"), table, transposed=True)
+
+
+def context_product(name: str, table: BitTable) -> QuantMatMul:
+    """Return the product attention x value of an attention layer."""
+    return QuantMatMul(
+        f"{name}.context", "context", ("attention", "value"), table, transposed=False
+    )

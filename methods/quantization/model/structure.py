@@ -1,0 +1,155 @@
+"""A model with quantizers at its sites."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vit_ptq_bench.methods.quantization.model.layers import (
+    QuantMatMul,
+    QuantOperation,
+    WeightedOperation,
+)
+from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
+
+Output = Tensor | tuple[Tensor, ...]
+"""What a model says of a batch: logits [b, classes] of a classifier, feature maps of a detector."""
+
+
+class Padding(nn.Module):
+    """What stands in place of missing tokens behind a LayerNorm: a value per channel, zero at first.
+
+    Swin pads to whole windows behind the norm. A shift that is folded into norm and reader has to move
+    the padded tokens too, else they would say something else to the reader than before.
+    """
+
+    value: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.zeros(channels))
+
+    def forward(self) -> Tensor:
+        """Return the value, [C]."""
+        return self.value
+
+
+@dataclass(frozen=True)
+class NormLink:
+    """A LayerNorm whose only reader is a linear layer: a scale can move from one to the other.
+
+    Attributes:
+        norm: the LayerNorm.
+        reader: the linear layer.
+        padding: the padded tokens between them, if there can be any.
+    """
+
+    norm: nn.LayerNorm
+    reader: WeightedOperation
+    padding: Padding | None = None
+
+    @property
+    def source(self) -> nn.LayerNorm:
+        """What gives the activation."""
+        return self.norm
+
+
+@dataclass(frozen=True)
+class ValueLink:
+    """The last third of a qkv layer's outputs, and the projection that reads them weighted by attention.
+
+    The rows of the attention map sum to 1, so a scale and a shift per channel can move from one to the other.
+    """
+
+    source: WeightedOperation
+    context: QuantMatMul
+    reader: WeightedOperation
+
+    @property
+    def attention_quantized(self) -> bool:
+        """Whether the map is quantized: its rows then sum to 1 only roughly."""
+        return not self.context.first_quantizer.spec.is_float
+
+
+SegmentKind = Literal["embed", "block", "merge", "head", "layer"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A consecutive piece of a model; run one after the other, the segments are the model.
+
+    Attributes:
+        name: dotted name of its module, or what it does.
+        kind: ``embed`` (patches and positions), ``block``, ``merge`` (Swin), ``head`` (norm, classifier);
+            ``layer``: a single operation, in units of one layer.
+        run: maps the segment's input to its output, batch first.
+        operations: the quantized operations inside, in execution order.
+        stage: blocks of one number work at one resolution.
+        halves: of a block, the attention and the MLP, each with its residual; else empty.
+        tap: maps the segment's output to a feature map that `Structure.tail` reads; None for most.
+    """
+
+    name: str
+    kind: SegmentKind
+    run: Callable[[Tensor], Tensor]
+    operations: tuple[QuantOperation, ...]
+    stage: int = 0
+    halves: tuple["Segment", ...] = ()
+    tap: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass
+class Structure:
+    """What a family adapter found in a model, in execution order.
+
+    Attributes:
+        operations: every quantized operation.
+        norm_links: the LayerNorm -> linear pairs of blocks and patch mergings.
+        value_links: the qkv -> projection pairs of attention layers.
+        blocks: dotted names of the transformer blocks.
+        segments: the model cut into pieces; every operation is in exactly one, but for those of a
+            detector behind its backbone.
+        family: name of the architecture family.
+        tail: of a detector, maps the segments' taps to what the whole says (the neck); None where the
+            last segment gives the model's output.
+        observe: maps images to outputs that depend on every operation, where the model itself asks for
+            more than images.
+    """
+
+    family: str
+    operations: list[QuantOperation] = field(default_factory=list)
+    norm_links: list[NormLink] = field(default_factory=list)
+    value_links: list[ValueLink] = field(default_factory=list)
+    blocks: list[str] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    tail: Callable[[Sequence[Tensor]], tuple[Tensor, ...]] | None = None
+    observe: Callable[[Tensor], tuple[Tensor, ...]] | None = None
+
+    def behind(self) -> list[QuantOperation]:
+        """Return the operations that are in no segment: neck and heads of a detector."""
+        inside = {op.name for segment in self.segments for op in segment.operations}
+        return [op for op in self.operations if op.name not in inside]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One tensor that has a quantizer."""
+
+    name: str
+    key: str
+    quantizer: Quantizer
+    operation: QuantOperation
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether the tensor is a weight (else an activation)."""
+        return self.key.endswith(".weight")
+
+
+def sites_of(operations: Iterable[QuantOperation]) -> Iterator[Site]:
+    """Yield the sites of some operations, the first operand before the second."""
+    for operation in operations:
+        for key, quantizer in operation.quantizers().items():
+            yield Site(quantizer.site, key, quantizer, operation)

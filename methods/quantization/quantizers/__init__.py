@@ -1,0 +1,1 @@
+"""Quantizers, one form a class, and their arithmetic."""

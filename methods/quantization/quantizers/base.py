@@ -1,0 +1,64 @@
+"""The base of all quantizers."""
+
+import torch
+from torch import Tensor, nn
+
+from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.bits import TensorSpec
+
+TINY = 1e-8
+
+
+class Quantizer(nn.Module):
+    """Base of all quantizers.
+
+    Attributes:
+        spec: what the bit table says of this site.
+        site: name of the site in the model, for messages.
+        axis: the dimension that has a scale per entry, None for one scale.
+        active: False lets the tensor through unchanged.
+    """
+
+    scale: Tensor
+
+    def __init__(self, spec: TensorSpec, site: str, axis: int | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.site = site
+        self.axis = axis
+        self.active = False
+        self.register_buffer("scale", torch.empty(0))
+
+    @property
+    def initialised(self) -> bool:
+        """Whether the quantizer has its parameters (dynamic and float ones need none)."""
+        return self.spec.is_float or self.spec.dynamic or self.scale.numel() > 0
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether a forward now changes its input."""
+        return self.active and not self.spec.is_float
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` fake-quantized (any float tensor; same shape and dtype)."""
+        if not self.quantizes:
+            return x
+        if not self.initialised:
+            raise MethodError(f"{self.site}: the quantizer was used before it was calibrated")
+        return self.fake_quantize(x)
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """Quantize and dequantize ``x``, whether active or not."""
+        raise MethodError(f"{type(self).__name__} cannot quantize")
+
+    def set_range(self, low: Tensor, high: Tensor) -> None:
+        """Set the parameters so that the codes cover [low, high] (shape [groups])."""
+        raise MethodError(f"{type(self).__name__} has no range")
+
+    def _require_finite(self, *tensors: Tensor) -> None:
+        if not all(bool(torch.isfinite(t).all()) for t in tensors):
+            raise MethodError(f"{self.site}: NaN or infinite values reached the quantizer")
+
+    def extra_repr(self) -> str:
+        """Return what `print(model)` shows."""
+        return f"{self.spec.bits} bit, {self.spec.scheme}, {self.spec.granularity}"

@@ -1,0 +1,180 @@
+"""Quantizers: uniform (affine, symmetric; static, dynamic), logarithmic, twin uniform.
+
+Every quantizer is a module that stands at one site and maps a float tensor to a float tensor of the
+same shape ("fake quantization"). Its parameters are buffers, so they travel with the model.
+Notation and formulas: ``U(x) = s (clip(round(x / s) + z, 0, 2^b - 1) - z)``; rounding is half to even.
+"""
+
+import torch
+from torch import Tensor
+
+from vit_ptq_bench.methods.quantization.bits import TensorSpec
+from vit_ptq_bench.methods.quantization.quantizers.arithmetic import fake_quantize
+from vit_ptq_bench.methods.quantization.quantizers.base import TINY, Quantizer
+
+
+class UniformQuantizer(Quantizer):
+    """Affine or symmetric uniform quantizer, one scale per tensor, channel, head or token.
+
+    Buffers ``scale`` (float32) and ``zero_point`` (int32), both of shape [groups]. Affine codes are
+    0 .. 2^b - 1, symmetric codes -2^(b-1) .. 2^(b-1) - 1 with zero point 0. The zero point need not
+    lie among the codes: the range of a channel may exclude zero.
+    """
+
+    zero_point: Tensor
+
+    def __init__(self, spec: TensorSpec, site: str, axis: int | None = None) -> None:
+        super().__init__(spec, site, axis)
+        self.register_buffer("zero_point", torch.empty(0, dtype=torch.int32))
+        self._fusible: bool | None = None
+
+    @property
+    def code_range(self) -> tuple[int, int]:
+        """Lowest and highest integer code."""
+        if self.spec.symmetric:
+            return -(2 ** (self.spec.bits - 1)), 2 ** (self.spec.bits - 1) - 1
+        return 0, 2**self.spec.bits - 1
+
+    def set_range(self, low: Tensor, high: Tensor) -> None:
+        """Cover [low, high]; shapes [groups].
+
+        Symmetric: ``s = max(|low|, |high|) / (2^(b-1) - 0.5)``, so that the extreme value falls on
+        the border of the last code's cell.
+        """
+        self._require_finite(low, high)
+        if self.spec.symmetric:
+            bound = torch.maximum(low.abs(), high.abs())
+            scale = (bound / (2 ** (self.spec.bits - 1) - 0.5)).clamp_min(TINY)
+            self.set_parameters(scale, torch.zeros_like(scale))
+            return
+        # A constant tensor has no width: widen its range to zero, else 1 / scale overflows.
+        flat = high - low < TINY
+        low, high = (
+            torch.where(flat, low.clamp_max(0), low),
+            torch.where(flat, high.clamp_min(0), high),
+        )
+        scale = ((high - low) / (2**self.spec.bits - 1)).clamp_min(TINY)
+        self.set_parameters(scale, torch.round(-low / scale))
+
+    def set_parameters(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Set scale (> 0) and zero point, each of shape [groups].
+
+        A zero point that is not an integer (RepQ-ViT's released code) is kept as float32; codes are
+        then no integers, which is allowed for activations only.
+        """
+        self._require_finite(scale, zero_point)
+        self.scale = scale.detach().float().reshape(-1).contiguous()
+        whole = bool((zero_point == zero_point.round()).all())
+        kind = torch.int32 if whole else torch.float32
+        self.zero_point = zero_point.detach().to(kind).reshape(-1).contiguous()
+        self._fusible = None
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Return the integer codes of ``x`` (int32, same shape)."""
+        scale, zero_point = self.shaped(x)
+        low, high = self.code_range
+        return (torch.round(x / scale) + zero_point).clamp(low, high).to(torch.int32)
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Return ``s (codes - z)`` in float32."""
+        scale, zero_point = self.shaped(codes)
+        return (codes - zero_point).float() * scale
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """Fake-quantize; gradients pass straight through inside the range."""
+        if self.spec.dynamic:
+            return self._dynamic(x)
+        fusible = self._is_fusible()
+        if fusible and x.is_cuda:
+            return self._fused(x)
+        # torch's fused operators multiply by the reciprocal: the same bits on every device.
+        return fake_quantize(x, *self.shaped(x), self.code_range, divide=not fusible)
+
+    def _fused(self, x: Tensor) -> Tensor:
+        low, high = self.code_range
+        if self.scale.numel() == 1:
+            return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, low, high)
+        axis = (self.axis or 0) % x.dim()
+        scale, zero_point = self._expanded(x)
+        return torch.fake_quantize_per_channel_affine(x, scale, zero_point, axis, low, high)
+
+    def _dynamic(self, x: Tensor) -> Tensor:
+        if x.numel() == 0:  # a detector's heads, where nothing was found
+            return x
+        dims = (-1,) if self.spec.granularity == "token" else tuple(range(x.dim()))
+        levels = 2**self.spec.bits - 1
+        if self.spec.symmetric:
+            low, high = self.code_range
+            scale = (x.abs().amax(dims, keepdim=True) / (levels / 2)).clamp_min(TINY)
+            return torch.round(x / scale).clamp_(low, high).mul_(scale)
+        minimum, maximum = x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
+        scale = ((maximum - minimum) / levels).clamp_min(TINY)
+        zero_point = torch.round(-minimum / scale)
+        return (torch.round(x / scale) + zero_point).clamp_(0, levels).sub_(zero_point).mul_(scale)
+
+    def _is_fusible(self) -> bool:
+        if self._fusible is None:
+            low, high = self.code_range
+            inside = bool(((self.zero_point >= low) & (self.zero_point <= high)).all())
+            self._fusible = inside and self.zero_point.dtype == torch.int32
+        return self._fusible
+
+    def shaped(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scale and zero point in a shape that meets ``x``."""
+        if self.scale.numel() == 1:
+            return self.scale, self.zero_point
+        shape = [1] * x.dim()
+        shape[self.axis or 0] = -1
+        scale, zero_point = self._expanded(x)
+        return scale.view(shape), zero_point.view(shape)
+
+    def _expanded(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Repeat each scale over its equal block of entries of the axis."""
+        block = x.shape[self.axis or 0] // self.scale.numel()
+        if block == 1:
+            return self.scale, self.zero_point
+        return self.scale.repeat_interleave(block), self.zero_point.repeat_interleave(block)
+
+
+class DualUniformQuantizer(UniformQuantizer):
+    """Affine weight quantizer with two scales per row: one for the outlier columns, one for the rest (ERQ).
+
+    Which columns hold outliers is the same for all rows: `outliers`, bool over the columns of the flattened
+    weight. With `outliers` set, ``scale`` and ``zero_point`` hold 2 R values, those of the ordinary columns
+    first; until then it is the plain quantizer per row.
+    """
+
+    outliers: Tensor
+
+    def __init__(self, spec: TensorSpec, site: str, axis: int | None = None) -> None:
+        super().__init__(spec, site, axis)
+        self.register_buffer("outliers", torch.empty(0, dtype=torch.bool))
+
+    def set_dual(
+        self, ordinary: UniformQuantizer, outlying: UniformQuantizer, outliers: Tensor
+    ) -> None:
+        """Take scales and zero points per row from two quantizers, and the outlier columns ([K])."""
+        self.outliers = outliers
+        self.set_parameters(
+            torch.cat([ordinary.scale, outlying.scale]),
+            torch.cat([ordinary.zero_point, outlying.zero_point]),
+        )
+
+    def set_range(self, low: Tensor, high: Tensor) -> None:
+        """Cover [low, high] in all columns; shapes [R]."""
+        self.outliers = self.outliers[:0]
+        super().set_range(low, high)
+
+    def shaped(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scale and zero point of every entry of a weight [R, ...]."""
+        if self.outliers.numel() == 0:
+            return super().shaped(x)
+        scale, zero_point = (self._by_column(v, x) for v in (self.scale, self.zero_point))
+        return scale, zero_point
+
+    def _by_column(self, values: Tensor, x: Tensor) -> Tensor:
+        ordinary, outlying = values[:, None].chunk(2)
+        return torch.where(self.outliers, outlying, ordinary).reshape(x.shape)
+
+    def _is_fusible(self) -> bool:
+        return self.outliers.numel() == 0 and super()._is_fusible()

@@ -1,0 +1,181 @@
+"""Terms of the reconstruction loss, at the granularity of a block, the whole model, a layer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vit_ptq_bench.methods.quantization.model.structure import Output
+
+
+@dataclass
+class Batch:
+    """What the losses see in one iteration.
+
+    Attributes:
+        output: output of the quantized unit for the mixed input.
+        target: output of the full-precision unit for the full-precision input.
+        clean: output of the quantized unit for the quantized input, no mix; None unless asked for.
+        rest: the rest of the model in full precision, up to the prediction.
+        prediction: the full-precision model's: logits [b, classes], or a detector's feature maps.
+        inner, inner_target: outputs of the unit's operations by name, quantized and full precision.
+        importance: squared gradient of the loss at the unit's full-precision output, of mean 1.
+        homologous: output of the full-precision unit for the quantized input.
+    """
+
+    output: Tensor
+    target: Tensor
+    rest: Callable[[Tensor], Output]
+    prediction: Output
+    clean: Tensor | None = None
+    inner: dict[str, Tensor] = field(default_factory=dict)
+    inner_target: dict[str, Tensor] = field(default_factory=dict)
+    importance: Tensor | None = None
+    homologous: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One loss of the loss.
+
+    Attributes:
+        weight: its share; a loss of weight 0 is not computed at all.
+        floor: smallest value by which the loss is divided when it is normalised.
+        every: it counts in every so-manieth iteration, with so many times the weight.
+        needs_clean: whether it needs `Batch.clean` and `Batch.rest`.
+        needs_inner: whether it needs the operations' outputs.
+        needs_importance: whether it needs `Batch.importance`.
+        needs_homologous: whether it needs `Batch.homologous`.
+    """
+
+    weight: float = 1.0
+    floor: float = 1e-8
+    every: int = 1
+    needs_clean: ClassVar[bool] = False
+    needs_inner: ClassVar[bool] = False
+    needs_importance: ClassVar[bool] = False
+    needs_homologous: ClassVar[bool] = False
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the loss's value (scalar)."""
+        raise AssertionError("defined by each loss")
+
+
+def divergence(target: Tensor, output: Tensor, temperature: float) -> Tensor:
+    """Return KL(softmax(target / T) || softmax(output / T)), mean over all but the last dimension."""
+    classes = output.shape[-1]
+    return F.kl_div(
+        F.log_softmax(output / temperature, dim=-1).reshape(-1, classes),
+        F.log_softmax(target / temperature, dim=-1).reshape(-1, classes),
+        reduction="batchmean",
+        log_target=True,
+    )
+
+
+def prediction_difference(target: Output, output: Output, temperature: float) -> Tensor:
+    """Return how far a prediction is off: KL of logits, or the mean relative squared error of feature maps.
+
+    ``mean over maps of |P^ - P|^2 / |P|^2``: a detector has no logits of the image, and proposals, their
+    selection and sampling cannot be differentiated.
+    """
+    if isinstance(target, Tensor) and isinstance(output, Tensor):
+        return divergence(target, output, temperature)
+    parts = [
+        (mine - true).square().sum() / true.square().sum().clamp_min(1e-30)
+        for true, mine in zip(target, output, strict=True)
+    ]
+    return torch.stack(parts).mean()
+
+
+@dataclass(frozen=True)
+class BlockError(Loss):
+    """Squared error of the unit's output, summed over channels, mean over images and tokens."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return (batch.output - batch.target).square().sum(dim=-1).mean()
+
+
+@dataclass(frozen=True)
+class MeanError(Loss):
+    """Mean squared error of the unit's output over everything (LRQuant)."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return (batch.output - batch.target).square().mean()
+
+
+@dataclass(frozen=True)
+class FisherError(Loss):
+    """Squared error weighted by the diagonal of the Fisher information (BRECQ, equation 10)."""
+
+    needs_importance: ClassVar[bool] = True
+
+    def __call__(self, batch: Batch) -> Tensor:
+        assert batch.importance is not None
+        error = (batch.output - batch.target).square().mul(batch.importance)
+        return error.sum(dim=-1).mean()
+
+
+@dataclass(frozen=True)
+class NegativeLogCosine(Loss):
+    """``-log |mean over tokens of cos(y, y^)|``: the direction of the outputs (LRQuant, equation 9)."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        cosine = F.cosine_similarity(batch.output, batch.target, dim=-1).mean().abs()
+        return -cosine.clamp_min(1e-6).log()
+
+
+@dataclass(frozen=True)
+class Homologous(Loss):
+    """Another loss against the full-precision unit on the same, quantized input (LRQuant+)."""
+
+    loss: Loss = field(default_factory=MeanError)
+    needs_homologous: ClassVar[bool] = True
+
+    def __call__(self, batch: Batch) -> Tensor:
+        assert batch.homologous is not None
+        return self.loss(replace(batch, target=batch.homologous))
+
+
+@dataclass(frozen=True)
+class LogitDivergence(Loss):
+    """KL of the unit's output, for the unit that gives the logits."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return divergence(batch.target, batch.output, 1.0)
+
+
+@dataclass(frozen=True)
+class PredictionDivergence(Loss):
+    """KL of the model's prediction when the unit's output goes through the rest in full precision.
+
+    The prediction difference of PD-Quant (Liu et al., CVPR 2023, equation 5) and our reading of MGRQ's
+    extra-block global supervision; for a detector the error of the neck's feature maps instead.
+    """
+
+    temperature: float = 1.0
+    needs_clean: ClassVar[bool] = True
+
+    def __call__(self, batch: Batch) -> Tensor:
+        assert batch.clean is not None
+        return prediction_difference(batch.prediction, batch.rest(batch.clean), self.temperature)
+
+
+@dataclass(frozen=True)
+class LocalDivergence(Loss):
+    """Mean over inner layers of the KL between the channel distributions of their outputs.
+
+    Outputs are divided by the full-precision output's standard deviation, else layers with small outputs
+    would have a flat softmax and no gradient. Our reading of MGRQ's intra-block local supervision.
+    """
+
+    needs_inner: ClassVar[bool] = True
+
+    def __call__(self, batch: Batch) -> Tensor:
+        values = [
+            divergence(target / (deviation := target.std()), batch.inner[name] / deviation, 1.0)
+            for name, target in batch.inner_target.items()
+        ]
+        return sum(values, start=batch.output.new_zeros(())) / max(1, len(values))

@@ -1,0 +1,276 @@
+"""Quantizers whose parameters are learned: roundings, weights, clipping, activation steps and ranges.
+
+Each stands in the place of a calibrated quantizer while its unit is reconstructed, and hands back what
+it has learned at the end.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from vit_ptq_bench.methods.quantization.bits import TensorSpec
+from vit_ptq_bench.methods.quantization.calibration.range_rules import grouped
+from vit_ptq_bench.methods.quantization.quantizers.arithmetic import (
+    choose,
+    extremes,
+    trainable_fake_quantize,
+)
+from vit_ptq_bench.methods.quantization.quantizers.base import TINY, Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
+
+ZETA, GAMMA = 1.1, -0.1
+"""Stretch of the rectified sigmoid (AdaRound, equation 23)."""
+
+
+CLIP_START = 4.0
+"""Start of the clipping logits: sigmoid(4) = 0.982 of the range (OmniQuant, LRQuant)."""
+
+
+def round_through(x: Tensor) -> Tensor:
+    """Round to the nearest integer; the gradient passes as if nothing had happened."""
+    return x + (x.round() - x).detach()
+
+
+class TrainableQuantizer(Quantizer):
+    """Base of all: active from the start, with the calibrated quantizer at hand.
+
+    Attributes:
+        inner: the calibrated quantizer.
+    """
+
+    def __init__(self, inner: Quantizer) -> None:
+        super().__init__(inner.spec, inner.site, inner.axis)
+        self.inner = inner
+        self.active = True
+
+    @property
+    def initialised(self) -> bool:
+        return True
+
+
+class TrainableWeight(TrainableQuantizer):
+    """Base of the ways to learn a weight's codes."""
+
+    inner: UniformQuantizer
+
+    def codes(self, weight: Tensor) -> Tensor:
+        """Return the integer codes that were learned (int32, shape of ``weight``).
+
+        Sets the scales of `inner` where those were learned too.
+        """
+        raise AssertionError("defined by each form")
+
+    def regulariser(self, exponent: float) -> Tensor | None:
+        """Return the penalty on undecided roundings; None where there are none."""
+        return None
+
+
+class TrainableCodes(TrainableWeight):
+    """Base of the two ways to learn codes on calibrated scales."""
+
+    def __init__(self, inner: UniformQuantizer, weight: Tensor) -> None:
+        super().__init__(inner)
+        scale, zero_point = inner.shaped(weight)
+        self._step, self._zero = scale, zero_point.float()
+        self._low, self._high = inner.code_range
+
+    def _values(self, codes: Tensor) -> Tensor:
+        return (codes.clamp(self._low, self._high) - self._zero) * self._step
+
+
+class TrainableRounding(TrainableCodes):
+    """AdaRound: each weight goes up or down, ``floor(w / s) + h(alpha)`` (Nagel et al. 2020).
+
+    ``h = clip(1.2 sigmoid(alpha) - 0.1, 0, 1)`` starts at the weight's own fraction, so that the soft
+    weight is the full-precision one at first (inside the range of the codes).
+    """
+
+    def __init__(self, inner: UniformQuantizer, weight: Tensor) -> None:
+        super().__init__(inner, weight)
+        quotient = weight.detach() / self._step
+        self._floor = quotient.floor() + self._zero
+        fraction = quotient - quotient.floor()
+        self.alpha = nn.Parameter(-torch.log((ZETA - GAMMA) / (fraction - GAMMA) - 1))
+
+    def _up(self) -> Tensor:
+        return (self.alpha.sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        return self._values(self._floor + self._up())
+
+    def codes(self, weight: Tensor) -> Tensor:
+        codes = self._floor + (self.alpha >= 0)
+        return codes.clamp(self._low, self._high).to(torch.int32)
+
+    def regulariser(self, exponent: float) -> Tensor:
+        return (1 - (2 * self._up() - 1).abs().pow(exponent)).sum()
+
+
+class TrainableOffset(TrainableCodes):
+    """The weight itself is trained through the rounding (straight-through estimator; I&S-ViT)."""
+
+    def __init__(self, inner: UniformQuantizer, weight: Tensor) -> None:
+        super().__init__(inner, weight)
+        self.trained = nn.Parameter(weight.detach().clone())
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        return self._values(round_through(self.trained / self._step) + self._zero)
+
+    def codes(self, weight: Tensor) -> Tensor:
+        return self.inner.quantize(self.trained.detach())
+
+
+class TrainableClip(TrainableWeight):
+    """Learned weight clipping: the range of each row is ``(sigmoid(l) min, sigmoid(u) max)``.
+
+    Source: OmniQuant (Shao et al., ICLR 2024, equation 2), as LRQuant uses it. The range follows the weight
+    it is given, which a smoothing may scale.
+
+    Attributes:
+        lower, upper: the logits l and u, [groups].
+        gain: a factor on the dequantized row, [groups], folded into its scale at the end; None: 1.
+    """
+
+    def __init__(self, inner: UniformQuantizer, weight: Tensor, gain: bool) -> None:
+        super().__init__(inner)
+        groups = len(grouped(weight, inner))
+        self.lower = nn.Parameter(weight.new_full((groups,), CLIP_START))
+        self.upper = nn.Parameter(weight.new_full((groups,), CLIP_START))
+        self.gain = nn.Parameter(weight.new_ones(groups)) if gain else None
+
+    def _range(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = extremes(grouped(weight, self.inner), (1,))
+        return self.lower.sigmoid() * low.squeeze(1), self.upper.sigmoid() * high.squeeze(1)
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        scale, zero = scale_and_zero(self.spec, *self._range(x))
+        values = quantize_through(x, scale, zero, self.inner)
+        return (
+            values if self.gain is None else values * _spread(self._gains(self.gain), self.inner, x)
+        )
+
+    def codes(self, weight: Tensor) -> Tensor:
+        self.inner.set_range(*(end.detach() for end in self._range(weight)))
+        codes = self.inner.quantize(weight)
+        if self.gain is not None:
+            scale = self.inner.scale * self._gains(self.gain).detach()
+            self.inner.set_parameters(scale, self.inner.zero_point)
+        return codes
+
+    @staticmethod
+    def _gains(gain: Tensor) -> Tensor:
+        return gain.clamp_min(SMALLEST_GAIN)
+
+
+SMALLEST_GAIN = 0.01
+"""A scale must stay positive."""
+
+
+class BatchRange(TrainableQuantizer):
+    """An activation quantizer with the range of what passes, through which gradients flow.
+
+    What is learned lies before it (smoothing). A range without gradient would hide from the smoothing
+    that it changes the step.
+
+    Attributes:
+        shares: factors on the lower and the upper end: what of the range a calibration would keep.
+    """
+
+    def __init__(self, inner: Quantizer, shares: tuple[Tensor, Tensor] | None = None) -> None:
+        super().__init__(inner)
+        one = torch.ones(())
+        self.shares = shares or (one, one)
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        if not isinstance(self.inner, UniformQuantizer):
+            with torch.no_grad():
+                self.inner.set_range(*torch.aminmax(grouped(x, self.inner), dim=1))
+            return x + (self.inner.fake_quantize(x.detach()) - x).detach()
+        low, high = extremes(x, self._dims(x))
+        shares = [share.to(x) for share in self.shares]
+        scale, zero = scale_and_zero(self.spec, shares[0] * low, shares[1] * high)
+        return quantize_through(x, scale, zero, self.inner)
+
+    def _dims(self, x: Tensor) -> tuple[int, ...]:
+        if self.spec.granularity == "token":
+            return (-1,)
+        kept = None if self.axis is None else self.axis % x.dim()
+        return tuple(d for d in range(x.dim()) if d != kept)
+
+
+def scale_and_zero(spec: TensorSpec, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Return scale and zero point of a range as `UniformQuantizer.set_range`, differentiable."""
+    if spec.symmetric:
+        bound = torch.maximum(low.abs(), high.abs())
+        scale = (bound / (2 ** (spec.bits - 1) - 0.5)).clamp_min(TINY)
+        return scale, torch.zeros_like(scale)
+    scale = ((high - low) / (2**spec.bits - 1)).clamp_min(TINY)
+    return scale, round_through(-low / scale)
+
+
+def quantize_through(x: Tensor, scale: Tensor, zero: Tensor, quantizer: UniformQuantizer) -> Tensor:
+    """Fake-quantize ``x``; the rounding passes gradients to ``x``, ``scale`` and ``zero``.
+
+    Args:
+        x: any shape.
+        scale, zero: [groups], or of a shape that meets ``x``.
+        quantizer: gives axis and code range.
+    """
+    if scale.dim() != x.dim():
+        scale, zero = _spread(scale, quantizer, x), _spread(zero, quantizer, x)
+    return trainable_fake_quantize(x, scale, zero.to(scale.dtype), quantizer.code_range)
+
+
+class TrainableStep(TrainableQuantizer):
+    """An activation quantizer that passes gradients, learns its step (LSQ) and drops (QDrop).
+
+    Attributes:
+        step: the learned scale, or None where the quantizer has no step to learn (logarithmic, dynamic).
+        keep: probability that a value is quantized; else it stays in full precision.
+    """
+
+    def __init__(self, inner: Quantizer, generator: torch.Generator) -> None:
+        super().__init__(inner)
+        self.keep = 1.0
+        self._generator = generator
+        learns = isinstance(inner, UniformQuantizer) and not inner.spec.dynamic
+        self.step = nn.Parameter(inner.scale.clone()) if learns else None
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        if self.step is None:
+            values = x + (self.inner.fake_quantize(x.detach()) - x).detach()
+        else:
+            values = self._learnable(x, self.step)
+        if self.keep >= 1:
+            return values
+        kept = torch.rand(x.shape, generator=self._generator, device=x.device).lt_(self.keep)
+        return choose(kept, values, x)
+
+    def _learnable(self, x: Tensor, step: Tensor) -> Tensor:
+        inner = self.inner
+        assert isinstance(inner, UniformQuantizer)
+        # LSQ, section 2.2: without it the step's gradient grows with the number of values.
+        gain = 1 / math.sqrt(x.numel() / len(step) * inner.code_range[1])
+        scaled = step.clamp_min(TINY)
+        scaled = scaled * gain + (scaled * (1 - gain)).detach()
+        return quantize_through(x, scaled, inner.zero_point, inner)
+
+    def finish(self) -> Quantizer:
+        """Return the calibrated quantizer with the learned step."""
+        if self.step is not None:
+            assert isinstance(self.inner, UniformQuantizer)
+            step = self.step.detach().clamp_min(TINY)
+            self.inner.set_parameters(step, self.inner.zero_point)
+        self.inner.active = True
+        return self.inner
+
+
+def _spread(values: Tensor, quantizer: UniformQuantizer, x: Tensor) -> Tensor:
+    """Shape one value per group so that it meets its entries of ``x``."""
+    if values.numel() == 1:
+        return values
+    axis = (quantizer.axis or 0) % x.dim()
+    shape = [1] * x.dim()
+    shape[axis] = -1
+    return values.repeat_interleave(x.shape[axis] // values.numel()).view(shape)

@@ -1,0 +1,261 @@
+"""What a recipe can learn in a unit, and how it is put in and taken out."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.calibration.passes import Rule, calibrate_sites
+from vit_ptq_bench.methods.quantization.model.layers import (
+    QuantMatMul,
+    QuantOperation,
+    WeightedOperation,
+)
+from vit_ptq_bench.methods.quantization.model.structure import Segment, Site, Structure, sites_of
+from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
+from vit_ptq_bench.methods.quantization.reconstruction.trainable_quantizers import (
+    BatchRange,
+    TrainableClip,
+    TrainableOffset,
+    TrainableRounding,
+    TrainableStep,
+    TrainableWeight,
+)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is reconstructed at once.
+
+    Attributes:
+        segment: the piece of the model.
+        structure: of the whole model; its links say where scales can move.
+        inputs: the full-precision inputs of the segment for all calibration images.
+        quantized: its inputs from the quantized prefix, for the images that ranges are taken from
+            (`calibration.range_images`).
+        generator: for random drops.
+    """
+
+    segment: Segment
+    structure: Structure
+    inputs: Tensor
+    quantized: Tensor
+    generator: torch.Generator
+
+    def layers(self) -> list[WeightedOperation]:
+        """Return the operations with a weight that is quantized."""
+        return [
+            op
+            for op in self.segment.operations
+            if isinstance(op, WeightedOperation) and not op.weight_quantizer.spec.is_float
+        ]
+
+
+class Attachment:
+    """Learned quantities that stand in one place of a unit until they are taken out."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return what the optimizer moves."""
+        return []
+
+    def switch(self, on: bool) -> None:
+        """Switch on, or off so that the unit is in full precision."""
+
+    def keep(self, probability: float) -> None:
+        """Set the probability that an activation is quantized."""
+
+    def regulariser(self, exponent: float) -> Tensor | None:
+        """Return a penalty that joins the loss, or None."""
+        return None
+
+    def detach(self, accept: bool) -> None:
+        """Put back what was there, with what was learned if ``accept``."""
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """One kind of learned quantity, with its learning rate.
+
+    Attributes:
+        rate: Adam's learning rate; 0 keeps the start values.
+        cosine: whether the rate falls to 0 as half a cosine.
+    """
+
+    rate: float = 0.0
+    cosine: bool = True
+
+    def attach(self, unit: Unit) -> list[Attachment]:
+        """Put it into every place of ``unit`` where it belongs."""
+        raise AssertionError("defined by each kind")
+
+
+class _WeightAttachment(Attachment):
+    def __init__(self, operation: WeightedOperation, learned: TrainableWeight) -> None:
+        self.operation, self.learned = operation, learned
+        operation.weight_quantizer = learned
+
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.learned.parameters(recurse=False))
+
+    def switch(self, on: bool) -> None:
+        self.learned.active = on
+
+    def regulariser(self, exponent: float) -> Tensor | None:
+        return self.learned.regulariser(exponent)
+
+    def detach(self, accept: bool) -> None:
+        self.operation.weight_quantizer = self.learned.inner
+        if accept:
+            codes = self.learned.codes(self.operation.weight.detach())
+            self.operation.set_codes(codes)
+
+
+def _uniform(operation: WeightedOperation) -> UniformQuantizer:
+    quantizer = operation.weight_quantizer
+    if type(quantizer) is not UniformQuantizer:
+        raise MethodError(
+            f"{quantizer.site}: only uniform weight quantizers can be learned, "
+            f"not {quantizer.spec.scheme}"
+        )
+    return quantizer
+
+
+@dataclass(frozen=True)
+class Roundings(Trainable):
+    """AdaRound: whether each weight is rounded up or down (Nagel et al. 2020)."""
+
+    rate: float = 1e-3
+    cosine: bool = False
+
+    def attach(self, unit: Unit) -> list[Attachment]:
+        return [
+            _WeightAttachment(op, TrainableRounding(_uniform(op), op.weight))
+            for op in unit.layers()
+        ]
+
+
+@dataclass(frozen=True)
+class Weights(Trainable):
+    """The weights themselves, through the rounding (straight-through; I&S-ViT)."""
+
+    rate: float = 4e-5
+
+    def attach(self, unit: Unit) -> list[Attachment]:
+        return [
+            _WeightAttachment(op, TrainableOffset(_uniform(op), op.weight)) for op in unit.layers()
+        ]
+
+
+@dataclass(frozen=True)
+class Clipping(Trainable):
+    """Weight clipping (OmniQuant); with ``gain`` also a factor per row (LRQuant+'s r1)."""
+
+    rate: float = 1e-2
+    cosine: bool = False
+    gain: bool = False
+
+    def attach(self, unit: Unit) -> list[Attachment]:
+        return [
+            _WeightAttachment(op, TrainableClip(_uniform(op), op.weight, self.gain))
+            for op in unit.layers()
+        ]
+
+
+class _ActivationAttachment(Attachment):
+    def __init__(
+        self, operation: QuantOperation, name: str, learned: TrainableStep | BatchRange
+    ) -> None:
+        self.operation, self.name, self.learned = operation, name, learned
+        setattr(operation, name, learned)
+
+    def switch(self, on: bool) -> None:
+        self.learned.active = on
+
+
+class _StepAttachment(_ActivationAttachment):
+    learned: TrainableStep
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [] if self.learned.step is None else [self.learned.step]
+
+    def keep(self, probability: float) -> None:
+        self.learned.keep = probability
+
+    def detach(self, accept: bool) -> None:
+        if not accept:
+            self.learned.step = None
+        setattr(self.operation, self.name, self.learned.finish())
+
+
+class _RangeAttachment(_ActivationAttachment):
+    def detach(self, accept: bool) -> None:
+        self.learned.inner.active = True
+        setattr(self.operation, self.name, self.learned.inner)
+
+
+@dataclass(frozen=True)
+class Steps(Trainable):
+    """Steps of the activation quantizers (LSQ); the drops of QDrop happen here too."""
+
+    rate: float = 4e-5
+
+    def attach(self, unit: Unit) -> list[Attachment]:
+        return [
+            _StepAttachment(op, name, TrainableStep(quantizer, unit.generator))
+            for op, name, quantizer in _activations(unit.segment)
+        ]
+
+
+@dataclass(frozen=True)
+class BatchRanges(Trainable):
+    """Nothing to learn: activations are quantized over the range of each batch while others learn.
+
+    Attributes:
+        rule: for static per-tensor activations, what will calibrate them afterwards: it is asked once
+            before, on the unit's quantized input, and the share of the range that it keeps is kept of
+            each batch's range. Without it smoothing would learn for wider ranges than it will get.
+    """
+
+    rule: Rule | None = None
+
+    def attach(self, unit: Unit) -> list[Attachment]:
+        shares = {} if self.rule is None else _kept_shares(unit, self.rule)
+        return [
+            _RangeAttachment(op, name, BatchRange(quantizer, shares.get(quantizer.site)))
+            for op, name, quantizer in _activations(unit.segment)
+        ]
+
+
+def _kept_shares(unit: Unit, rule: Rule) -> dict[str, tuple[Tensor, Tensor]]:
+    """Which shares of the lowest and the highest value a rule keeps, per static per-tensor site."""
+    shares: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def ask(site: Site, x: Tensor) -> None:
+        rule(site, x)
+        quantizer = site.quantizer
+        if isinstance(quantizer, UniformQuantizer) and quantizer.axis is None:
+            codes = torch.tensor(quantizer.code_range, device=x.device)
+            kept = quantizer.dequantize(codes.to(torch.int32))
+            ends = torch.stack(torch.aminmax(x.detach()))
+            low, high = (kept / torch.where(ends == 0, 1.0, ends)).clamp(0, 1)
+            shares[site.name] = (low, high)
+
+    sites = [site for site in sites_of(unit.segment.operations) if not site.is_weight]
+    calibrate_sites(sites, lambda: unit.segment.run(unit.quantized), ask, sequential=True)
+    for site in sites:
+        site.quantizer.active = False
+    return shares
+
+
+def _activations(segment: Segment) -> list[tuple[QuantOperation, str, Quantizer]]:
+    """Every quantized activation: operation, attribute, quantizer."""
+    found = []
+    for operation in segment.operations:
+        pair = isinstance(operation, QuantMatMul)
+        for name in ("first_quantizer", "second_quantizer") if pair else ("input_quantizer",):
+            quantizer = getattr(operation, name)
+            if not quantizer.spec.is_float:
+                found.append((operation, name, quantizer))
+    return found

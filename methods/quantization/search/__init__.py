@@ -1,0 +1,1 @@
+"""Search of quantizers' scales by the error of outputs."""

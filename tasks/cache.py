@@ -1,0 +1,30 @@
+"""The cache of decoded images that the runs of a sweep use in turn."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+
+class TensorCache(Protocol):
+    """A place for tensors that outlives one run (the benchmark gives it to every run of a sweep)."""
+
+    def __contains__(self, key: str) -> bool:
+        """Whether something lies under ``key``."""
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """Return what lies under ``key``, or None."""
+
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep ``tensors`` under ``key``, if there is room."""
+
+
+def image_key(preprocessing: object, paths: Iterable[Path]) -> str:
+    """Return the key of what a preprocessing makes of image files as they are now."""
+    digest = hashlib.sha256(repr(preprocessing).encode())
+    for path in paths:
+        stat = path.stat()
+        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

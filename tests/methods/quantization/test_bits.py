@@ -1,0 +1,77 @@
+import pytest
+
+from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.bits import (
+    FLOAT,
+    INPUT_SITES,
+    OPERAND_ROLES,
+    SITE_KEYS,
+    WEIGHT_SITES,
+    BitTable,
+    BitWidth,
+    TensorSpec,
+    equal_table,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"), [("W4A4", (4, 4)), ("w2a8", (2, 8)), (" W4A32 ", (4, 32))]
+)
+def test_bit_width_is_read(text, pair):
+    width = BitWidth.parse(text)
+    assert (width.weight, width.activation) == pair
+    assert BitWidth.parse(str(width)) == width
+
+
+@pytest.mark.parametrize("text", ["", "W4", "A4W4", "4/4", "W1A4", "W4A9", "W16A16", "W4A4x"])
+def test_bad_bit_width_is_refused(text):
+    with pytest.raises(MethodError, match=r"W4A4|2 to 8"):
+        BitWidth.parse(text)
+
+
+def test_equal_table_is_the_common_setting():
+    table = equal_table(BitWidth(3, 5))
+    assert all(table[key] == TensorSpec(3, "channel") for key in WEIGHT_SITES)
+    assert table["patch_embed.input"].bits == 8
+    others = (set(INPUT_SITES) | set(OPERAND_ROLES)) - {"patch_embed.input"}
+    assert all(table[key] == TensorSpec(5) for key in others)
+
+
+def test_weight_only_leaves_every_activation_in_float():
+    table = equal_table(BitWidth(4, FLOAT))
+    assert all(table[key].is_float for key in INPUT_SITES + OPERAND_ROLES)
+    assert not any(table[key].is_float for key in WEIGHT_SITES)
+
+
+def test_table_survives_json_and_change_touches_only_what_it_names():
+    table = equal_table(BitWidth(4, 4)).change("attention", scheme="log2")
+    assert BitTable.from_dict(table.to_dict()) == table
+    assert {k for k in SITE_KEYS if table[k] != equal_table(BitWidth(4, 4))[k]} == {"attention"}
+
+
+def test_change_does_not_quantize_what_is_float():
+    table = equal_table(BitWidth(4, FLOAT)).change("attention", scheme="log2")
+    assert table["attention"] == TensorSpec(FLOAT)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"bits": 1},
+        {"bits": 4, "granularity": "row"},
+        {"bits": 4, "scheme": "log3"},
+        {"bits": 4, "colour": 1},
+        {"granularity": "tensor"},
+        {"bits": 4, "granularity": "token"},
+    ],
+)
+def test_bad_spec_is_refused(spec):
+    with pytest.raises(MethodError):
+        TensorSpec.from_dict(spec)
+
+
+def test_table_names_missing_and_unknown_sites():
+    data = equal_table(BitWidth(4, 4)).to_dict()
+    data["keys"] = data.pop("key")
+    with pytest.raises(MethodError, match=r"missing \['key'\], unknown \['keys'\]"):
+        BitTable.from_dict(data)

@@ -1,0 +1,253 @@
+"""The ImageNet task on small trees of generated JPEGs, with an untrained model from a file."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from vit_ptq_bench.tasks.api.registry import TASKS
+from vit_ptq_bench.tasks.api.task import TaskOptions
+from vit_ptq_bench.tasks.classification.image_cache import CachedImages
+from vit_ptq_bench.tasks.errors import TaskError
+
+MODEL = "vit_tiny_patch16_224"
+CLASSES = 1000
+
+
+def _image(path, seed):
+    pixels = np.random.default_rng(seed).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file(timm.create_model(MODEL).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Six validation images in 1000 class folders, nine training images."""
+    for label in range(CLASSES):
+        (tmp_path / "val" / f"n{label:08d}").mkdir(parents=True)
+    for i, label in enumerate((0, 1, 7, 500, 998, 999)):
+        _image(tmp_path / "val" / f"n{label:08d}" / f"v{i}.JPEG", i)
+    for i in range(9):
+        _image(tmp_path / "train" / f"n{i:08d}" / f"t{i}.JPEG", 100 + i)
+    return tmp_path
+
+
+def _task(**options):
+    return TASKS.get("imagenet")(TaskOptions(**options))
+
+
+def test_image_folder_evaluates_and_calibrates(tree, checkpoint):
+    task = _task(data_dir=tree, checkpoint=checkpoint, batch_size=4)
+    loaded = task.load_model(MODEL)
+    result = task.evaluate(loaded.module, loaded, torch.device("cpu"))
+    assert result.n == 6 and set(result.metrics) == {"top1", "top5"}
+    # Independently: the same images by hand.
+    transform = timm.data.create_transform(
+        (3, 224, 224), crop_pct=0.9, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic"
+    )
+    files = sorted((tree / "val").glob("*/*.JPEG"))
+    with torch.no_grad():
+        logits = loaded.module(torch.stack([transform(Image.open(f)) for f in files]))
+    labels = torch.tensor([int(f.parent.name[1:]) for f in files])
+    assert np.array_equal(result.outcomes, (logits.argmax(1) == labels).numpy())
+    batches = task.calibration_batches(loaded, 5, seed=0)
+    assert [tuple(b.shape) for b in batches] == [(4, 3, 224, 224), (1, 3, 224, 224)]
+    again = task.calibration_batches(loaded, 5, seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
+
+
+def test_flat_images_with_labels_by_name_or_in_order(tree, tmp_path, checkpoint):
+    flat = tmp_path / "flat"
+    for i in range(4):
+        _image(flat / "val" / f"ILSVRC2012_val_{i:08d}.JPEG", i)
+    by_name, in_order = tmp_path / "names.txt", tmp_path / "order.txt"
+    rows = [f"ILSVRC2012_val_{i:08d}.JPEG {label}" for i, label in enumerate((3, 1, 999, 0))]
+    by_name.write_text("\n".join(reversed(rows)))
+    in_order.write_text("3\n1\n999\n0\n")
+    outcomes = []
+    for labels in (by_name, in_order):
+        task = _task(data_dir=flat, val_labels=labels, checkpoint=checkpoint)
+        assert [label for _, label in task._validation] == [3, 1, 999, 0]
+        loaded = task.load_model(MODEL)
+        outcomes.append(task.evaluate(loaded.module, loaded, torch.device("cpu")).outcomes)
+    assert np.array_equal(*outcomes)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1\n2\n", "labels 2 images"),
+        ("a.JPEG 1\nb.JPEG 2\nc.JPEG 3\nd.JPEG 4", "no label for"),
+        ("1\n2\nn01\n3", "mixes class indices and class names"),
+        ("1 2 3\n1\n2\n3", "line 1"),
+        ("1\n2\n3\n1000", "label 1000"),
+    ],
+)
+def test_bad_ground_truth_files(tmp_path, checkpoint, text, message):
+    for i in range(4):
+        _image(tmp_path / "val" / f"v{i}.JPEG", i)
+    labels = tmp_path / "labels.txt"
+    labels.write_text(text)
+    task = _task(data_dir=tmp_path, val_labels=labels, checkpoint=checkpoint)
+    loaded = task.load_model(MODEL)
+    with pytest.raises(TaskError, match=message):
+        task.evaluate(loaded.module, loaded, torch.device("cpu"))
+
+
+def test_missing_and_empty_folders(tmp_path, checkpoint):
+    with pytest.raises(TaskError, match="BENCH_IMAGENET_DATA_DIR"):
+        _task(checkpoint=checkpoint).data_id()
+    with pytest.raises(TaskError, match="no such data folder"):
+        _task(data_dir=tmp_path / "none").data_id()
+    with pytest.raises(TaskError, match="no folder val or validation"):
+        _task(data_dir=tmp_path).data_id()
+    (tmp_path / "val").mkdir()
+    with pytest.raises(TaskError, match="--val-labels"):
+        _task(data_dir=tmp_path).data_id()
+    (tmp_path / "val" / "n01").mkdir()
+    with pytest.raises(TaskError, match="no images found"):
+        _task(data_dir=tmp_path).data_id()
+
+
+def test_holdout_halves_the_training_images(tree, checkpoint):
+    task = _task(data_dir=tree, checkpoint=checkpoint, holdout=True)
+    loaded = task.load_model(MODEL)
+    with pytest.raises(TaskError, match="train has 9 class folders"):
+        task.evaluate(loaded.module, loaded, torch.device("cpu"))
+    for label in range(CLASSES):
+        (tree / "train" / f"n{label:08d}").mkdir(exist_ok=True)
+    judged = task.evaluate(loaded.module, loaded, torch.device("cpu"))
+    assert judged.n == 4
+    assert task.data_id() != _task(data_dir=tree, checkpoint=checkpoint).data_id()
+    free = torch.cat(task.calibration_batches(loaded, 5, 0))
+    with pytest.raises(TaskError, match="has 5 images to draw, the run asks for 6"):
+        task.calibration_batches(loaded, 6, 0)
+    everything = _task(data_dir=tree, checkpoint=checkpoint).calibration_batches(loaded, 9, 0)
+    drawn = {image.numpy().tobytes() for image in free}
+    assert len(drawn) == 5 and drawn < {i.numpy().tobytes() for i in torch.cat(everything)}
+
+
+def test_class_count_corrupt_image_and_too_few_images(tree, checkpoint):
+    task = _task(data_dir=tree, checkpoint=checkpoint)
+    loaded = task.load_model(MODEL)
+    with pytest.raises(TaskError, match="has 9 images to draw, the run asks for 10"):
+        task.calibration_batches(loaded, 10, 0)
+    broken = tree / "val" / "n00000007" / "v2.JPEG"
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(TaskError, match=r"v2\.JPEG: corrupt"):
+        _task(data_dir=tree, checkpoint=checkpoint).evaluate(
+            loaded.module, loaded, torch.device("cpu")
+        )
+    (tree / "val" / "n00000999" / "v5.JPEG").unlink()
+    (tree / "val" / "n00000999").rmdir()
+    with pytest.raises(TaskError, match="has 999 class folders"):
+        _task(data_dir=tree, checkpoint=checkpoint).evaluate(
+            loaded.module, loaded, torch.device("cpu")
+        )
+
+
+def test_data_without_training_images_can_only_be_evaluated(tree, checkpoint):
+    (tree / "train").rename(tree / "elsewhere")
+    task = _task(data_dir=tree, checkpoint=checkpoint)
+    assert task.data_id().startswith("sha256:")
+    with pytest.raises(TaskError, match="calibration needs training images"):
+        task.calibration_batches(task.load_model(MODEL), 1, 0)
+
+
+def test_names_and_identities(tree, checkpoint):
+    task = _task(data_dir=tree)
+    assert task.weights_id(MODEL) == f"timm:{MODEL}.augreg_in21k_ft_in1k"
+    assert _task(data_dir=tree, checkpoint=checkpoint).weights_id(MODEL).startswith("sha256:")
+    with pytest.raises(TaskError, match=r"did you mean .*vit_tiny_patch16_224"):
+        task.weights_id("vit_tiny_patch16_225")
+    before = task.data_id()
+    _image(tree / "val" / "n00000001" / "w.JPEG", 50)
+    assert _task(data_dir=tree).data_id() != before
+    assert "deit_small_patch16_224.fb_in1k" in task.model_names()
+
+
+def test_pretrained_weights_that_cannot_be_had(tree, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(TaskError, match="no network.*--checkpoint"):
+        _task(data_dir=tree).load_model(MODEL)
+
+
+class _Kept(dict):
+    """A place to share, in memory."""
+
+    def put(self, key, tensors):
+        self[key] = {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_images_that_another_run_has_decoded_are_the_same_to_the_bit(
+    tree, checkpoint, monkeypatch, exact
+):
+    task = _task(data_dir=tree, checkpoint=checkpoint, batch_size=4)
+    loaded = task.load_model(MODEL)
+    alone = task.calibration_batches(loaded, 6, seed=1)
+    first = task.evaluate(loaded.module, loaded, torch.device("cpu"))
+    task.cache = _Kept()
+    if not exact:  # a transform whose floats are no bytes
+        normalised = CachedImages._normalised
+        monkeypatch.setattr(CachedImages, "_normalised", lambda s, x: normalised(s, x) + 0.5)
+    task.calibration_batches(loaded, 6, seed=1)
+    task.evaluate(loaded.module, loaded, torch.device("cpu"))
+    assert {name for kept in task.cache.values() for name in kept} == {
+        "bytes" if exact else "floats"
+    }
+    monkeypatch.setattr(
+        "vit_ptq_bench.tasks.classification.image_files.Image.open", None
+    )  # no file is opened from here on
+    again = task.calibration_batches(loaded, 6, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(alone, again, strict=True))
+    second = task.evaluate(loaded.module, loaded, torch.device("cpu"))
+    assert np.array_equal(first.outcomes, second.outcomes)
+
+
+def test_only_batches_that_are_missing_are_decoded(tree, checkpoint, monkeypatch):
+    task = _task(data_dir=tree, checkpoint=checkpoint, batch_size=2)
+    loaded = task.load_model(MODEL)
+    alone = task.evaluate(loaded.module, loaded, torch.device("cpu"))
+    task.cache = _Kept()
+    task.evaluate(loaded.module, loaded, torch.device("cpu"))
+    keys = list(task.cache)
+    assert len(keys) > 2
+    del task.cache[keys[1]]
+    opened = []
+    real = Image.open
+    monkeypatch.setattr(
+        "vit_ptq_bench.tasks.classification.image_files.Image.open",
+        lambda path: opened.append(path) or real(path),
+    )
+    # One more goes between the first look and its turn.
+    get = task.cache.get
+    monkeypatch.setattr(
+        _Kept, "get", lambda self, key: None if key == keys[2] else get(key), raising=False
+    )
+    again = task.evaluate(loaded.module, loaded, torch.device("cpu"))
+    assert len(opened) == 4 and np.array_equal(alone.outcomes, again.outcomes)
+
+
+def test_a_changed_image_is_decoded_again(tree, checkpoint):
+    task = _task(data_dir=tree, checkpoint=checkpoint)
+    task.cache = _Kept()
+    loaded = task.load_model(MODEL)
+    before = torch.cat(task.calibration_batches(loaded, 9, seed=0))
+    for path in (tree / "train").glob("*/*"):
+        _image(path, 999)
+    after = torch.cat(task.calibration_batches(loaded, 9, seed=0))
+    assert not torch.equal(before, after)
