@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 
 from vit_ptq_bench.bench.cli import compare, convert, evaluate, leaderboard, list_, run, show
 from vit_ptq_bench.errors import UserError
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parsed = make_parser().parse_args(arguments)
     try:
-        return parsed.function(parsed)
+        return int(parsed.function(parsed))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -43,7 +44,15 @@ def make_parser() -> argparse.ArgumentParser:
         prog="bench",
         description="Benchmark of post-training quantization methods for vision transformers.",
     )
+    parser.add_argument("--version", action="version", version=f"vit-ptq-bench {_version()}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for verb in VERBS:
         verb.add(verbs)
     return parser
+
+
+def _version() -> str:
+    try:
+        return version("vit-ptq-bench")
+    except PackageNotFoundError:
+        return "(not installed)"

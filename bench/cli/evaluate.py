@@ -29,15 +29,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the metrics and return the exit status."""
     import torch
 
-    from vit_ptq_bench.bench.cli.task import make_task
     from vit_ptq_bench.bench.execution.devices import check_device
-    from vit_ptq_bench.bench.planning import plugins
+    from vit_ptq_bench.bench.planning import plugins, registry
+    from vit_ptq_bench.bench.planning.settings import resolve_task
     from vit_ptq_bench.methods.quantization.storage import load_quantized, read_metadata
 
     check_device(arguments.device)
-    plugins.load(arguments.plugin)
+    plugins.load(Path(file) for file in arguments.plugin or ())
     facts = read_metadata(arguments.file)
-    task = make_task(facts["task"], arguments)
+    task = registry.make_task(facts["task"], resolve_task(facts["task"], vars(arguments)))
     loaded = task.load_model(facts["model"])
     device = torch.device(arguments.device)
     quantized = load_quantized(arguments.file, loaded.module).to(device)

@@ -1,23 +1,48 @@
-"""Options that several verbs share."""
+"""Options of the command line, made from the dataclasses that hold them."""
 
 from __future__ import annotations
 
 import argparse
+import typing
 from pathlib import Path
+from typing import Any, Literal
+
+from vit_ptq_bench.bench.planning.options import comma_list, environment_name, flag, options_of
+from vit_ptq_bench.bench.planning.settings import RunOptions
+from vit_ptq_bench.tasks import TaskOptions
 
 RESULTS = Path("results")
+
+Group = argparse._ArgumentGroup | argparse.ArgumentParser
+
+
+def add_options(group: Group, cls: type, *, only: str = "", leave_out: str = "") -> None:
+    """Add the options of a dataclass (or ``only`` one) to a parser; what is not given is None."""
+    for name, kind, facts, _ in options_of(cls):
+        if name == leave_out or (only and name != only):
+            continue
+        settings = _argument(kind) | {"help": facts["help"], "dest": name}
+        if "action" not in settings or settings["action"] != "store_true":
+            settings["metavar"] = facts.get("metavar")
+        group.add_argument(flag(name), default=None, **settings)
+
+
+def _argument(kind: Any) -> dict[str, Any]:
+    """How argparse reads an option of a type; what the text means is found out later, in one place."""
+    if kind is bool:
+        return {"action": "store_true"}
+    if typing.get_origin(kind) is Literal:
+        return {"choices": typing.get_args(kind)}
+    if typing.get_origin(kind) is tuple:
+        if typing.get_args(kind)[0] is Path:
+            return {"action": "append"}
+        return {"action": "extend", "type": comma_list}
+    return {}
 
 
 def add_plugin(parser: argparse.ArgumentParser) -> None:
     """``--plugin``."""
-    parser.add_argument(
-        "--plugin",
-        metavar="FILE",
-        action="append",
-        default=[],
-        type=Path,
-        help="Python file that registers methods or tasks; may be repeated",
-    )
+    add_options(parser, RunOptions, only="plugin")
 
 
 def add_results(parser: argparse.ArgumentParser) -> None:
@@ -31,38 +56,17 @@ def add_results(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_task_options(parser: argparse.ArgumentParser) -> None:
+def add_task_options(parser: argparse.ArgumentParser, leave_out: str = "") -> None:
     """Where data and weights are, and how much of the data to use."""
     group = parser.add_argument_group(
         "data and weights",
         "also from a config file ([tasks.<task>] in bench.toml) or the environment "
-        "(BENCH_<TASK>_<OPTION>, like BENCH_IMAGENET_DATA)",
+        f"({environment_name('<task>', '<option>')}, like {environment_name('imagenet', 'data_dir')})",
     )
-    group.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
-    group.add_argument(
-        "--val-labels",
-        metavar="FILE",
-        help="ground truth of flat validation images, where folders do not tell it",
-    )
-    group.add_argument("--checkpoint", metavar="FILE", help="weights instead of the model's own")
-    group.add_argument("--limit", metavar="N", type=int, help="evaluate on N images only")
-    group.add_argument("--batch-size", metavar="N", type=int, help="images per forward pass")
+    add_options(group, TaskOptions, leave_out=leave_out)
     group.add_argument(
         "--config",
         metavar="FILE",
         type=Path,
         help="config file (default: bench.toml in the current folder, if there)",
     )
-
-
-def comma_list(text: str) -> list[str]:
-    """``a,b`` as a list of names; what every repeatable option accepts."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def number_list(text: str) -> list[int]:
-    """``0,1`` as a list of numbers."""
-    return [int(part) for part in comma_list(text)]
-
-
-number_list.__name__ = "number"  # argparse prints it: "invalid number value"

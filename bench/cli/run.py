@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vit_ptq_bench.bench.cli.options import add_plugin, add_task_options, comma_list, number_list
-from vit_ptq_bench.bench.errors import BenchError
-from vit_ptq_bench.bench.planning.suite import (
-    Suite,
-    check_values,
-    find_suite,
-    read_suite,
-    with_included,
-)
+from vit_ptq_bench.bench.cli.options import add_options, add_task_options
+from vit_ptq_bench.bench.cli.text import print_rows
+from vit_ptq_bench.bench.planning.options import environment_name
+from vit_ptq_bench.bench.planning.settings import RunOptions, SuiteOverrides, resolve_run
 
-OVERWRITE = ("never", "failed", "missing", "always")
+if TYPE_CHECKING:
+    from vit_ptq_bench.bench.execution.session import Session
+    from vit_ptq_bench.bench.planning.overwrite import Decision
 
-
-OVERRIDES = {
-    "models": "--models",
-    "methods": "--methods",
-    "bits": "--bits",
-    "protocols": "--protocol",
-    "scopes": "--scope",
-    "seeds": "--seed",
-    "limit": "--limit",
-    "calibration_images": "--calibration-images",
-}
+INTERRUPTED = 130
 
 
 def add(verbs: Any) -> None:
@@ -44,120 +32,71 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="print what would run, and why; run nothing"
     )
-    parser.add_argument(
-        "--output", metavar="DIR", type=Path, help="records and leaderboard (default: output/SUITE)"
+    group = parser.add_argument_group(
+        "execution",
+        "also from a config file ([run] in bench.toml) or the environment "
+        f"({environment_name('run', '<option>')}, like {environment_name('run', 'device')})",
     )
-    parser.add_argument(
-        "--overwrite",
-        choices=OVERWRITE,
-        default="failed",
-        help="which records to make again: none; those not ok (default); also ok ones "
-        "whose outcomes file is missing; all",
-    )
-    _add_execution(parser)
-    _add_narrowing(parser)
-    add_task_options(parser)
-    add_plugin(parser)
-
-
-def _add_execution(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("execution")
-    group.add_argument(
-        "--device",
-        metavar="NAME",
-        type=comma_list,
-        action="extend",
-        help="cpu (default), cuda:0, or several: cuda:0,cuda:1",
-    )
-    group.add_argument(
-        "--workers",
-        metavar="N",
-        type=int,
-        help="runs at a time, which share the cores (default: one per device; of the bundled models, which "
-        "compute on one thread each, one per CPU core)",
-    )
-    group.add_argument(
-        "--timeout", metavar="SECONDS", type=float, help="stop a run that takes longer"
-    )
-    group.add_argument(
-        "--share-gb",
-        metavar="GB",
-        type=float,
-        help="disk space for decoded images and full-precision results that runs share while the sweep "
-        "lasts, under DIR (default: 4; 0: every run computes all itself)",
-    )
-    group.add_argument(
-        "--save-models",
-        action="store_true",
-        help="keep the quantized models (safetensors) under DIR/models",
-    )
-
-
-def _add_narrowing(parser: argparse.ArgumentParser) -> None:
+    add_options(group, RunOptions)
     group = parser.add_argument_group(
         "instead of what the suite says",
         "lists are separated by commas; names may be globs like 'vit_*'",
     )
-    for flag in ("--methods", "--models", "--bits", "--protocol", "--scope"):
-        group.add_argument(flag, metavar="LIST", type=comma_list, action="extend")
-    group.add_argument("--seed", metavar="LIST", type=number_list, action="extend")
-    group.add_argument("--calibration-images", metavar="N", type=int)
+    add_options(group, SuiteOverrides)
+    add_task_options(parser, leave_out="limit")  # a run's limit is the suite's
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out ``bench run`` and return the exit status."""
-    _check_numbers(arguments)
-    suites = [
-        override(suite, arguments)
-        for suite in with_included(read_suite(find_suite(arguments.suite)))
-    ]
-    from vit_ptq_bench.bench.planning.settings import Config
+    options = resolve_run(vars(arguments))
+    if arguments.dry_run:
+        from vit_ptq_bench.bench.planning.overwrite import decisions_of
 
-    config = Config.read(arguments.config)
-    output = arguments.output or Path("output") / suites[0].name
-    if not arguments.dry_run:
-        from vit_ptq_bench.bench.execution.forkserver import start_method
-        from vit_ptq_bench.bench.records.files import prepare
+        print_plan(decisions_of(options), options.folder)
+        return 0
+    from vit_ptq_bench.bench.execution.session import carry_out
 
-        prepare(output)
-        start_method(*(suite.task for suite in suites))  # it imports torch while we do
-    from vit_ptq_bench.bench.cli.session import carry_out
-
-    return carry_out(suites, arguments, config, output)
+    session = carry_out(options)
+    print_leaderboard(session.leaderboard)
+    print_summary(session)
+    if session.interrupted:
+        return INTERRUPTED
+    return 1 if session.failed else 0
 
 
-def override(suite: Suite, arguments: argparse.Namespace) -> Suite:
-    """``suite`` with what the command line says instead.
+def print_leaderboard(path: Path) -> None:
+    """Print the leaderboard: drawn on a terminal, as the markdown itself into a file or pipe."""
+    text = path.read_text(encoding="utf-8")
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.markdown import Markdown
 
-    Raises:
-        BenchError: a value is out of range; the option is named.
-    """
-    found = {
-        "models": arguments.models,
-        "methods": arguments.methods,
-        "bits": arguments.bits,
-        "protocols": arguments.protocol,
-        "scopes": arguments.scope,
-        "seeds": arguments.seed,
-        "limit": arguments.limit,
-        "calibration_images": arguments.calibration_images,
-    }
-    given: dict[str, Any] = {
-        key: tuple(dict.fromkeys(value)) if isinstance(value, list) else value
-        for key, value in found.items()
-        if value is not None and value != []
-    }
-    if not given:
-        return suite
-    changed = replace(suite, **given, overridden={key: OVERRIDES[key] for key in given})
-    check_values(changed)
-    return changed
+        Console().print(Markdown(text))
+    else:
+        print(text)
+    print(f"leaderboard: {path}")
 
 
-def _check_numbers(arguments: argparse.Namespace) -> None:
-    if arguments.workers is not None and arguments.workers < 1:
-        raise BenchError(f"--workers must be at least 1, not {arguments.workers}")
-    if arguments.timeout is not None and arguments.timeout <= 0:
-        raise BenchError(f"--timeout must be more than 0 seconds, not {arguments.timeout:g}")
-    if arguments.share_gb is not None and not arguments.share_gb >= 0:
-        raise BenchError(f"--share-gb must be at least 0, not {arguments.share_gb:g}")
+def print_plan(decisions: Sequence[Decision], output: Path) -> None:
+    """Print the plan as a table, and how many runs it would make."""
+    head = ("run", "model", "method", "bits", "protocol", "seed", "runs", "why")
+    rows = []
+    for decision in decisions:
+        run, spec = decision.run, decision.run.spec
+        what = (spec.run_id, spec.model.name, run.title, spec.bits, spec.protocol, str(spec.seed))
+        rows.append((*what, "yes" if decision.due else "no", decision.why))
+    print_rows(head, rows)
+    due = sum(decision.due for decision in decisions)
+    print(f"{due} of {len(decisions)} runs would run; their records would go to {output}")
+
+
+def print_summary(session: Session) -> None:
+    """Print how it went, and how to go on."""
+    decisions = session.decisions
+    before = sum(not decision.due for decision in decisions)
+    counts = ", ".join(f"{number} {name}" for name, number in sorted(session.tally.items()))
+    print(f"{len(decisions)} runs: {before} had their record; now {counts or 'nothing to do'}")
+    if session.interrupted:
+        print("interrupted: the finished runs are kept, and the same command goes on from here")
+    elif session.failed:
+        print("some runs failed: `bench show RUN_ID` tells why; the same command tries them again")

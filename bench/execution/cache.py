@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -72,7 +71,7 @@ class CacheFolder:
             os.utime(path)
             with safe_open(path, framework="pt") as file:
                 made = file.metadata() or {}
-            tensors = load_file(path)
+            tensors: dict[str, Tensor] = load_file(path)
         except FileNotFoundError:  # never made, or made room for another
             return None
         except SafetensorError:
@@ -152,8 +151,3 @@ class CacheFolder:
                 continue
             found.append((stat.st_mtime_ns, stat.st_size, path))
         return sorted(found)
-
-
-def clear(folder: Path) -> None:
-    """Remove the folder with all that is in it; a missing one is fine."""
-    shutil.rmtree(folder, ignore_errors=True)

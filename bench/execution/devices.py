@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.bench.planning.registry import is_small
+from vit_ptq_bench.bench.planning.settings import RunOptions
 
 
 def check_device(name: str) -> None:
@@ -17,6 +17,10 @@ def check_device(name: str) -> None:
     Raises:
         BenchError: saying what there is.
     """
+    if name == "cpu":
+        return
+    import torch  # only where a device other than the CPU is asked for: it takes seconds
+
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -49,6 +53,13 @@ class Slot:
     index: int
     device: str
     threads: int
+
+
+def slots_of(options: RunOptions) -> list[Slot]:
+    """One slot per worker of a sweep."""
+    small = all(is_small(task) for task in options.tasks)
+    workers = options.workers or default_workers(options.device, core_count(), small)
+    return make_slots(workers, options.device, core_count())
 
 
 def make_slots(workers: int, devices: Sequence[str], cores: int) -> list[Slot]:

@@ -1,10 +1,9 @@
-"""Where a run ran: versions, hardware, threads, state of the source tree."""
+"""Where a run runs: versions, hardware, threads."""
 
 from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,6 @@ from vit_ptq_bench.bench.execution.devices import core_count
 from vit_ptq_bench.bench.planning import plugins
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy")
-
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 def environment(device: torch.device, source: dict[str, Any]) -> dict[str, Any]:
@@ -51,29 +47,6 @@ def cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def source_state() -> dict[str, Any]:
-    """Commit of the checkout this code runs from and whether it was changed; None outside one."""
-    if not (PROJECT / ".git").exists():
-        return {"git_commit": None, "git_dirty": None}
-    commit = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain", "--", "bench", "methods", "tasks")
-    return {"git_commit": commit, "git_dirty": None if changes is None else bool(changes)}
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(PROJECT), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 def _version(package: str) -> str | None:

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from vit_ptq_bench.bench.execution import worker
 from vit_ptq_bench.bench.execution.devices import Slot
-from vit_ptq_bench.bench.execution.forkserver import start_method
+from vit_ptq_bench.bench.execution.forkserver import kill_group, run_in_worker, start_method
 from vit_ptq_bench.bench.execution.messages import (
     CannotWrite,
     Died,
@@ -74,7 +73,9 @@ class Executor:
     def start(self, job: Job, slot: Slot) -> Active:
         """Start ``job`` in a process of its own on ``slot``."""
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=worker.main, args=(job, theirs), name=job.run.run_id)
+        process = self._context.Process(
+            target=run_in_worker, args=(job, theirs), name=job.run.run_id
+        )
         process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
         active = Active(job, slot, process, ours)
@@ -143,7 +144,7 @@ class Executor:
 
     def _kill(self, active: Active) -> None:
         if active.process.pid is not None:
-            worker.kill_group(active.process.pid)
+            kill_group(active.process.pid)
         active.process.kill()  # a process that has just begun has no group of its own yet
 
     def _wait_for(self, seconds: float) -> float:

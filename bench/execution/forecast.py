@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from vit_ptq_bench.bench.planning.plan import Run
-from vit_ptq_bench.bench.records.record import canonical_json
+from vit_ptq_bench.bench.records.spec import canonical_json
 
 
 class Forecast:
@@ -51,13 +51,14 @@ def _kinds(run: Run) -> list[tuple[str, ...]]:
 
     The settings come before the model: variants of one method can differ a hundredfold.
     """
-    settings = canonical_json(run.parameters)
+    method, model = run.spec.method, run.spec.model.name
+    settings = canonical_json(dict(method.parameters))
     return [
-        ("settings and model", run.method, settings, run.model),
-        ("settings", run.method, settings),
-        ("method and model", run.method, run.model),
-        ("method", run.method),
-        ("model", run.model),
+        ("settings and model", method.name, settings, model),
+        ("settings", method.name, settings),
+        ("method and model", method.name, model),
+        ("method", method.name),
+        ("model", model),
         ("any",),
     ]
 

@@ -35,7 +35,7 @@ class _Collector(logging.StreamHandler[TextIO]):
 
 
 @contextmanager
-def collected() -> Iterator[list[str]]:
+def collected_warnings() -> Iterator[list[str]]:
     """Collect what is logged as a warning under ``methods``, in order, at most `MOST`.
 
     What is logged for information is printed only: it ends in the run's log file.

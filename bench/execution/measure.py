@@ -22,14 +22,15 @@ class Stopwatch:
         self._began = time.perf_counter()
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Time a phase; it is noted also when the phase raises."""
+    def phase(self, name: str, more: bool = False) -> Iterator[None]:
+        """Time a phase, or ``more`` of one; it is noted also when the phase raises."""
+        before = self.seconds.get(name, 0.0) if more else 0.0
         start = time.perf_counter()
         try:
             yield
             synchronize(self._device)
         finally:
-            self.seconds[name] = round(time.perf_counter() - start, 3)
+            self.seconds[name] = round(before + time.perf_counter() - start, 3)
 
     def credit(self, name: str, seconds: float) -> None:
         """Add to a phase what another run has spent for it; the sum of all such is noted as ``shared``."""

@@ -1,4 +1,4 @@
-"""The run itself: load, calibrate, save, evaluate; one record comes out."""
+"""One run: load, calibrate, save, evaluate; what comes out, as far as it gets."""
 
 from __future__ import annotations
 
@@ -6,95 +6,153 @@ import os
 import random
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from vit_ptq_bench.bench.execution import logs as warned
+from vit_ptq_bench.bench.execution import failures, logs
 from vit_ptq_bench.bench.execution.cache import CacheFolder
 from vit_ptq_bench.bench.execution.environment import environment
 from vit_ptq_bench.bench.execution.measure import MB, PeakMemory, Stopwatch
 from vit_ptq_bench.bench.execution.messages import Job
-from vit_ptq_bench.bench.planning import registry
-from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, equal_table
+from vit_ptq_bench.bench.planning import plugins, registry
+from vit_ptq_bench.bench.records.outcomes import Outcomes
+from vit_ptq_bench.bench.records.record import now
+from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, TensorSpec, equal_table
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.storage import save_quantized
+from vit_ptq_bench.tasks import Evaluation, LoadedModel, Task
 
 Report = Callable[[str, int, int], None]
 """Told the phase, the finished steps of it and all its steps."""
 
 
-class Skip(Exception):
-    """The method does not support this model or table; the text is the reason."""
+@dataclass
+class Made:
+    """What a run has made: the fields of its record that its plan does not hold; see `Record`.
 
-
-class GateMissed(Exception):
-    """The full-precision model does not reach the figure it is known for."""
-
-
-def execute(job: Job, report: Report, fields: dict[str, Any]) -> np.ndarray:
-    """Run ``job`` and return the per-image outcomes.
-
-    ``fields`` takes everything for the record as soon as it is known, so that a run that fails half
-    way still leaves its environment, its seconds and its memory.
-
-    Raises:
-        Skip: the method declines.
-        GateMissed: see `check_gate`; ``fields`` is complete.
-        Exception: whatever the method or the task raises.
+    Attributes:
+        outcomes: per image, in the data set's order; None unless the run is ok.
     """
-    run = job.run
-    device = torch.device(job.device)
-    prepare_process(run.seed, job.threads)
-    fields["environment"] = environment(device, job.source)
-    task = registry.task_class(run.task)(job.task_options)
-    method = registry.method_class(run.method).create(run.parameters)
-    table = BitTable.from_dict(run.spec["table"])
-    fields["convention"] = method.convention(table)
-    common = equal_table(BitWidth.parse(run.bits)).with_scope(table.scope)
-    fields["common_table"] = common.to_dict()
-    fields["primary_metric"] = task.metrics[0]
-    watch = Stopwatch(device)
-    memory = PeakMemory(device)
-    cache = CacheFolder(*job.cache, memory.read) if job.cache is not None else None
-    task.cache = cache
+
+    started: str
+    status: str = "ok"
+    error: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+    common_table: BitTable | dict[str, TensorSpec] | None = None
+    primary_metric: str | None = None
+    metric_titles: tuple[tuple[str, str], ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, list[float]] = field(default_factory=dict)
+    standard_errors: dict[str, float] = field(default_factory=dict)
+    n: int | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_mb: float | None = None
+    size_mb: float | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
+    outcomes: Outcomes | None = None
+
+
+def execute(job: Job, report: Report) -> Made:
+    """Run ``job`` and return what came of it; a run that fails half way has made what it got to."""
+    execution = _Execution(job, report)
     try:
-        with watch.phase("load"):
-            report("load", 0, 0)
-            loaded = task.load_model(run.model)
-            reason = method.supports(loaded.module, table)
+        execution.run()
+    except Exception as error:  # whatever a method or a task raises is the run's result
+        status, told = failures.described(error)
+        execution.made.status, execution.made.error = status, told
+    return execution.made
+
+
+class _Execution:
+    """The state of a run between its phases."""
+
+    def __init__(self, job: Job, report: Report) -> None:
+        self.made = Made(started=now())
+        self._job, self._report = job, report
+        self._spec = job.run.spec
+        self._device = torch.device(job.device)
+        self._watch, self._memory = Stopwatch(self._device), PeakMemory(self._device)
+
+    def run(self) -> None:
+        """Go through the phases.
+
+        Raises:
+            Skip: the method declines.
+            GateMissed: see `check_gate`; all else of the result is known.
+            Exception: whatever the method or the task raises.
+        """
+        plugins.load(self._job.plugins)
+        prepare_process(self._spec.seed, self._job.threads)
+        self.made.environment = environment(self._device, self._job.source)
+        task = self._prepared_task()
+        try:
+            with self._watch.phase("load"):
+                self._report("load", 0, 0)
+                loaded = task.load_model(self._spec.model.name)
+            quantized = self._quantized(task, loaded)
+            with self._watch.phase("save"):
+                self._report("save", 0, 0)
+                self.made.size_mb = saved_size(quantized, self._job)
+            with self._watch.phase("evaluate"):
+                progress = _phase(self._report, "evaluate")
+                evaluation = task.evaluate(quantized, loaded, self._device, progress)
+        finally:
+            self.made.seconds = self._watch.total()
+        self._take(evaluation)
+        if self._job.run.reference is None and self._spec.task.limit is None:
+            metric = task.metrics[0]
+            check_gate(self._spec.model.name, loaded, evaluation.metrics[metric], metric)
+
+    def _prepared_task(self) -> Task:
+        """The task, and what the record says of method and task before anything runs."""
+        job, made = self._job, self.made
+        task = registry.make_task(self._spec.task.name, job.task_options)
+        self._cache = CacheFolder(*job.cache, self._memory.read) if job.cache is not None else None
+        task.cache = self._cache
+        parameters = dict(self._spec.method.parameters)
+        self._method = registry.method_class(self._spec.method.name).create(parameters)
+        self._table = BitTable(self._spec.table)
+        made.notes = self._method.notes()
+        made.common_table = equal_table(BitWidth.parse(self._spec.bits)).with_scope(
+            self._table.scope
+        )
+        made.primary_metric = task.metrics[0]
+        made.metric_titles = tuple(task.metric_titles.items())
+        return task
+
+    def _quantized(self, task: Task, loaded: LoadedModel) -> QuantizedModel:
+        with self._watch.phase("load", more=True):
+            reason = self._method.supports(loaded.module, self._table)
             if reason is not None:
-                raise Skip(reason)
-            module = loaded.module.to(device)
-            calibration = calibration_set(task, loaded, run.calibration_images, run.seed).to(device)
-            calibration.cache = cache
-        memory.reset()
-        with watch.phase("calibrate"), warned.collected() as texts:
+                raise failures.Skip(reason)
+            module = loaded.module.to(self._device)
+            images, seed = self._spec.calibration.images, self._spec.seed
+            calibration = calibration_set(task, loaded, images, seed).to(self._device)
+            calibration.cache = self._cache
+        self._memory.reset()
+        with self._watch.phase("calibrate"), logs.collected_warnings() as texts:
             # Whatever happens, the record has them: a unit that was given back, a batch cut in half.
-            fields["environment"]["warnings"] = texts
-            quantized = method.quantize(module, table, calibration, _phase(report, "calibrate"))
-        fields["peak_memory_mb"] = memory.read()
-        if cache is not None:  # a run costs what it would cost alone
-            fields["peak_memory_mb"] = max(fields["peak_memory_mb"], cache.peak_mb)
-            watch.credit("calibrate", cache.seconds)
-        del calibration
-        with watch.phase("save"):
-            report("save", 0, 0)
-            fields["size_mb"] = saved_size(quantized, job)
-        with watch.phase("evaluate"):
-            evaluation = task.evaluate(quantized, loaded, device, _phase(report, "evaluate"))
-    finally:
-        fields["seconds"] = watch.total()
-    fields["metrics"] = dict(evaluation.metrics)
-    fields["intervals"] = {name: list(ends) for name, ends in evaluation.intervals.items()}
-    fields["standard_errors"] = dict(evaluation.standard_errors)
-    fields["n"] = int(evaluation.n)
-    if run.reference is None and run.spec["task"]["limit"] is None:
-        check_gate(run.model, loaded, evaluation.metrics[task.metrics[0]], task.metrics[0])
-    return np.asarray(evaluation.outcomes, dtype=bool)
+            self.made.environment["warnings"] = texts
+            progress = _phase(self._report, "calibrate")
+            quantized = self._method.quantize(module, self._table, calibration, progress)
+        self.made.peak_memory_mb = self._memory.read()
+        if self._cache is not None:  # a run costs what it would cost alone
+            self.made.peak_memory_mb = max(self.made.peak_memory_mb, self._cache.peak_mb)
+            self._watch.credit("calibrate", self._cache.seconds)
+        return quantized
+
+    def _take(self, evaluation: Evaluation) -> None:
+        made = self.made
+        made.metrics = dict(evaluation.metrics)
+        made.intervals = {name: list(ends) for name, ends in evaluation.intervals.items()}
+        made.standard_errors = dict(evaluation.standard_errors)
+        made.n = int(evaluation.n)
+        made.outcomes = np.asarray(evaluation.outcomes, dtype=bool)
 
 
 def prepare_process(seed: int, threads: int) -> None:
@@ -112,7 +170,7 @@ def prepare_process(seed: int, threads: int) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def calibration_set(task: Any, loaded: Any, images: int, seed: int) -> Calibration:
+def calibration_set(task: Task, loaded: LoadedModel, images: int, seed: int) -> Calibration:
     """The calibration images of a run.
 
     A method that asks for no image gets a blank one: it has promised not to look, and a data set
@@ -123,7 +181,7 @@ def calibration_set(task: Any, loaded: Any, images: int, seed: int) -> Calibrati
     return Calibration(task.calibration_batches(loaded, images, seed), seed=seed)
 
 
-def check_gate(model: str, loaded: Any, reached: float, metric: str) -> None:
+def check_gate(model: str, loaded: LoadedModel, reached: float, metric: str) -> None:
     """The full-precision gate: a wrong checkpoint or preprocessing must not reach a leaderboard.
 
     Raises:
@@ -131,7 +189,7 @@ def check_gate(model: str, loaded: Any, reached: float, metric: str) -> None:
     """
     if loaded.reference is None or abs(reached - loaded.reference) <= loaded.tolerance:
         return
-    raise GateMissed(
+    raise failures.GateMissed(
         f"{model} reaches {reached:.2f} {metric} in full precision, but {loaded.reference:.2f} is "
         f"known for it (tolerance {loaded.tolerance:.2f}); "
         "check the checkpoint and the preprocessing"
@@ -150,15 +208,15 @@ def saved_size(quantized: QuantizedModel, job: Job) -> float:
 
 def metadata(job: Job) -> dict[str, Any]:
     """What a saved model says about itself; enough for `bench evaluate` to load it again."""
-    run = job.run
+    spec = job.run.spec
     return {
-        "run_id": run.run_id,
-        "task": run.task,
-        "model": run.model,
-        "method": run.method,
-        "bits": run.bits,
-        "protocol": run.protocol,
-        "spec": run.spec,
+        "run_id": spec.run_id,
+        "task": spec.task.name,
+        "model": spec.model.name,
+        "method": spec.method.name,
+        "bits": spec.bits,
+        "protocol": spec.protocol,
+        "spec": spec.to_dict(),
     }
 
 

@@ -2,62 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vit_ptq_bench.bench.execution.cache import clear
-from vit_ptq_bench.bench.execution.devices import Slot
+from vit_ptq_bench.bench.execution.devices import Slot, slots_of
 from vit_ptq_bench.bench.execution.display import Display
 from vit_ptq_bench.bench.execution.executor import Active, Executor
 from vit_ptq_bench.bench.execution.forecast import Forecast
 from vit_ptq_bench.bench.execution.interrupt import Interrupt
 from vit_ptq_bench.bench.execution.logs import log_file
 from vit_ptq_bench.bench.execution.messages import CannotWrite, Died, Finished, Job, PhaseProgress
-from vit_ptq_bench.bench.execution.worker import now
+from vit_ptq_bench.bench.execution.source import source_state
 from vit_ptq_bench.bench.planning import registry
 from vit_ptq_bench.bench.planning.overwrite import Decision
 from vit_ptq_bench.bench.planning.plan import Run
+from vit_ptq_bench.bench.planning.settings import RunOptions
 from vit_ptq_bench.bench.records.files import cannot_write
-from vit_ptq_bench.bench.records.record import new_record
+from vit_ptq_bench.bench.records.record import new_record, now
 from vit_ptq_bench.bench.records.store import Store
 
 POLL_SECONDS = 0.25
 
 
 CACHE_FOLDER = ".cache"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a sweep is carried out; nothing here changes a result's identity.
-
-    Attributes:
-        output: folder of the store.
-        task_options: options object of each task, by its name.
-        slots: places for runs.
-        timeout: seconds a run may take; None: no limit.
-        save_models: keep the quantized models.
-        plugins: plugin files the workers load.
-        source: state of the source tree.
-        cache_bytes: what the runs may keep on disk for each other; 0: nothing.
-    """
-
-    output: Path
-    task_options: Mapping[str, Any]
-    slots: Sequence[Slot]
-    timeout: float | None = None
-    save_models: bool = False
-    plugins: tuple[Path, ...] = ()
-    source: dict[str, Any] | None = None
-    cache_bytes: int = 0
-
-    @property
-    def cache(self) -> tuple[Path, int] | None:
-        """Folder and budget of what runs share; None if nothing is."""
-        return (self.output / CACHE_FOLDER, self.cache_bytes) if self.cache_bytes else None
 
 
 class Sweep:
@@ -68,13 +38,16 @@ class Sweep:
     """
 
     def __init__(
-        self, decisions: Sequence[Decision], store: Store, settings: Settings, display: Display
+        self, decisions: Sequence[Decision], store: Store, options: RunOptions, display: Display
     ) -> None:
         self.tally: Counter[str] = Counter()
         self._store = store
-        self._settings = settings
+        self._options = options
+        self._folder = options.folder
+        self._slots = slots_of(options)
+        self._source = source_state()
         self._display = display
-        self._executor = Executor(settings.timeout)
+        self._executor = Executor(options.timeout)
         self._pending = [decision.run for decision in decisions if decision.due]
         self._blocked = _blocked_by(decisions)
         self._waiting_for = {run.run_id for run in self._pending if run.reference is None}
@@ -91,7 +64,7 @@ class Sweep:
             BenchError: a record cannot be written (disk full); finished records stay.
             KeyboardInterrupt: handed on after the running processes are killed.
         """
-        clear(self._settings.output / CACHE_FOLDER)
+        self._clear_cache()
         try:
             while self._pending or self._executor.active:
                 self._skip_blocked()
@@ -104,11 +77,14 @@ class Sweep:
                 interrupt.check()
         finally:
             self._executor.cancel()
-            clear(self._settings.output / CACHE_FOLDER)
+            self._clear_cache()
+
+    def _clear_cache(self) -> None:
+        shutil.rmtree(self._folder / CACHE_FOLDER, ignore_errors=True)  # a missing one is fine
 
     def _fill_slots(self) -> None:
         busy = {active.slot for active in self._executor.active}
-        for slot in self._settings.slots:
+        for slot in self._slots:
             ready = next(
                 (run for run in self._pending if run.reference not in self._waiting_for), None
             )
@@ -119,20 +95,21 @@ class Sweep:
             self._display.started(slot.index, ready)
 
     def _job(self, run: Run, slot: Slot) -> Job:
-        settings = self._settings
-        place = Path(run.task) / run.model / run.run_id
-        model_file = settings.output / "models" / place.with_name(f"{run.run_id}.safetensors")
+        options, folder = self._options, self._folder
+        task, model = run.spec.task.name, run.spec.model.name
+        model_file = folder / "models" / task / model / f"{run.run_id}.safetensors"
+        cache = (folder / CACHE_FOLDER, options.cache_bytes) if options.cache_bytes else None
         return Job(
             run=run,
-            task_options=settings.task_options[run.task],
-            output=settings.output,
+            task_options=options.tasks[task],
+            output=folder,
             device=slot.device,
-            threads=1 if registry.is_small(run.task) else slot.threads,
-            plugins=settings.plugins,
-            model_file=model_file if settings.save_models else None,
-            log_file=log_file(settings.output, run.run_id),
-            source=settings.source or {},
-            cache=settings.cache,
+            threads=1 if registry.is_small(task) else slot.threads,
+            plugins=tuple(path.resolve() for path in options.plugin),
+            model_file=model_file if options.save_models else None,
+            log_file=log_file(folder, run.run_id),
+            source=self._source,
+            cache=cache,
         )
 
     def _handle(self, active: Active, message: object) -> None:
@@ -140,7 +117,7 @@ class Sweep:
         if isinstance(message, PhaseProgress):
             self._display.step(active.slot.index, run, message)
         elif isinstance(message, CannotWrite):
-            raise cannot_write(self._settings.output, message.reason)
+            raise cannot_write(self._folder, message.reason)
         elif isinstance(message, (Finished, Died)):
             self._finish(active, message)
 
@@ -192,7 +169,7 @@ class Sweep:
             self._store.write(record)
         except OSError as problem:
             reason = problem.strerror or str(problem)
-            raise cannot_write(self._settings.output, reason) from problem
+            raise cannot_write(self._folder, reason) from problem
 
     def _learn(self, decisions: Sequence[Decision]) -> None:
         for decision in decisions:
@@ -209,7 +186,7 @@ class Sweep:
 
     def _remaining(self) -> float | None:
         active = [(active.job.run, active.seconds) for active in self._executor.active]
-        return self._forecast.remaining(self._pending, active, len(self._settings.slots))
+        return self._forecast.remaining(self._pending, active, len(self._slots))
 
 
 def _blocked_by(decisions: Sequence[Decision]) -> dict[str, str]:
@@ -227,7 +204,7 @@ def _blocked_by(decisions: Sequence[Decision]) -> dict[str, str]:
 
 def blocked_reason(reference: Run, status: str, message: str) -> str:
     """Why the runs of a model do not run when its full-precision run is not ok."""
-    return f"the full-precision run of {reference.model} is {status}: {message}"
+    return f"the full-precision run of {reference.spec.model.name} is {status}: {message}"
 
 
 def tail(path: Path, lines: int = 40) -> list[str]:

@@ -13,26 +13,20 @@ import signal
 import sys
 import threading
 import time
-import traceback
-from datetime import UTC, datetime
+from dataclasses import fields
 from multiprocessing.connection import Connection
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import timm  # noqa: F401  for the fork server, which has to be ready for every task
 
+from vit_ptq_bench.bench.execution.forkserver import kill_group
 from vit_ptq_bench.bench.execution.messages import CannotWrite, Finished, Job, PhaseProgress
-from vit_ptq_bench.bench.execution.run import GateMissed, Report, Skip, execute
-from vit_ptq_bench.bench.planning import plugins
-from vit_ptq_bench.bench.records.record import Record, new_record
+from vit_ptq_bench.bench.execution.run import Report, execute
+from vit_ptq_bench.bench.records.outcomes import Outcomes
+from vit_ptq_bench.bench.records.record import Record, new_record, now
 from vit_ptq_bench.bench.records.store import Store
-from vit_ptq_bench.methods.quantization.calibration.memory import is_out_of_memory
 
 REPORT_EVERY = 0.1
 """Seconds between two progress messages of one phase."""
-
-
-TRACEBACK_LINES = 40
 
 
 def main(job: Job, connection: Connection) -> None:
@@ -51,18 +45,16 @@ def main(job: Job, connection: Connection) -> None:
     connection.send(Finished(record.status, (record.error or {}).get("message", "")))
 
 
-def make_record(job: Job, report: Report) -> tuple[Record, NDArray[np.bool_] | None]:
+def make_record(job: Job, report: Report) -> tuple[Record, Outcomes | None]:
     """Run ``job``; its record and, if it went well, the per-image outcomes."""
+    made = execute(job, report)
+    known = {item.name: getattr(made, item.name) for item in fields(made)}
+    outcomes = known.pop("outcomes")
     run = job.run
-    known: dict[str, Any] = {"started": now(), "variant": run.variant}
-    try:
-        plugins.load(job.plugins)
-        outcomes = execute(job, report, known)
-        record = new_record(run.spec, status="ok", fidelity=run.fidelity, finished=now(), **known)
-        return record, outcomes
-    except Exception as error:
-        known |= failure(error)
-    return new_record(run.spec, fidelity=run.fidelity, finished=now(), **known), None
+    record = new_record(
+        run.spec, fidelity=run.fidelity, variant=run.variant, finished=now(), **known
+    )
+    return record, outcomes if record.ok else None
 
 
 def detach(job: Job) -> None:
@@ -94,17 +86,6 @@ def end_with_parent() -> None:
     kill_group(os.getpid())
 
 
-def kill_group(pid: int) -> None:
-    """Kill the process ``pid`` and the processes it started."""
-    try:
-        if hasattr(os, "killpg"):
-            os.killpg(pid, signal.SIGKILL)
-        else:
-            os.kill(pid, signal.SIGTERM)
-    except (ProcessLookupError, PermissionError):
-        pass
-
-
 def reporter(connection: Connection) -> Report:
     """A progress callback that sends at most some ten messages a second."""
     last_phase, last_time = "", 0.0
@@ -118,25 +99,3 @@ def reporter(connection: Connection) -> Report:
         connection.send(PhaseProgress(phase, done, total))
 
     return report
-
-
-def failure(error: Exception) -> dict[str, Any]:
-    """Status and error of a record for an exception."""
-    if isinstance(error, Skip):
-        return {"status": "skipped", "error": {"type": "unsupported", "message": str(error)}}
-    if isinstance(error, GateMissed):
-        return {"status": "failed", "error": {"type": "full-precision gate", "message": str(error)}}
-    lines = traceback.format_exception(error)
-    return {
-        "status": "oom" if is_out_of_memory(error) else "failed",
-        "error": {
-            "type": type(error).__name__,
-            "message": str(error) or type(error).__name__,
-            "traceback": "".join(lines).splitlines()[-TRACEBACK_LINES:],
-        },
-    }
-
-
-def now() -> str:
-    """UTC time, to the second, in ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

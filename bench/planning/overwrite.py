@@ -5,26 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from vit_ptq_bench.bench.planning.plan import Run
+from vit_ptq_bench.bench.planning import plugins
+from vit_ptq_bench.bench.planning.plan import Run, plan_all
+from vit_ptq_bench.bench.planning.settings import RunOptions
 from vit_ptq_bench.bench.records.files import cannot_write
 from vit_ptq_bench.bench.records.record import Record
 from vit_ptq_bench.bench.records.store import Store
-
-
-def relabel(decisions: Sequence[Decision], store: Store) -> None:
-    """Give finished records the suite's present labels: a new label is no reason to run again.
-
-    Raises:
-        BenchError: a record cannot be written.
-    """
-    for decision in decisions:
-        record, variant = decision.record, decision.run.variant
-        if decision.due or record is None or variant in (None, record.variant):
-            continue
-        try:
-            store.write(replace(record, variant=variant))
-        except OSError as error:
-            raise cannot_write(store.root, error.strerror or str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -47,6 +33,17 @@ class Decision:
     def status(self) -> str | None:
         """Status of the record; None without one."""
         return None if self.record is None else self.record.status
+
+
+def decisions_of(options: RunOptions) -> list[Decision]:
+    """Return the runs of a sweep, each with whether it has to run.
+
+    Raises:
+        BenchError: anything the user has to mend first.
+    """
+    plugins.load(options.plugin)
+    runs = plan_all(options.suites, options.tasks)
+    return decide(runs, Store(options.folder), options.overwrite)
 
 
 def decide(runs: Sequence[Run], store: Store, overwrite: str) -> list[Decision]:
@@ -75,3 +72,19 @@ def _decide(run: Run, store: Store, overwrite: str) -> Decision:
     if overwrite == "missing" and not store.outcomes_intact(record):
         return Decision(run, True, "its outcomes file is missing or damaged", record)
     return Decision(run, False, "done", record)
+
+
+def relabel(decisions: Sequence[Decision], store: Store) -> None:
+    """Give finished records the suite's present labels: a new label is no reason to run again.
+
+    Raises:
+        BenchError: a record cannot be written.
+    """
+    for decision in decisions:
+        record, variant = decision.record, decision.run.variant
+        if decision.due or record is None or variant in (None, record.variant):
+            continue
+        try:
+            store.write(replace(record, variant=variant))
+        except OSError as error:
+            raise cannot_write(store.root, error.strerror or str(error)) from error

@@ -11,12 +11,18 @@ from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning import registry
 from vit_ptq_bench.bench.planning.names import choose, hint, is_glob
 from vit_ptq_bench.bench.planning.suite import Suite
-from vit_ptq_bench.bench.records.record import run_id, title
-from vit_ptq_bench.methods.errors import MethodError
-from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth
-
-REFERENCE_METHOD = "fp32"
-
+from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY
+from vit_ptq_bench.bench.records.spec import (
+    REFERENCE_METHOD,
+    CalibrationSpec,
+    MethodSpec,
+    ModelSpec,
+    RunSpec,
+    TaskSpec,
+)
+from vit_ptq_bench.methods import Method, MethodError
+from vit_ptq_bench.methods.quantization.bits import BitWidth, Protocol
+from vit_ptq_bench.tasks import Task, TaskOptions
 
 EQUAL_CALIBRATION_IMAGES = 32
 """Calibration images of every method under ``equal``, unless the suite says otherwise."""
@@ -27,76 +33,35 @@ class Run:
     """One cell of a sweep.
 
     Attributes:
-        run_id: identity, from ``spec``.
-        spec: everything that decides the result, see "Records" in docs/architecture.md.
+        spec: everything that decides the result.
         fidelity: of the method.
         reference: id of the full-precision run it waits for; None for that run itself.
         variant: the suite's label of these settings; for people, no part of the identity.
     """
 
-    run_id: str
-    spec: dict[str, Any]
+    spec: RunSpec
     fidelity: str
     reference: str | None
     variant: str | None = None
 
     @property
-    def task(self) -> str:
-        """Name of the task."""
-        return self.spec["task"]["name"]
-
-    @property
-    def model(self) -> str:
-        """Name of the model."""
-        return self.spec["model"]["name"]
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        return self.spec["method"]["name"]
+    def run_id(self) -> str:
+        """Identity, made from ``spec``."""
+        return self.spec.run_id
 
     @property
     def title(self) -> str:
         """Method and variant, like ``mgrq +obwr``."""
-        return title(self.method, self.variant)
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """All settings of the method, defaults included."""
-        return self.spec["method"]["parameters"]
-
-    @property
-    def bits(self) -> str:
-        """Bit width, like ``W4A4``."""
-        return self.spec["bits"]
-
-    @property
-    def protocol(self) -> str:
-        """``equal`` or ``authors``."""
-        return self.spec["protocol"]
-
-    @property
-    def seed(self) -> int:
-        """Seed of the calibration draw and of every random generator."""
-        return self.spec["seed"]
-
-    @property
-    def calibration_images(self) -> int:
-        """Number of calibration images."""
-        return self.spec["calibration"]["images"]
-
-    @property
-    def scope(self) -> str | None:
-        """What of a detector is quantized; None where it is always the whole model."""
-        return self.spec.get("scope")
+        return self.spec.title(self.variant)
 
     @property
     def label(self) -> str:
         """The run in a few words, for people."""
+        spec = self.spec
         if self.reference is None:
-            return f"{self.model} {self.title}"
-        scope = f" {self.scope}" if self.scope else ""
-        return f"{self.model} {self.title} {self.bits} {self.protocol}{scope} seed {self.seed}"
+            return f"{spec.model.name} {self.title}"
+        scope = f" {spec.scope}" if spec.scope else ""
+        return f"{spec.model.name} {self.title} {spec.bits} {spec.protocol}{scope} seed {spec.seed}"
 
 
 @dataclass(frozen=True)
@@ -114,7 +79,45 @@ class Choice:
     variant: str | None = None
 
 
-def build_plan(suite: Suite, task_options: Any) -> list[Run]:
+@dataclass(frozen=True)
+class Cell:
+    """What the runs of one model of a suite differ in."""
+
+    choice: Choice
+    bits: str
+    protocol: Protocol
+    scope: str | None
+    seed: int
+
+
+def plan_all(suites: Sequence[Suite], options: Mapping[str, TaskOptions]) -> list[Run]:
+    """Return the runs of all suites.
+
+    What the command line says instead of the suites (models, scopes) may fit only one of them: a suite that
+    it does not fit is left out, if there is another that it fits.
+
+    Args:
+        suites: in order.
+        options: of each task, by its name.
+
+    Raises:
+        BenchError: what `build_plan` raises.
+    """
+    runs: list[Run] = []
+    failures: list[BenchError] = []
+    for suite in suites:
+        try:
+            runs += build_plan(suite, options[suite.task])
+        except BenchError as error:
+            if len(suites) == 1 or not {"models", "scopes"} & set(suite.overridden):
+                raise
+            failures.append(error)
+    if not runs and failures:
+        raise failures[0]
+    return runs
+
+
+def build_plan(suite: Suite, options: TaskOptions) -> list[Run]:
     """The runs of ``suite``: model by model, each model's full-precision reference first.
 
     Raises:
@@ -122,39 +125,28 @@ def build_plan(suite: Suite, task_options: Any) -> list[Run]:
             variants that do not fit; with file, line and key where the suite is a file.
         TaskError: the task cannot tell the identity of its data or of a model's weights.
     """
-    task = make_task(suite, task_options)
+    task = _make_task(suite, options)
     models = _models(suite, task)
     names = method_names(suite)
     _check_parameters(suite)
     _check_variants(suite, names)
-    chosen = choices(suite, names)
     scopes = _scopes(suite, task)
-    data = {
-        "name": task.name,
-        "version": task.version,
-        "data": task.data_id(),
-        "limit": task_options.limit,
-    }
+    cells = list(_cells(suite, choices(suite, names), scopes))
+    data = TaskSpec(task.name, task.version, task.data_id(), options.limit)
     runs: dict[str, Run] = {}
-    for model in models:
-        weights = {"name": model, "weights": task.weights_id(model)}
-        for run in _model_runs(suite, task, data, weights, chosen, scopes):
+    for name in models:
+        model = ModelSpec(name, task.weights_id(name))
+        for run in _model_runs(suite, task, data, model, cells):
             runs.setdefault(run.run_id, run)
     return list(runs.values())
 
 
-def make_task(suite: Suite, task_options: Any) -> Any:
-    """The task of ``suite``.
-
-    Raises:
-        BenchError: there is no such task; with file and line.
-        TaskError: the task refuses its options.
-    """
+def _make_task(suite: Suite, options: TaskOptions) -> Task:
+    """The task of ``suite``; errors name file and line."""
     try:
-        cls = registry.task_class(suite.task)
+        return registry.make_task(suite.task, options)
     except BenchError as error:
         raise suite.error(error, "task") from None
-    return cls(task_options)
 
 
 def method_names(suite: Suite) -> list[str]:
@@ -163,8 +155,9 @@ def method_names(suite: Suite) -> list[str]:
     Raises:
         BenchError: an unknown method; with file and line.
     """
-    known = sorted(registry.methods())
-    candidates = [name for name in known if registry.methods()[name].fidelity != "reference"]
+    methods = registry.methods()
+    known = sorted(methods)
+    candidates = [name for name in known if methods[name].fidelity != REFERENCE_FIDELITY]
     names: dict[str, None] = {}
     for pattern in suite.methods:
         pool = candidates if is_glob(pattern) else known
@@ -190,7 +183,7 @@ def choices(suite: Suite, names: Sequence[str]) -> list[Choice]:
 
 
 def calibration_images(
-    method: Any, protocol: str, given: int | None = None, dense: bool = False
+    method: type[Method], protocol: str, given: int | None = None, dense: bool = False
 ) -> int:
     """How many calibration images ``method`` gets.
 
@@ -204,17 +197,17 @@ def calibration_images(
         return given
     if protocol == "equal":
         return EQUAL_CALIBRATION_IMAGES
-    on_coco = getattr(method, "detection_images", None)
+    on_coco = method.detection_images
     return on_coco if dense and on_coco else method.calibration_images
 
 
-def _scopes(suite: Suite, task: Any) -> tuple[str | None, ...]:
+def _scopes(suite: Suite, task: Task) -> tuple[str | None, ...]:
     """The scopes of ``suite``; the task's usual one where it names none.
 
     Raises:
         BenchError: the task has no such scope; with file and line.
     """
-    known = tuple(getattr(task, "scopes", ()))
+    known = task.scopes
     for scope in suite.scopes:
         if scope not in known:
             there = f"scopes {', '.join(known)}" if known else "no scopes"
@@ -222,70 +215,55 @@ def _scopes(suite: Suite, task: Any) -> tuple[str | None, ...]:
     return suite.scopes or known[:1] or (None,)
 
 
+def _cells(suite: Suite, chosen: Sequence[Choice], scopes: Sequence[str | None]) -> Iterator[Cell]:
+    # What runs can reuse (images, full-precision results) depends on seed and method, not on the bits.
+    order = product(suite.protocols, scopes, suite.seeds, chosen, suite.bits)
+    for protocol, scope, seed, choice, bits in order:
+        yield Cell(choice, bits, protocol, scope, seed)
+
+
 def _model_runs(
-    suite: Suite,
-    task: Any,
-    data: dict[str, Any],
-    model: dict[str, Any],
-    chosen: list[Choice],
-    scopes: Sequence[str | None],
+    suite: Suite, task: Task, data: TaskSpec, model: ModelSpec, cells: Sequence[Cell]
 ) -> Iterator[Run]:
     full = Choice(REFERENCE_METHOD, suite.parameters.get(REFERENCE_METHOD, {}))
     # In full precision there is nothing to tell scopes apart.
-    reference = _run(suite, task, data, model, full, "W32A32", "equal", None, 0, None)
+    reference = _run(suite, task, data, model, Cell(full, "W32A32", "equal", None, 0), None)
     yield reference
-    # What runs can share (images, full-precision results) depends on seed and method, not on the bits.
-    cells = product(suite.protocols, scopes, suite.seeds, chosen, suite.bits)
-    for protocol, scope, seed, choice, bits in cells:
-        yield _run(suite, task, data, model, choice, bits, protocol, scope, seed, reference.run_id)
+    for cell in cells:
+        yield _run(suite, task, data, model, cell, reference.run_id)
 
 
 def _run(
-    suite: Suite,
-    task: Any,
-    data: dict[str, Any],
-    model: dict[str, Any],
-    choice: Choice,
-    bits: str,
-    protocol: str,
-    scope: str | None,
-    seed: int,
-    reference: str | None,
+    suite: Suite, task: Task, data: TaskSpec, model: ModelSpec, cell: Cell, reference: str | None
 ) -> Run:
-    cls = registry.method_class(choice.name)
-    method = cls.create(choice.settings)
-    dense = bool(getattr(task, "dense", False))
-    images = calibration_images(cls, protocol, suite.calibration_images, dense)
-    table: BitTable = method.bit_table(BitWidth.parse(bits), protocol)
-    if scope is not None:
-        table = table.with_scope(scope)
-    spec = {
-        "method": {
-            "name": choice.name,
-            "version": cls.version,
-            "parameters": asdict(method.parameters),
-        },
-        "model": model,
-        "task": data,
-        "bits": bits,
-        "protocol": protocol,
-        "table": table.to_dict(),
-        "calibration": {"images": images, "draw": seed},
-        "seed": seed,
-        "precision": "float32",
-    }
-    if scope is not None:
-        spec["scope"] = scope
-    return Run(run_id(spec), spec, cls.fidelity, reference, choice.variant)
+    cls = registry.method_class(cell.choice.name)
+    method = cls.create(cell.choice.settings)
+    table = method.bit_table(BitWidth.parse(cell.bits), cell.protocol)
+    images = calibration_images(cls, cell.protocol, suite.calibration_images, task.dense)
+    spec = RunSpec(
+        method=MethodSpec(cell.choice.name, cls.version, asdict(method.parameters)),
+        model=model,
+        task=data,
+        bits=cell.bits,
+        protocol=cell.protocol,
+        table=table if cell.scope is None else table.with_scope(cell.scope),
+        calibration=CalibrationSpec(images, cell.seed),
+        seed=cell.seed,
+        scope=cell.scope,
+    )
+    return Run(spec, cls.fidelity, reference, cell.choice.variant)
 
 
-def _models(suite: Suite, task: Any) -> list[str]:
+def _models(suite: Suite, task: Task) -> list[str]:
     """The models of ``suite``; a task may know more of them by name than it lists."""
-    listed = task.model_names()
+    listed: list[str] | None = None
     chosen: dict[str, None] = {}
     for pattern in suite.models:
-        known = [*listed, pattern] if task.knows_model(pattern) else listed
-        chosen.update(dict.fromkeys(_choose_one(suite, "models", "model", pattern, known)))
+        if not is_glob(pattern) and task.knows_model(pattern):
+            chosen[pattern] = None
+            continue
+        listed = task.model_names() if listed is None else listed
+        chosen.update(dict.fromkeys(_choose_one(suite, "models", "model", pattern, listed)))
     return list(chosen)
 
 
@@ -326,7 +304,7 @@ def _check_variants(suite: Suite, names: Sequence[str]) -> None:
 
 def _create(
     suite: Suite, name: str, common: Mapping[str, Any], own: Mapping[str, Any], *keys: str
-) -> Any:
+) -> Method:
     """The method ``name`` with the settings ``common`` and, on top, ``own``.
 
     ``common`` is known to be right, ``own`` stands in the suite under ``keys``.
@@ -345,5 +323,5 @@ def _create(
     try:
         return cls.create({**common, **own})
     except MethodError as error:
-        wrong = [key for key in own if repr(key) in str(error) or f".{key} " in str(error)]
-        raise suite.error(error, *keys, *wrong[:1]) from None
+        wrong = [error.parameter] if error.parameter in own else []
+        raise suite.error(error, *keys, *filter(None, wrong)) from None

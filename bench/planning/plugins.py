@@ -17,7 +17,9 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.bench.planning import old_names
 from vit_ptq_bench.methods import METHODS
+from vit_ptq_bench.registry import one_line
 from vit_ptq_bench.tasks import TASKS
 
 GROUPS = {"method": "vit_ptq_bench.methods", "task": "vit_ptq_bench.tasks"}
@@ -25,18 +27,14 @@ GROUPS = {"method": "vit_ptq_bench.methods", "task": "vit_ptq_bench.tasks"}
 
 @dataclass(frozen=True)
 class Failure:
-    """An entry point that could not be loaded."""
+    """Something that could not be loaded."""
 
     origin: str
     error: str
 
 
 _failures: dict[str, dict[str, Failure]] = {"method": {}, "task": {}}
-
-
 _loaded_points: set[tuple[str, str, str]] = set()
-
-
 _loaded_files: dict[Path, str] = {}
 
 
@@ -54,10 +52,10 @@ def load(files: Iterable[str | Path] = ()) -> None:
     Raises:
         BenchError: a plugin file is missing, is not Python, or raises while it is imported.
     """
+    old_names.install()
     # The built-in names must be there before a plugin can clash with them.
     METHODS.import_from_location()
     TASKS.import_from_location()
-
     for kind, group in GROUPS.items():
         for point in entry_points(group=group):
             _load_point(kind, point)
@@ -72,10 +70,10 @@ def _load_point(kind: str, point: EntryPoint) -> None:
     _loaded_points.add(key)
     try:
         point.load()
-    except Exception as error:
+    except Exception as error:  # a package of somebody else can fail in any way
         package = point.dist.name if point.dist else "an unknown package"
         origin = f"entry point {point.value!r} of {package}"
-        _failures[kind][point.name] = Failure(origin, _short(error))
+        _failures[kind][point.name] = Failure(origin, one_line(error))
 
 
 def load_file(path: Path) -> None:
@@ -102,7 +100,7 @@ def load_file(path: Path) -> None:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise BenchError(f"plugin {_where(file, error)}: {_short(error)}") from error
+        raise BenchError(f"plugin {_where(file, error)}: {one_line(error)}") from error
     _loaded_files[file] = digest
 
 
@@ -115,12 +113,6 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of the file's bytes, as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _short(error: BaseException) -> str:
-    """One line about ``error``."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _where(file: Path, error: BaseException) -> str:

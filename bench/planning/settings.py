@@ -1,6 +1,8 @@
-"""Where a setting comes from: command line, then suite, then config file, then environment.
+"""Settings, resolved once: command line over suite over config file over environment over default.
 
-A config file looks like this; relative paths in it are relative to it:
+A dataclass says what there is: its fields, with the help text in their metadata, make the options of the
+command line, the keys of the config file and the names of the environment variables. A config file looks like
+this; relative paths in it are relative to it:
 
     [run]
     device = "cuda:0"
@@ -9,144 +11,177 @@ A config file looks like this; relative paths in it are relative to it:
     [tasks.imagenet]
     data_dir = "/data/imagenet"
 
-The same option from the environment is ``BENCH_IMAGENET_DATA_DIR``.
+The same settings from the environment are ``BENCH_RUN_DEVICE`` and ``BENCH_IMAGENET_DATA_DIR``.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import os
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from vit_ptq_bench.bench.errors import BenchError
-from vit_ptq_bench.bench.planning.names import hint
-from vit_ptq_bench.bench.planning.toml_file import TomlFile, describe
+from vit_ptq_bench.bench.planning.options import (
+    Config,
+    flag,
+    option,
+    options_of,
+    resolved,
+    suite_source,
+    words_source,
+)
+from vit_ptq_bench.bench.planning.suite import (
+    Suite,
+    check_values,
+    find_suite,
+    read_suite,
+    with_included,
+)
+from vit_ptq_bench.tasks import TaskOptions
 
-DEFAULT_FILE = Path("bench.toml")
+Overwrite = Literal["never", "failed", "missing", "always"]
 
-
-RUN_KEYS = {"device": str, "workers": int, "timeout": float, "output": str, "share_gb": float}
+GB = 10**9
 
 
 @dataclass(frozen=True)
-class Config:
-    """The config file, or its absence.
+class RunOptions:
+    """All that `bench run` was told, from whatever place.
 
     Attributes:
-        file: the parsed file; None without one.
+        suites: what to run, narrowed by the command line.
+        tasks: options of each task, by its name.
+        output: records and leaderboard.
+        overwrite: which records to make again.
+        device: names of torch devices.
+        workers: runs at a time; None: see `devices.default_workers`.
+        timeout: seconds a run may take; None: no limit.
+        share_gb: GB on disk for what runs reuse of each other.
+        save_models: keep the quantized models.
+        plugin: Python files that register methods or tasks.
     """
 
-    file: TomlFile | None = None
+    output: Path | None = option(None, "records and leaderboard (default: output/SUITE)", "DIR")
+    overwrite: Overwrite = option(
+        "failed",
+        "which records to make again: none; those not ok (default); also ok ones whose outcomes file is "
+        "missing; all",
+    )
+    device: tuple[str, ...] = option(
+        ("cpu",), "cpu (default), cuda:0, or several: cuda:0,cuda:1", "NAME"
+    )
+    workers: int | None = option(
+        None,
+        "runs at a time, which share the cores (default: one per device; of the bundled models, which "
+        "compute on one thread each, one per CPU core)",
+        "N",
+        at_least=1,
+    )
+    timeout: float | None = option(None, "stop a run that takes longer", "SECONDS", more_than=0)
+    share_gb: float = option(
+        4.0,
+        "disk space for decoded images and full-precision results that runs share while the sweep lasts, "
+        "under DIR (default: 4; 0: every run computes all itself)",
+        "GB",
+        at_least=0,
+    )
+    save_models: bool = option(False, "keep the quantized models (safetensors) under DIR/models")
+    plugin: tuple[Path, ...] = option(
+        (), "Python file that registers methods or tasks; may be repeated", "FILE"
+    )
+    suites: tuple[Suite, ...] = ()
+    tasks: Mapping[str, TaskOptions] = field(default_factory=dict)
 
-    @classmethod
-    def read(cls, path: Path | None) -> Config:
-        """Read ``path``; None: ``bench.toml`` of the current folder, if it is there.
+    @property
+    def folder(self) -> Path:
+        """Where the records go."""
+        return self.output or Path("output") / self.suites[0].name
 
-        Raises:
-            BenchError: the file is missing or wrong; file, line and key are named.
-        """
-        if path is None and not DEFAULT_FILE.is_file():
-            return cls()
-        file = TomlFile.read(path or DEFAULT_FILE)
-        file.check_keys(("run", "tasks"))
-        file.check_keys(tuple(RUN_KEYS), "run")
-        return cls(file)
-
-    def setting(self, name: str, default: Any) -> Any:
-        """Setting ``name`` of the table ``[run]``.
-
-        Raises:
-            BenchError: it has the wrong type.
-        """
-        if self.file is None:
-            return default
-        kind = RUN_KEYS[name]
-        found = self.file.table("run").get(name)
-        if kind is float and isinstance(found, int):
-            kind = int
-        return self.file.value(kind, default, "run", name)
-
-    def task_options(
-        self, task: str, cls: type, given: Mapping[str, Any], suite: Mapping[str, Any] | None = None
-    ) -> Any:
-        """The options object of a task.
-
-        Args:
-            task: name of the task.
-            cls: dataclass of its options.
-            given: what the command line says; None values are absent ones.
-            suite: what the suite fixes.
-
-        Raises:
-            BenchError: an unknown option, or a value of the wrong type; its source is named.
-        """
-        hints = typing.get_type_hints(cls)
-        known = [field.name for field in dataclasses.fields(cls)]
-        options: dict[str, Any] = {}
-        for name in known:
-            variable = f"BENCH_{task}_{name}".upper().replace("-", "_")
-            if variable in os.environ:
-                options[name] = convert(os.environ[variable], hints[name], variable)
-        options |= self._from_file(task, known, hints)
-        for name, value in (suite or {}).items():
-            if name not in known:
-                raise BenchError(
-                    f"task_options: unknown option {name!r} of task {task}{hint(name, known)}"
-                )
-            options[name] = convert(value, hints[name], f"task_options.{name}")
-        options |= {
-            name: convert(value, hints[name], f"--{name.replace('_', '-')}")
-            for name, value in given.items()
-            if value is not None
-        }
-        return cls(**options)
-
-    def _from_file(self, task: str, known: list[str], hints: Mapping[str, Any]) -> dict[str, Any]:
-        if self.file is None:
-            return {}
-        self.file.check_keys(known, "tasks", task)
-        options = {}
-        for name, value in self.file.table("tasks", task).items():
-            source = f"{self.file.path}:{self.file.line('tasks', task, name)}: tasks.{task}.{name}"
-            options[name] = convert(value, hints[name], source)
-            if isinstance(options[name], Path):
-                options[name] = self.file.path.parent / options[name].expanduser()
-        return options
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that the runs may keep on disk for each other."""
+        return int(GB * self.share_gb)
 
 
-def convert(value: Any, wanted: Any, source: str) -> Any:
-    """``value`` as the type ``wanted`` (str, int, float, bool, Path, or one of them or None).
+@dataclass(frozen=True)
+class SuiteOverrides:
+    """What the command line says instead of the suite; each field replaces the suite's of ``replaces``."""
 
-    Text becomes a number or a path where one is wanted.
+    methods: tuple[str, ...] = option((), None, "LIST", replaces="methods")
+    models: tuple[str, ...] = option((), None, "LIST", replaces="models")
+    bits: tuple[str, ...] = option((), None, "LIST", replaces="bits")
+    protocol: tuple[str, ...] = option((), None, "LIST", replaces="protocols")
+    scope: tuple[str, ...] = option((), None, "LIST", replaces="scopes")
+    seed: tuple[int, ...] = option((), None, "LIST", replaces="seeds")
+    calibration_images: int | None = option(
+        None, None, "N", replaces="calibration_images", at_least=1
+    )
+    limit: int | None = option(
+        None, "evaluate on N images only", "N", replaces="limit", at_least=1
+    )
+
+
+def resolve_run(words: Mapping[str, Any]) -> RunOptions:
+    """Return the settings of a sweep.
+
+    Args:
+        words: what the command line says, by the names of options; None for what it does not say. Besides
+            those of `RunOptions`, `SuiteOverrides` and `TaskOptions`: ``suite`` and ``config``.
 
     Raises:
-        BenchError: it cannot; ``source`` says where the value stands.
+        BenchError: an unknown suite, a value of the wrong type or out of range; its place is named. Two
+            suites of one task with different options.
     """
-    kinds = [kind for kind in _members(wanted) if kind is not type(None)]
-    for kind in kinds:
-        if kind is bool and str(value).lower() in ("true", "false", "1", "0"):
-            return str(value).lower() in ("true", "1")
-        if (
-            kind in (int, float)
-            and isinstance(value, (str, int, float))
-            and not isinstance(value, bool)
-        ):
-            try:
-                return kind(value)
-            except ValueError:
-                continue
-        if kind in (str, Path) and isinstance(value, (str, Path)):
-            return kind(value)
-    names = " or ".join(kind.__name__ for kind in kinds)
-    raise BenchError(f"{source}: expected {names}, not {describe(value)}")
+    config = Config.read(words.get("config"))
+    first = read_suite(find_suite(words["suite"]))
+    suites = tuple(override(suite, words) for suite in with_included(first))
+    settings = resolved(
+        RunOptions, [config.environment("run"), config.table("run"), words_source(words)]
+    )
+    return replace(settings, suites=suites, tasks=_tasks(suites, config, words))
 
 
-def _members(wanted: Any) -> tuple[Any, ...]:
-    """The types of a union, or the one type."""
-    is_union = typing.get_origin(wanted) in (typing.Union, types.UnionType)
-    return typing.get_args(wanted) if is_union else (wanted,)
+def resolve_task(name: str, words: Mapping[str, Any]) -> TaskOptions:
+    """Return the options of one task outside a sweep; arguments and errors as of `resolve_run`."""
+    config = Config.read(words.get("config"))
+    return _task_options(name, config, [words_source(words)])
+
+
+def override(suite: Suite, words: Mapping[str, Any]) -> Suite:
+    """Return ``suite`` with what the command line says instead.
+
+    Raises:
+        BenchError: a value of the wrong type or out of range; the option is named.
+    """
+    told = resolved(SuiteOverrides, [words_source(words)])
+    given: dict[str, Any] = {}
+    flags: dict[str, str] = {}
+    for name, _, facts, default in options_of(SuiteOverrides):
+        value = getattr(told, name)
+        if value != default:
+            given[facts["replaces"]] = value
+            flags[facts["replaces"]] = flag(name)
+    if not given:
+        return suite
+    changed = replace(suite, **given, overridden=flags)
+    check_values(changed)
+    return changed
+
+
+def _tasks(
+    suites: Sequence[Suite], config: Config, words: Mapping[str, Any]
+) -> dict[str, TaskOptions]:
+    """The options of each task of the suites."""
+    options: dict[str, TaskOptions] = {}
+    for suite in suites:
+        given = dict(words) | {"limit": suite.limit}
+        sources = [suite_source(suite.task, suite.task_options), words_source(given)]
+        own = _task_options(suite.task, config, sources)
+        if options.setdefault(suite.task, own) != own:
+            raise suite.error("an included suite of the same task has other options", "include")
+    return options
+
+
+def _task_options(name: str, config: Config, above: Sequence[Any]) -> TaskOptions:
+    places = [config.environment(name), config.table("tasks", name), *above]
+    return resolved(TaskOptions, places)

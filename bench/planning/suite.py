@@ -6,17 +6,17 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning.names import hint, unknown
 from vit_ptq_bench.bench.planning.toml_file import TomlFile
+from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.bits import BitWidth, Protocol
 
 SUITES_FOLDER = Path(__file__).parents[1] / "suites"
 
-
-PROTOCOLS = ("equal", "authors")
-
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 KEYS = (
     "name",
@@ -35,7 +35,6 @@ KEYS = (
     "scopes",
     "include",
 )
-
 
 LABEL = r"[a-z0-9+][a-z0-9+._-]*"
 """Form of a variant's label."""
@@ -71,7 +70,7 @@ class Suite:
     models: tuple[str, ...]
     methods: tuple[str, ...] = ("*",)
     bits: tuple[str, ...] = ("W6A6", "W4A4", "W3A3")
-    protocols: tuple[str, ...] = ("equal",)
+    protocols: tuple[Protocol, ...] = ("equal",)
     seeds: tuple[int, ...] = (0,)
     calibration_images: int | None = None
     limit: int | None = None
@@ -225,18 +224,13 @@ def check_labels(suite: Suite, method: str, labels: Collection[str]) -> None:
 
 
 def check_bits(suite: Suite, text: str) -> None:
-    """Refuse a bit width that is not W and A with 2 to 8 bits, or 32 for floating point.
+    """Refuse a bit width that `BitWidth.parse` refuses.
 
     Raises:
         BenchError: naming file, line and key where they are known.
     """
-    match = re.fullmatch(r"W(\d+)A(\d+)", text)
-    if match is None:
-        raise suite.error(
-            f"{text!r} is not a bit width; write it like W4A4, W4A8 or W4A32", "bits", value=text
-        )
-    for kind, number in zip(("weight", "activation"), map(int, match.groups()), strict=True):
-        if number != 32 and not 2 <= number <= 8:
-            raise suite.error(
-                f"{text!r}: {kind} bits are 2 to 8, or 32 for floating point", "bits", value=text
-            )
+    try:
+        BitWidth.parse(text)
+    except MethodError as error:
+        problem = str(error) if repr(text) in str(error) else f"{text!r}: {error}"
+        raise suite.error(problem, "bits", value=text) from None

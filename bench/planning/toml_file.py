@@ -118,7 +118,7 @@ class TomlFile:
         Raises:
             BenchError: there is something else than a table.
         """
-        here: Any = self.data
+        here: dict[str, Any] = self.data
         for depth, key in enumerate(keys, start=1):
             here = here.get(key, {})
             if not isinstance(here, dict):

@@ -34,7 +34,7 @@ STALE_SECONDS = 3600
 """Age from which a temporary file of a writer that died is removed."""
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -58,7 +58,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_stale(folder: Path) -> None:
+def remove_stale(folder: Path) -> None:
     """Remove what a writer killed long ago left; a recent one may still be at work."""
     for path in folder.glob(".*.tmp"):
         try:

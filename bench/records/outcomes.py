@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Outcomes = NDArray[np.bool_]
 
 
-def _pack(outcomes: Outcomes) -> bytes:
+def pack(outcomes: Outcomes) -> bytes:
     """The bytes of a small npz archive that depend on the outcomes alone."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -24,6 +24,6 @@ def _pack(outcomes: Outcomes) -> bytes:
     return buffer.getvalue()
 
 
-def _unpack(content: bytes) -> Outcomes:
+def unpack(content: bytes) -> Outcomes:
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
         return np.unpackbits(archive["bits"])[: int(archive["n"])].astype(bool)

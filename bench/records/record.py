@@ -1,58 +1,45 @@
-"""The record of one run: what ran, what came out, what it cost, where.
-
-Nothing here imports torch: the leaderboard reads records on machines that have none.
-"""
+"""The record of one run: what ran, what came out, what it cost, where."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.records.schema import SCHEMA, problem, upgraded
+from vit_ptq_bench.bench.records.spec import (
+    RunSpec,
+    WrongSpec,
+    table_from_dict,
+    table_to_dict,
+)
+from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.bits import TensorSpec
+
+REFERENCE_FIDELITY = "reference"
+"""Fidelity of the method that leaves a model in full precision."""
 
 
 class DamagedRecord(BenchError):
     """A file that should hold a record does not; the text names the file and what is wrong."""
 
 
-def canonical_json(obj: Any) -> str:
-    """The one JSON text of ``obj``: sorted keys, no spaces, ASCII.
-
-    Raises:
-        ValueError: a float is not finite.
-        TypeError: something has no JSON form.
-    """
-    return json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def run_id(spec: Mapping[str, Any]) -> str:
-    """Identity of the run that ``spec`` describes: 16 hex digits."""
-    return hashlib.sha256(canonical_json(dict(spec)).encode()).hexdigest()[:16]
-
-
-def title(method: str, variant: str | None) -> str:
-    """Name of a method under a suite's label, for people."""
-    return method if variant is None else f"{method} {variant}"
-
-
 @dataclass(frozen=True)
 class Record:
-    """One run. A run that did not end ``ok`` lacks what it did not get to (None, or an empty dict).
+    """One run. A run that did not end ``ok`` lacks what it did not get to (None, or empty).
 
     Attributes:
-        run_id: identity, made from ``spec``.
-        spec: everything that decides the result, see docs/architecture.md.
-        status: one of `STATUSES`.
+        spec: everything that decides the result.
+        status: one of `schema.STATUSES`.
         fidelity: how close the method is to its paper's code.
-        convention: the method's own words on what it quantizes.
+        notes: what the method says of itself beyond its bit table.
         common_table: the bit table of protocol ``equal`` at this bit width, to compare with.
         primary_metric: the metric of ``metrics`` that methods are ranked by.
+        metric_titles: (metric, title) of those that tables show beside the first, in order.
         metrics: in percent; a metric that came out as NaN or infinite is None.
         intervals: 95 % interval of each metric, in percent.
         standard_errors: of each metric, in percent.
@@ -71,27 +58,32 @@ class Record:
         schema: version of this layout.
     """
 
-    run_id: str
-    spec: dict[str, Any]
+    spec: RunSpec
     status: str
     fidelity: str
-    convention: str | None
-    common_table: dict[str, Any] | None
-    primary_metric: str | None
-    metrics: dict[str, float | None]
-    intervals: dict[str, list[float | None]]
-    standard_errors: dict[str, float | None]
-    n: int | None
-    seconds: dict[str, float | None]
-    peak_memory_mb: float | None
-    size_mb: float | None
-    environment: dict[str, Any]
-    error: dict[str, Any] | None
-    outcomes_sha256: str | None
-    started: str | None
-    finished: str | None
+    notes: tuple[str, ...] = ()
+    common_table: Mapping[str, TensorSpec] | None = None
+    primary_metric: str | None = None
+    metric_titles: tuple[tuple[str, str], ...] = ()
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    intervals: Mapping[str, list[float | None]] = field(default_factory=dict)
+    standard_errors: Mapping[str, float | None] = field(default_factory=dict)
+    n: int | None = None
+    seconds: Mapping[str, float | None] = field(default_factory=dict)
+    peak_memory_mb: float | None = None
+    size_mb: float | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    error: Mapping[str, Any] | None = None
+    outcomes_sha256: str | None = None
+    started: str | None = None
+    finished: str | None = None
     variant: str | None = None
     schema: int = SCHEMA
+
+    @property
+    def run_id(self) -> str:
+        """Identity, made from ``spec``."""
+        return self.spec.run_id
 
     @property
     def ok(self) -> bool:
@@ -99,44 +91,9 @@ class Record:
         return self.status == "ok"
 
     @property
-    def task(self) -> str:
-        """Name of the task."""
-        return self.spec["task"]["name"]
-
-    @property
-    def model(self) -> str:
-        """Name of the model."""
-        return self.spec["model"]["name"]
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        return self.spec["method"]["name"]
-
-    @property
     def title(self) -> str:
         """Method and variant, like ``mgrq +obwr``."""
-        return title(self.method, self.variant)
-
-    @property
-    def bits(self) -> str:
-        """Bit width, like ``W4A4``."""
-        return self.spec["bits"]
-
-    @property
-    def protocol(self) -> str:
-        """``equal`` or ``authors``."""
-        return self.spec["protocol"]
-
-    @property
-    def scope(self) -> str:
-        """What of a detector was quantized; empty where it is always the whole model."""
-        return self.spec.get("scope") or ""
-
-    @property
-    def seed(self) -> int:
-        """Seed of the calibration draw and of every random generator."""
-        return self.spec["seed"]
+        return self.spec.title(self.variant)
 
     @property
     def value(self) -> float | None:
@@ -144,8 +101,16 @@ class Record:
         return self.metrics.get(self.primary_metric) if self.ok and self.primary_metric else None
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON-ready data; numbers that are not finite become None."""
-        return {field.name: _finite(getattr(self, field.name)) for field in fields(self)}
+        """Return the record as JSON-ready data; numbers that are not finite become None."""
+        data = {item.name: getattr(self, item.name) for item in fields(self)}
+        common = self.common_table
+        data |= {
+            "run_id": self.run_id,
+            "spec": self.spec.to_dict(),
+            "common_table": None if common is None else table_to_dict(common),
+        }
+        finite: dict[str, Any] = _finite(data)
+        return finite
 
     @classmethod
     def from_dict(cls, data: object, source: Path | str = "record") -> Record:
@@ -163,21 +128,33 @@ class Record:
         wrong = problem(data)
         if wrong is not None or not isinstance(data, dict):
             raise DamagedRecord(f"{source}: {wrong}")
-        expected = run_id(data["spec"])
-        if data["run_id"] != expected:
+        try:
+            spec = RunSpec.from_dict(data["spec"])
+            common = data["common_table"]
+            common = None if common is None else table_from_dict(common)
+        except (WrongSpec, MethodError) as error:
+            raise DamagedRecord(f"{source}: {error}") from error
+        if data["run_id"] != spec.run_id:
             raise DamagedRecord(
-                f"{source}: run_id is {data['run_id']}, but its spec has the id {expected}; "
+                f"{source}: run_id is {data['run_id']}, but its spec has the id {spec.run_id}; "
                 "the file was edited or belongs to another version"
             )
-        return cls(**data)
+        rest = {key: value for key, value in data.items() if key != "run_id"}
+        rest |= {
+            "spec": spec,
+            "common_table": common,
+            "notes": tuple(data["notes"]),
+            "metric_titles": tuple((name, title) for name, title in data["metric_titles"]),
+        }
+        return cls(**rest)
 
 
-def new_record(spec: Mapping[str, Any], *, status: str, fidelity: str, **known: Any) -> Record:
+def new_record(spec: RunSpec, *, status: str, fidelity: str, **known: Any) -> Record:
     """The record of a run that has just ended.
 
     Args:
         spec: everything that decides the result.
-        status: one of `STATUSES`.
+        status: one of `schema.STATUSES`.
         fidelity: of the method.
         known: any other field of `Record`; what is not given is None or empty.
 
@@ -185,17 +162,13 @@ def new_record(spec: Mapping[str, Any], *, status: str, fidelity: str, **known: 
         TypeError: ``known`` has a name that is no field.
         DamagedRecord: a value has the wrong type, or an ok run lacks its primary metric.
     """
-    nothing: dict[str, Any] = {field.name: None for field in fields(Record)}
-    nothing |= {name: {} for name in EMPTY}
-    nothing |= {"schema": SCHEMA, "run_id": run_id(spec), "spec": dict(spec)}
-    unknown = set(known) - set(nothing)
-    if unknown:
-        raise TypeError(f"a record has no field {sorted(unknown)}")
-    data = nothing | known | {"status": status, "fidelity": fidelity}
-    return Record.from_dict(_finite(data), f"record of run {nothing['run_id']}")
+    record = Record(spec, status, fidelity, **known)
+    return Record.from_dict(record.to_dict(), f"record of run {spec.run_id}")
 
 
-EMPTY = ("metrics", "intervals", "standard_errors", "seconds", "environment")
+def now() -> str:
+    """UTC time, to the second, in ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _finite(value: Any) -> Any:
@@ -207,6 +180,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
-
-
-REFERENCE_FIDELITY = "reference"

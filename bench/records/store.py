@@ -8,26 +8,22 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from vit_ptq_bench.bench.errors import BenchError
-from vit_ptq_bench.bench.records.files import _remove_stale, _write_atomically
-from vit_ptq_bench.bench.records.outcomes import Outcomes, _pack, _unpack
+from vit_ptq_bench.bench.records.files import remove_stale, write_atomically
+from vit_ptq_bench.bench.records.outcomes import Outcomes, pack, unpack
 from vit_ptq_bench.bench.records.record import DamagedRecord, Record
+from vit_ptq_bench.bench.records.spec import RunSpec
 
 RUNS = "runs"
 
 
-class Named(Protocol):
-    """Anything that names a run: a planned run or a record."""
+class Specified(Protocol):
+    """Anything that has a specification: a planned run or a record."""
 
     @property
-    def run_id(self) -> str:
-        """Identity of the run."""
-        ...
-
-    @property
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> RunSpec:
         """Everything that decides the result."""
         ...
 
@@ -57,10 +53,10 @@ class Store:
         self.root = Path(root)
         self.damaged: list[tuple[Path, str]] = []
 
-    def path(self, run: Named) -> Path:
+    def path(self, run: Specified) -> Path:
         """Return the file of a run: ``runs/<task>/<model>/<run id>.json``."""
-        task, model = run.spec["task"]["name"], run.spec["model"]["name"]
-        return self.root / RUNS / _safe(task) / _safe(model) / f"{run.run_id}.json"
+        task, model = _safe(run.spec.task.name), _safe(run.spec.model.name)
+        return self.root / RUNS / task / model / f"{run.spec.run_id}.json"
 
     def write(self, record: Record, outcomes: Outcomes | None = None) -> Written:
         """Write a record and its per-image outcomes (bool [n]), both or neither.
@@ -73,8 +69,8 @@ class Store:
         """
         path = self.path(record)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(path.parent)
-        packed = None if outcomes is None else _pack(outcomes)
+        remove_stale(path.parent)
+        packed = None if outcomes is None else pack(outcomes)
         if packed is not None:
             record = replace(record, outcomes_sha256=hashlib.sha256(packed).hexdigest())
         before = self._read(path)
@@ -84,12 +80,12 @@ class Store:
         if conflict:
             path = _free_conflict_path(path)
         if packed is not None:
-            _write_atomically(path.with_suffix(".npz"), packed)
+            write_atomically(path.with_suffix(".npz"), packed)
         text = json.dumps(record.to_dict(), indent=1, sort_keys=True, allow_nan=False)
-        _write_atomically(path, text.encode() + b"\n")
+        write_atomically(path, text.encode() + b"\n")
         return Written(path, conflict)
 
-    def read(self, run: Named) -> Record | None:
+    def read(self, run: Specified) -> Record | None:
         """Return the record of a run; None if there is none or it is damaged (see `damaged`)."""
         return self._read(self.path(run))
 
@@ -98,7 +94,7 @@ class Store:
         self.damaged = []
         found = (self._read(path) for path in self.files())
         records = [record for record in found if record is not None]
-        return sorted(records, key=lambda r: (r.task, r.model, r.run_id))
+        return sorted(records, key=lambda r: (r.spec.task.name, r.spec.model.name, r.run_id))
 
     def files(self) -> list[Path]:
         """Return the record files, conflicts left out, sorted."""
@@ -116,7 +112,7 @@ class Store:
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != record.outcomes_sha256:
             return None
-        return _unpack(content)
+        return unpack(content)
 
     def outcomes_intact(self, record: Record) -> bool:
         """Whether the outcomes file of a record is there and undamaged."""

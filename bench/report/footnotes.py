@@ -1,57 +1,71 @@
-"""Bit tables in words: the footnotes of the leaderboard."""
+"""Bit tables and notes in words: the footnotes of the leaderboard."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import fields
 
 from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY, Record
+from vit_ptq_bench.methods.api.words import table_words
+from vit_ptq_bench.methods.quantization.bits import (
+    LINEAR_ROLES,
+    OPTIONAL_KEYS,
+    SITE_KEYS,
+    TensorSpec,
+)
+
+Table = Mapping[str, TensorSpec]
 
 
 def deviation(record: Record) -> str:
     """In words, where the record's bit table differs from the common one; empty if nowhere."""
     if record.common_table is None or record.fidelity == REFERENCE_FIDELITY:
         return ""
-    return differences(record.spec["table"], record.common_table)
+    return differences(record.spec.table, record.common_table)
 
 
-def differences(table: Mapping[str, Any], common: Mapping[str, Any]) -> str:
+def convention(record: Record) -> str:
+    """In words, what the record's run leaves in floating point, what is dynamic, and the method's notes."""
+    if record.common_table is None:  # it ended before the method was asked
+        return ""
+    return "; ".join([*table_words(_in_order(record.spec.table)), *record.notes])
+
+
+def _in_order(table: Table) -> Table:
+    """A table with its sites in the order of bit tables; a file has them by the alphabet."""
+    known = [*SITE_KEYS, *OPTIONAL_KEYS]
+    order = [site for site in known if site in table] + [
+        site for site in table if site not in known
+    ]
+    return {site: table[site] for site in order}
+
+
+def differences(table: Table, common: Table) -> str:
     """In words, where a bit table differs from the common one; empty if nowhere."""
     changed: dict[str, list[str]] = {}
     for site, spec in table.items():
-        words = _changes(spec, common.get(site, {}))
+        words = _changes(spec, common.get(site))
         if words:
             changed.setdefault(words, []).append(site)
     return "; ".join(f"{_sites(sites)}: {words}" for words, sites in changed.items())
 
 
-def own_words(convention: str) -> str:
-    """What a method's convention says beyond its bit table, which `differences` tells."""
-    words = (" ".join(part.split()) for part in convention.split(";"))
-    return "; ".join(part for part in words if part and not _FROM_TABLE.match(part))
-
-
-_FROM_TABLE = re.compile(r"every site quantized$|static$|floating point: |dynamic: ")
-"""The parts of `methods.Method.convention` that repeat the bit table."""
-
-
-def _changes(spec: Mapping[str, Any], common: Mapping[str, Any]) -> str:
-    if spec["bits"] == 32:
-        return "" if common.get("bits") == 32 else "floating point"
-    words = []
-    for key, value in spec.items():
-        if value == common.get(key):
-            continue
-        if key in ("symmetric", "dynamic"):
-            words.append(
-                {"symmetric": "affine symmetric", "dynamic": "static dynamic"}[key].split()[value]
-            )
-        else:
-            words.append(
-                {"bits": f"{value} bit", "granularity": f"per {value}"}.get(key, str(value))
-            )
-    return ", ".join(words)
+def _changes(spec: TensorSpec, common: TensorSpec | None) -> str:
+    if spec.is_float:
+        return "" if common is not None and common.is_float else "floating point"
+    changed = [
+        item.name
+        for item in fields(spec)
+        if common is None or getattr(spec, item.name) != getattr(common, item.name)
+    ]
+    words = {
+        "bits": f"{spec.bits} bit",
+        "granularity": f"per {spec.granularity}",
+        "symmetric": "symmetric" if spec.symmetric else "affine",
+        "dynamic": "dynamic" if spec.dynamic else "static",
+        "scheme": spec.scheme,
+    }
+    return ", ".join(words[name] for name in changed)
 
 
 def _sites(sites: Sequence[str]) -> str:
@@ -60,12 +74,9 @@ def _sites(sites: Sequence[str]) -> str:
     for kind in ("weight", "input"):
         of_kind = [site for site in sites if site.endswith(f".{kind}")]
         if len(of_kind) > 3:
-            left_out = sorted(_LINEAR - {site.split(".")[0] for site in of_kind})
+            left_out = sorted(set(LINEAR_ROLES) - {site.split(".")[0] for site in of_kind})
             but = f" but {', '.join(left_out)}" if left_out else ""
             text.append(f"every {kind}{but}")
         else:
             text += of_kind
     return ", ".join([*text, *(site for site in sites if "." not in site)])
-
-
-_LINEAR = {"patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head"}

@@ -1,4 +1,4 @@
-"""Records -> data frames, and what the tables say about them. Imports neither torch nor methods."""
+"""Records as data frames."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vit_ptq_bench.bench.records.record import Record, canonical_json
-from vit_ptq_bench.bench.report.footnotes import deviation
+from vit_ptq_bench.bench.records.record import Record
+from vit_ptq_bench.bench.records.spec import canonical_json
+from vit_ptq_bench.bench.report.footnotes import convention, deviation
 
 Loader = Callable[[Record], "np.ndarray[Any, np.dtype[np.bool_]] | None"]
 """Gives the per-image outcomes of a record, or None."""
@@ -34,21 +35,21 @@ def _row(record: Record) -> dict[str, Any]:
     low, high = record.intervals.get(name or "", [None, None])
     row = {
         "run_id": record.run_id,
-        "task": record.task,
-        "task_version": spec["task"]["version"],
-        "data": spec["task"]["data"] or "",
-        "limit": spec["task"]["limit"],
-        "model": record.model,
-        "weights": spec["model"]["weights"] or "",
-        "method": record.method,
-        "method_version": spec["method"]["version"],
+        "task": spec.task.name,
+        "task_version": spec.task.version,
+        "data": spec.task.data or "",
+        "limit": spec.task.limit,
+        "model": spec.model.name,
+        "weights": spec.model.weights or "",
+        "method": spec.method.name,
+        "method_version": spec.method.version,
         "variant": record.variant or "",
-        "parameters": json.dumps(spec["method"]["parameters"], sort_keys=True),
-        "bits": record.bits,
-        "protocol": record.protocol,
-        "scope": record.scope,
-        "seed": record.seed,
-        "calibration_images": spec["calibration"]["images"],
+        "parameters": json.dumps(dict(spec.method.parameters), sort_keys=True),
+        "bits": spec.bits,
+        "protocol": spec.protocol,
+        "scope": spec.scope or "",
+        "seed": spec.seed,
+        "calibration_images": spec.calibration.images,
         "fidelity": record.fidelity,
         "status": record.status,
         "metric": name or "",
@@ -63,7 +64,7 @@ def _row(record: Record) -> dict[str, Any]:
         "torch": record.environment.get("torch") or "",
         "deviation": deviation(record),
         "warnings": len(record.environment.get("warnings", [])),
-        "convention": record.convention or "",
+        "convention": convention(record),
         "error": (record.error or {}).get("message", ""),
     }
     row |= {f"metric_{key}": value for key, value in record.metrics.items()}
@@ -75,17 +76,6 @@ def _row_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, None]:
     base = [key for key in rows[0] if not key.startswith(("metric_", "seconds_"))]
     extra = sorted({key for row in rows for key in row} - set(base))
     return dict.fromkeys([*base, *extra])
-
-
-SECONDARY = {
-    "top1": {"metric_top5": "top5 %"},
-    "box_ap": {
-        "metric_mask_ap": "mask AP %",
-        "metric_box_ap50": "box AP50 %",
-        "metric_box_ap75": "box AP75 %",
-    },
-}
-"""Columns beside the metric that methods are ranked by, and their heads; the CSV file has all metrics."""
 
 
 def labels(frame: pd.DataFrame) -> pd.Series[str]:

@@ -10,8 +10,8 @@ import pandas as pd
 from tabulate import tabulate
 
 from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY, Record
-from vit_ptq_bench.bench.report.footnotes import own_words
-from vit_ptq_bench.bench.report.frame import GROUP, SECONDARY, Loader, labels, to_frame
+from vit_ptq_bench.bench.report.footnotes import deviation
+from vit_ptq_bench.bench.report.frame import GROUP, Loader, labels, to_frame
 from vit_ptq_bench.bench.report.significance import SIGNIFICANCE, mcnemar
 
 LEGEND = """\
@@ -122,47 +122,66 @@ def _table(
 ) -> str:
     full = references["value"].mean() if len(references) else None
     notes: dict[str, str] = {}
-    rows = [_aggregate(str(label), part) for label, part in table.groupby("label", sort=True)]
+    rows = [
+        _aggregate(str(label), part, by_id) for label, part in table.groupby("label", sort=True)
+    ]
     done = sorted(
         (r for r in rows if r["value"] is not None), key=lambda r: (-r["value"], r["label"])
     )
-    lines = [_line("-", _aggregate("fp32", references), full, notes)] if len(references) else []
+    metric, titles = _metrics(done, references, by_id)
+    others = [f"metric_{name}" for name, _ in titles]
+    lines = []
+    if len(references):
+        lines.append(_line("-", _aggregate("fp32", references, by_id), full, notes, others))
     for rank, row in enumerate(done, start=1):
         tied = rank > 1 and _inseparable(done[0], row, by_id, outcomes)
-        lines.append(_line(f"{rank} ≈" if tied else str(rank), row, full, notes))
+        lines.append(_line(f"{rank} ≈" if tied else str(rank), row, full, notes, others))
     lines += [_failure_line(row) for row in rows if row["value"] is None]
     lines += [
         ["", label, "not run"] for label in everyone if label not in {r["label"] for r in rows}
     ]
-    metric = next(
-        (r["metric"] for r in done), references["metric"].iloc[0] if len(references) else "top1"
-    )
-    head = ["rank", "method", f"{metric} % [95 %]", *SECONDARY.get(metric, {}).values()]
+    head = ["rank", "method", f"{metric} % [95 %]", *(f"{title} %" for _, title in titles)]
     head += ["drop", "calibration s", "memory MB", "size MB", "images", "fidelity", "convention"]
     text = tabulate(lines, head, tablefmt="github", disable_numparse=True)
     footnotes = [f"({mark}) {note}" for note, mark in notes.items()]
     return "\n\n".join([text, *footnotes])
 
 
-def _aggregate(label: str, part: pd.DataFrame) -> Row:
+def _metrics(
+    done: list[Row], references: pd.DataFrame, by_id: Mapping[str, Record]
+) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The metric that a table is ranked by, and (metric, title) of those beside it."""
+    ids = [run_id for row in done for run_id in row["ids"]]
+    ids += list(references.loc[references["status"] == "ok", "run_id"])
+    if not ids:
+        return "top1", ()
+    record = by_id[ids[0]]
+    return record.primary_metric or "", record.metric_titles
+
+
+def _aggregate(label: str, part: pd.DataFrame, by_id: Mapping[str, Record]) -> Row:
     """One line of a table from the runs of all seeds."""
     ok = part[part["status"] == "ok"]
     row: Row = {"label": label, "value": None, "part": part, "ok": ok, "ids": list(ok["run_id"])}
     first = (ok if len(ok) else part).iloc[0]
-    row |= {"fidelity": first["fidelity"], "note": _note(first), "metric": first["metric"]}
+    row |= {
+        "fidelity": first["fidelity"],
+        "note": _note(by_id[first["run_id"]]),
+        "metric": first["metric"],
+    }
     if len(ok):
         row["value"] = float(ok["value"].mean())
     return row
 
 
-def _note(run: pd.Series[Any]) -> str:
+def _note(record: Record) -> str:
     """The footnote of a run: what a reader has to know to compare it with the others."""
-    if run["fidelity"] == REFERENCE_FIDELITY:
+    if record.fidelity == REFERENCE_FIDELITY:
         return ""
-    warned = "warned while calibrating, see `bench show`" if run["warnings"] else ""
-    return "; ".join(
-        text for text in (run["deviation"], own_words(run["convention"]), warned) if text
-    )
+    warnings = record.environment.get("warnings")
+    warned = "warned while calibrating, see `bench show`" if warnings else ""
+    notes = (" ".join(note.split()) for note in record.notes)
+    return "; ".join(text for text in (deviation(record), *notes, warned) if text)
 
 
 def footnote_mark(number: int) -> str:
@@ -174,14 +193,16 @@ def footnote_mark(number: int) -> str:
     return mark
 
 
-def _line(rank: str, row: Row, full: float | None, notes: dict[str, str]) -> list[str]:
+def _line(
+    rank: str, row: Row, full: float | None, notes: dict[str, str], metrics: list[str]
+) -> list[str]:
     ok = row["ok"]
     if not len(ok):
         return _failure_line(row)
     is_reference = row["fidelity"] == REFERENCE_FIDELITY
     note = row["note"]
     mark = f"({notes.setdefault(note, footnote_mark(len(notes)))})" if note else ""
-    others = [ok[name].mean() if name in ok else None for name in SECONDARY.get(row["metric"], {})]
+    others = [ok[name].mean() if name in ok else None for name in metrics]
     drop = None if full is None or is_reference else full - row["value"]
     return [
         rank,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vit_ptq_bench.bench.records.record import Record
 from vit_ptq_bench.bench.records.store import load_record
-from vit_ptq_bench.bench.report.footnotes import deviation
+from vit_ptq_bench.bench.report.footnotes import convention, deviation
 
 
 def show(run: str, results: Path) -> str:
@@ -29,15 +30,15 @@ def describe(record: Record) -> str:
     spec = record.spec
     lines = [
         f"run          {record.run_id}  {record.status}",
-        f"method       {record.title} version {spec['method']['version']} ({record.fidelity})",
-        *_pairs("parameters", spec["method"]["parameters"]),
-        f"model        {record.model}  {spec['model']['weights']}",
-        f"task         {record.task} version {spec['task']['version']}, limit {spec['task']['limit']}",
-        f"bits         {record.bits}, protocol {record.protocol}"
-        + (f", scope {record.scope}" if record.scope else ""),
-        f"convention   {record.convention or ''}",
+        f"method       {record.title} version {spec.method.version} ({record.fidelity})",
+        *_pairs("parameters", spec.method.parameters),
+        f"model        {spec.model.name}  {spec.model.weights}",
+        f"task         {spec.task.name} version {spec.task.version}, limit {spec.task.limit}",
+        f"bits         {spec.bits}, protocol {spec.protocol}"
+        + (f", scope {spec.scope}" if spec.scope else ""),
+        f"convention   {convention(record)}",
         f"differs from the common table: {deviation(record) or 'nowhere'}",
-        f"calibration  {spec['calibration']['images']} images, draw {spec['calibration']['draw']}",
+        f"calibration  {spec.calibration.images} images, draw {spec.calibration.draw}",
         *_metrics(record),
         *_pairs("seconds", record.seconds),
         f"memory       {record.peak_memory_mb} MB while calibrating",
@@ -68,7 +69,7 @@ def _two(value: float | None) -> str:
     return "?" if value is None else f"{value:.2f}"
 
 
-def _pairs(title: str, pairs: dict[str, Any]) -> list[str]:
+def _pairs(title: str, pairs: Mapping[str, Any]) -> list[str]:
     return (
         [f"{title:<12} " + ", ".join(f"{k} {v}" for k, v in sorted(pairs.items()))] if pairs else []
     )

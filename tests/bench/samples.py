@@ -1,6 +1,7 @@
 """Records made by hand, without running anything."""
 
 from vit_ptq_bench.bench.records.record import Record, new_record
+from vit_ptq_bench.bench.records.spec import RunSpec, table_from_dict
 
 _SITE = {"bits": 4, "symmetric": False, "dynamic": False, "scheme": "uniform"}
 TABLE = {
@@ -23,12 +24,12 @@ def make_record(
     parameters: dict | None = None,
     limit: int | None = None,
     variant: str | None = None,
-    convention: str | None = None,
+    notes: tuple[str, ...] = (),
     version: int = 1,
     images: int = 32,
 ) -> Record:
     """Return a record with four images."""
-    spec = {
+    data = {
         "method": {"name": method, "version": version, "parameters": parameters or {}},
         "model": {"name": model, "weights": "sha256:0"},
         "task": {"name": "digits", "version": 1, "data": "sha256:1", "limit": limit},
@@ -39,6 +40,7 @@ def make_record(
         "seed": seed,
         "precision": "float32",
     }
+    spec = RunSpec.from_dict(data)
     if status != "ok":
         error = {"type": "E", "message": "it broke | badly\nsecond line"}
         return new_record(spec, status=status, fidelity=fidelity, error=error, variant=variant)
@@ -47,9 +49,10 @@ def make_record(
         status="ok",
         fidelity=fidelity,
         variant=variant,
-        convention=convention,
-        common_table=TABLE,
+        notes=notes,
+        common_table=table_from_dict(TABLE),
         primary_metric="top1",
+        metric_titles=(("top5", "top5"),),
         metrics={"top1": value, "top5": 99.0},
         intervals={"top1": [value - 1, value + 1], "top5": [98.0, 100.0]},
         standard_errors={"top1": 0.5, "top5": 0.1},

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.samples import make_record
 from tests.bench.toys import FAKES, ROOT, run, write_suite
 from vit_ptq_bench.bench.cli import main
 from vit_ptq_bench.bench.execution.forecast import Forecast, duration
@@ -16,7 +17,7 @@ from vit_ptq_bench.bench.records import files as output
 
 PROTOCOLS = [["equal"], ["authors"]]
 LIGHT = (
-    "import sys; from bench.cli import make_parser; make_parser(); sys.exit('torch' in sys.modules)"
+    "import sys; from vit_ptq_bench.bench.cli import make_parser; make_parser(); sys.exit('torch' in sys.modules)"
 )
 
 
@@ -58,7 +59,7 @@ def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str) -> Path:
         raise ValueError("a defect, not a user error")
 
-    monkeypatch.setattr("vit_ptq_bench.bench.cli.run.find_suite", broken)
+    monkeypatch.setattr("vit_ptq_bench.bench.planning.settings.find_suite", broken)
     with pytest.raises(ValueError, match="a defect"):
         main(["run", "quick"])
 
@@ -93,8 +94,8 @@ def test_a_full_disk_in_the_middle_stops_the_sweep(
 
 
 def some_run(method: str, model: str, **parameters: object) -> Run:
-    spec = {"method": {"name": method, "parameters": parameters}, "model": {"name": model}}
-    return Run("0" * 16, spec, "official", "1" * 16)
+    spec = make_record(method=method, model=model, parameters=parameters).spec
+    return Run(spec, "official", "1" * 16)
 
 
 def test_forecast_uses_the_most_similar_runs() -> None:

@@ -117,7 +117,7 @@ def test_sharing_changes_no_result_and_every_run_costs_what_it_would_alone(folde
         assert "shared" not in alone[name].seconds
     reused = [r for r in shared.values() if "shared" in r.seconds]
     # Gradients do not depend on the bits: of each method the run that came second found them.
-    assert sorted((r.spec["method"]["name"], r.spec["bits"]) for r in reused) == [
+    assert sorted((r.spec.method.name, r.spec.bits) for r in reused) == [
         ("apq-vit", "W4A4"),
         ("ptq4vit", "W4A4"),
     ]

@@ -2,19 +2,36 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
+from tests.bench.toys import write_suite
+from vit_ptq_bench.bench.cli import make_parser
 from vit_ptq_bench.bench.errors import BenchError
-from vit_ptq_bench.bench.planning.settings import Config, convert
+from vit_ptq_bench.bench.planning.options import (
+    Config,
+    convert,
+    environment_name,
+    option,
+    options_of,
+    resolved,
+    suite_source,
+    words_source,
+)
+from vit_ptq_bench.bench.planning.settings import RunOptions, resolve_run, resolve_task
+from vit_ptq_bench.tasks import TaskOptions
 
 
 @dataclass(frozen=True)
 class Options:
-    data: Path | None = None
-    limit: int | None = None
-    batch_size: int = 64
-    flat: bool = False
+    data: Path | None = option(None, "the data")
+    limit: int | None = option(None, "how many", at_least=1)
+    batch_size: int = option(64, "at a time")
+    flat: bool = option(False, "whether flat")
+    kind: Literal["a", "b"] = option("a", "which")
+    names: tuple[str, ...] = option((), "names")
+    more: str = "no option"
 
 
 def write(folder: Path, text: str) -> Path:
@@ -23,24 +40,68 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
+def found(
+    config: Config,
+    task: str = "imagenet",
+    given: dict[str, Any] | None = None,
+    suite: dict[str, Any] | None = None,
+) -> Options:
+    places = [config.environment(task), config.table("tasks", task)]
+    return resolved(Options, [*places, suite_source(task, suite or {}), words_source(given or {})])
+
+
 def test_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config.read(write(tmp_path, '[tasks.imagenet]\ndata = "pictures"\nbatch_size = 3\n'))
     monkeypatch.setenv("BENCH_IMAGENET_DATA", "/from/environment")
     monkeypatch.setenv("BENCH_IMAGENET_LIMIT", "7")
     monkeypatch.setenv("BENCH_IMAGENET_FLAT", "true")
-    found = config.task_options("imagenet", Options, {"batch_size": 5, "limit": None})
-    assert found == Options(tmp_path / "pictures", 7, 5, True)
-    alone = Config().task_options("imagenet", Options, {}, {"batch_size": 9})
-    assert alone == Options(Path("/from/environment"), 7, 9, True)
-    assert Config().task_options("digits", Options, {}) == Options()
+    monkeypatch.setenv("BENCH_IMAGENET_NAMES", "a, b,a")
+    here = found(config, given={"batch_size": "5", "limit": None})
+    assert here == Options(tmp_path / "pictures", 7, 5, True, names=("a", "b"))
+    alone = found(Config(), suite={"batch_size": 9})
+    assert alone == Options(Path("/from/environment"), 7, 9, True, names=("a", "b"))
+    assert found(Config(), "digits") == Options()
 
 
-def test_config_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert Config.read(None).setting("device", "cpu") == "cpu"
-    write(tmp_path, '[run]\ndevice = "cuda:1"\ntimeout = 60\n')
-    assert Config.read(None).setting("device", "cpu") == "cuda:1"
-    assert Config.read(None).setting("timeout", None) == 60
+def test_settings_of_a_sweep_come_from_every_place(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words: dict[str, Any] = {"suite": "toy.toml"}
+    write_suite(folder, '["minmax"]')
+    assert resolve_run(words).device == ("cpu",)
+    monkeypatch.setenv("BENCH_RUN_DEVICE", "cuda:2")
+    monkeypatch.setenv("BENCH_RUN_WORKERS", "3")
+    assert (resolve_run(words).device, resolve_run(words).workers) == (("cuda:2",), 3)
+    write(folder, '[run]\ndevice = ["cuda:0", "cuda:1"]\ntimeout = 60\noutput = "here"\n')
+    options = resolve_run(words)
+    assert options.device == ("cuda:0", "cuda:1") and options.workers == 3
+    assert options.timeout == 60.0
+    assert options.folder == Path("here")  # relative to the file, which is in this folder
+    told = resolve_run(words | {"device": ["cpu"], "output": "there"})
+    assert (told.device, told.folder) == (("cpu",), Path("there"))
+
+
+def test_help_keys_and_variables_are_made_from_the_same_fields(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_suite(folder, '["minmax"]', task='"digits"', models='["vit_mini"]')
+    with pytest.raises(SystemExit):
+        make_parser().parse_args(["run", "--help"])
+    text = capsys.readouterr().out
+    values = {"overwrite": "always", "device": "cuda:3"}
+    for cls, table, key in ((RunOptions, "run", "run"), (TaskOptions, "tasks.digits", "digits")):
+        for name, _, _, default in options_of(cls):
+            assert f"--{name.replace('_', '-')}" in text
+            value = values.get(name, "1")
+            write(folder, f'[{table}]\n{name} = "{value}"\n')
+            by_file = resolve_run({"suite": "toy.toml"})
+            (folder / "bench.toml").unlink()
+            monkeypatch.setenv(environment_name(key, name), value)
+            by_variable = resolve_run({"suite": "toy.toml"})
+            monkeypatch.delenv(environment_name(key, name))
+            both = [o if cls is RunOptions else o.tasks["digits"] for o in (by_file, by_variable)]
+            assert getattr(both[0], name) == getattr(both[1], name) != default
+    assert "BENCH_RUN_DEVICE" in text and "BENCH_IMAGENET_DATA_DIR" in text
 
 
 @pytest.mark.parametrize(
@@ -51,28 +112,67 @@ def test_config_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.Monkey
             r"bench\.toml:1: task: unknown key; did you mean 'tasks'",
         ),
         (
-            '[run]\ndevise = "x"\n',
-            r"bench\.toml:2: run\.devise: unknown key; did you mean 'device'",
+            '[tasks.t]\ndatas = "x"\n',
+            r"bench\.toml:2: tasks\.t\.datas: unknown option 'datas'; did you mean 'data'",
         ),
-        ("[run]\n\nworkers = 1.5\n", r"bench\.toml:3: run\.workers: expected a whole number"),
-        ('[tasks.t]\ndatas = "x"\n', r"bench\.toml:2: tasks\.t\.datas: unknown key; did you mean"),
         ('[tasks.t]\nlimit = "x"\n', r"bench\.toml:2: tasks\.t\.limit: expected int, not 'x'"),
+        ("[tasks.t]\n\nlimit = 1.5\n", r"bench\.toml:3: tasks\.t\.limit: expected int, not 1\.5"),
+        ("[tasks.t]\nlimit = 0\n", r"bench\.toml:2: tasks\.t\.limit: must be at least 1, not 0"),
+        ('[tasks.t]\nkind = "c"\n', r"bench\.toml:2: tasks\.t\.kind: expected a or b, not 'c'"),
     ],
 )
 def test_errors(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(BenchError, match=message):
-        config = Config.read(write(tmp_path, text))
-        config.setting("workers", 1)
-        config.task_options("t", Options, {})
+        found(Config.read(write(tmp_path, text)), "t")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("workers", "0", "must be at least 1, not 0"),
+        ("workers", "many", "expected int, not 'many'"),
+        ("timeout", "0", "must be more than 0, not 0"),
+        ("timeout", "nan", "must be a finite number, not nan"),
+        ("share_gb", "-1", "must be at least 0, not -1"),
+        ("share_gb", "inf", "must be a finite number, not inf"),
+    ],
+)
+def test_numbers_are_checked_wherever_they_stand(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    write_suite(folder, '["minmax"]')
+    words = {"suite": "toy.toml"}
+    with pytest.raises(BenchError, match=f"--{name.replace('_', '-')}: {message}"):
+        resolve_run(words | {name: value})
+    with monkeypatch.context() as patch:
+        patch.setenv(environment_name("run", name), value)
+        with pytest.raises(BenchError, match=f"BENCH_RUN_{name.upper()}: {message}"):
+            resolve_run(words)
+    write(folder, f'[run]\n{name} = "{value}"\n')
+    with pytest.raises(BenchError, match=rf"bench\.toml:2: run\.{name}: {message}"):
+        resolve_run(words)
 
 
 def test_a_wrong_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_T_LIMIT", "many")
     with pytest.raises(BenchError, match="BENCH_T_LIMIT: expected int, not 'many'"):
-        Config().task_options("t", Options, {})
+        found(Config(), "t")
     monkeypatch.delenv("BENCH_T_LIMIT")
     with pytest.raises(BenchError, match="unknown option 'dta' of task t; did you mean 'data'"):
-        Config().task_options("t", Options, {}, {"dta": "x"})
+        found(Config(), "t", suite={"dta": "x"})
+
+
+def test_an_unknown_key_of_the_config_file_is_refused(folder: Path) -> None:
+    write_suite(folder, '["minmax"]')
+    write(folder, '[run]\ndevise = "x"\n')
+    with pytest.raises(BenchError, match=r"bench\.toml:2: run\.devise: unknown option 'devise'"):
+        resolve_run({"suite": "toy.toml"})
+
+
+def test_options_of_a_task_outside_a_sweep(folder: Path) -> None:
+    write(folder, "[tasks.digits]\nlimit = 3\n")
+    assert resolve_task("digits", {}).limit == 3
+    assert resolve_task("digits", {"limit": "4"}).limit == 4
 
 
 def test_missing_config_file(tmp_path: Path) -> None:

@@ -41,20 +41,20 @@ def plan(folder: Path, text: str) -> list[Run]:
 
 
 def ids(runs: list[Run], variant: str | None) -> list[str]:
-    return [run.run_id for run in runs if run.method == "mgrq" and run.variant == variant]
+    return [run.run_id for run in runs if run.spec.method.name == "mgrq" and run.variant == variant]
 
 
 def test_a_method_runs_once_per_variant_instead_of_once(tmp_path: Path) -> None:
     runs = plan(tmp_path, MINE)
-    assert [(run.title, run.seed) for run in runs] == [
+    assert [(run.title, run.spec.seed) for run in runs] == [
         ("fp32", 0),
         *((title, seed) for seed in (0, 1) for title in ("repq-vit", "mgrq base", "mgrq +ebgs", "minmax")),
     ]  # fmt: skip
     base, ebgs = runs[2], runs[3]
     assert base.label == "vit_mini mgrq base W4A4 equal seed 0"
     settings = ("block", "iterations", "local_weight")
-    assert [base.parameters[key] for key in settings] == [False, 7, 0.3]
-    assert [ebgs.parameters[key] for key in settings] == [True, 9, 0.0]
+    assert [base.spec.method.parameters[key] for key in settings] == [False, 7, 0.3]
+    assert [ebgs.spec.method.parameters[key] for key in settings] == [True, 9, 0.0]
 
 
 def test_settings_decide_the_identity_and_labels_do_not(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_the_ablation_of_mgrq_switches_one_part_at_a_time() -> None:
     assert len(runs) == len({run.run_id for run in runs}) == len(suite.models) * each
     switches = ("block", "global_weight", "local_weight")
     found = {
-        run.title: tuple(bool(run.parameters[key]) for key in switches)
+        run.title: tuple(bool(run.spec.method.parameters[key]) for key in switches)
         for run in runs
         if run.reference is not None
     }

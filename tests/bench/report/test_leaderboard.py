@@ -17,14 +17,13 @@ from tests.bench.samples import TABLE, make_record
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.records.store import Store
 from vit_ptq_bench.bench.report.compare import compare
-from vit_ptq_bench.bench.report.footnotes import own_words
+from vit_ptq_bench.bench.report.footnotes import convention
 from vit_ptq_bench.bench.report.frame import to_frame
 from vit_ptq_bench.bench.report.leaderboard import contents, stale_files, write_leaderboard
 from vit_ptq_bench.bench.report.markdown import footnote_mark, render
 from vit_ptq_bench.bench.report.show import show
 from vit_ptq_bench.bench.report.significance import mcnemar
 from vit_ptq_bench.methods.api.registry import METHODS
-from vit_ptq_bench.methods.quantization.bits import BitWidth
 
 ROOT = Path(__file__).parents[3]
 HEADING = "vit_mini, W4A4, `equal`"
@@ -156,20 +155,18 @@ def test_a_row_has_one_name_in_every_table():
 
 def test_footnotes_carry_the_methods_own_words():
     twin = {**TABLE, "attention": {**TABLE["attention"], "scheme": "twin-softmax"}}
-    common = "floating point: head.input; dynamic: value; "
     said = {
-        "plain": "every site quantized; static",
-        "silent": None,
-        "noted": f"{common}takes its\ntime; static weights",
-        "trains": "every site quantized; static; trains weights; in two steps",
-        "trains-too": "every site quantized; static; trains weights; in two steps",
+        "plain": (),
+        "noted": ("takes its\ntime", "static weights"),
+        "trains": ("trains weights; in two steps",),
+        "trains-too": ("trains weights; in two steps",),
     }
     records = [
-        make_record(method=name, convention=text, table=twin if name == "trains" else None)
-        for name, text in said.items()
+        make_record(method=name, notes=notes, table=twin if name == "trains" else None)
+        for name, notes in said.items()
     ]
     records.append(
-        make_record(method="fp32", bits="W32A32", fidelity="reference", convention="not quantized")
+        make_record(method="fp32", bits="W32A32", fidelity="reference", notes=("not quantized",))
     )
     text = render(records, _nothing, [])
     notes = dict(re.findall(r"^\((\w)\) (.*)$", text, re.MULTILINE))
@@ -177,30 +174,23 @@ def test_footnotes_carry_the_methods_own_words():
     assert found == {
         "fp32": "",
         "plain": "",
-        "silent": "",
         "noted": "takes its time; static weights",
         "trains": "attention: twin-softmax; trains weights; in two steps",
         "trains-too": "trains weights; in two steps",
     }
 
 
-def test_the_words_of_the_methods_themselves_are_understood():
-    for bits in ("W4A4", "W4A32"):
-        for protocol in ("equal", "authors"):
-            method = METHODS.get("mgrq").create()
-            table = method.bit_table(BitWidth.parse(bits), protocol)
-            words = own_words(method.convention(table))
-            assert words.startswith(method.note)
-            assert f"{method.parameters.iterations} iterations" in words
-            assert "floating point" not in words and "static" not in words
-    for name in ("minmax", "ptq4vit"):
-        method = METHODS.get(name).create()
-        for protocol in ("equal", "authors"):
-            assert own_words(method.convention(method.bit_table(BitWidth(4, 4), protocol))) == ""
+def test_what_a_table_tells_is_not_said_again_by_the_notes():
+    for name in METHODS.module_dict:
+        for note in METHODS.get(name).create().notes():
+            assert not note.startswith(("floating point:", "dynamic:", "static", "every site"))
+    record = make_record(notes=("takes its time",))
+    assert convention(record) == "every site quantized; static; takes its time"
+    assert convention(make_record(status="failed")) == ""
 
 
 def test_every_footnote_has_its_own_mark():
-    records = [make_record(method=f"m{k:02}", convention=f"word {k}") for k in range(60)]
+    records = [make_record(method=f"m{k:02}", notes=(f"word {k}",)) for k in range(60)]
     text = render(records, _nothing, [])
     notes = re.findall(r"^\((\w+)\) (.*)$", text, re.MULTILINE)
     marks = [mark for mark, _ in notes]
@@ -222,7 +212,7 @@ def test_with_seeds_the_lowest_of_each_are_compared():
     seen = []
 
     def outcomes(record):
-        seen.append((record.method, record.seed))
+        seen.append((record.spec.method.name, record.spec.seed))
         return np.ones(4, dtype=bool)
 
     render(records, outcomes, [])
@@ -236,7 +226,7 @@ def test_ties_follow_the_images():
     flipped = np.zeros(400, dtype=bool)
     flipped[np.flatnonzero(base)[:4]] = flipped[np.flatnonzero(~base)[:2]] = True
     hits = {"a": base, "b": base ^ flipped, "c": base & (rng.random(400) < 0.6)}
-    rows = _rows(render(records, lambda r: hits[r.method], []), "vit_mini, W4A4, `equal`")
+    rows = _rows(render(records, lambda r: hits[r.spec.method.name], []), "vit_mini, W4A4, `equal`")
     assert [row[0] for row in rows] == ["1", "2 ≈", "3"]
 
 
@@ -364,6 +354,7 @@ def test_a_task_without_a_secondary_metric_keeps_its_columns_in_place() -> None:
     record = replace(
         spec_of,
         primary_metric="box_ap",
+        metric_titles=(("mask_ap", "mask AP"), ("box_ap50", "box AP50"), ("box_ap75", "box AP75")),
         metrics={"box_ap": 40.0, "box_ap50": 61.0, "box_ap75": 22.0},
         intervals={"box_ap": [39.0, 41.0]},
         standard_errors={"box_ap": 0.5},

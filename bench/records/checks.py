@@ -1,0 +1,46 @@
+"""Checks of JSON data: each says whether a value has the right form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Check = Callable[[Any], bool]
+
+
+def _is(*types: type) -> Check:
+    """A check for instances; True and False do not pass as numbers."""
+    return lambda value: isinstance(value, types) and not isinstance(value, bool)
+
+
+def optional(check: Check) -> Check:
+    """Also null."""
+    return lambda value: value is None or check(value)
+
+
+def dict_of(check: Check) -> Check:
+    """An object whose values all pass."""
+    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
+
+
+def list_of(check: Check) -> Check:
+    """A list whose items all pass."""
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def pair_of(check: Check) -> Check:
+    """A list of two items that pass."""
+    return lambda value: list_of(check)(value) and len(value) == 2
+
+
+text = _is(str)
+whole = _is(int)
+number = _is(int, float)
+mapping = _is(dict)
+table = dict_of(mapping)
+
+
+def short(value: Any) -> str:
+    """A value in at most 60 characters, for an error message."""
+    words = repr(value)
+    return words if len(words) <= 60 else words[:57] + "..."

@@ -1,0 +1,203 @@
+"""The specification of a run: everything that decides its result, and the id made from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Self
+
+from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.bench.records import checks
+from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.bits import TensorSpec
+
+REFERENCE_METHOD = "fp32"
+"""The method that leaves a model in full precision."""
+
+
+class WrongSpec(BenchError):
+    """Data that should be a specification are none; the text says what is wrong."""
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method with all its settings.
+
+    Attributes:
+        name: as registered.
+        version: of the class; another version may give other results.
+        parameters: every setting, defaults included (JSON-ready).
+    """
+
+    name: str
+    version: int
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model; ``weights`` identifies its parameters (a hash, or a published name)."""
+
+    name: str
+    weights: str | None
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task with its data.
+
+    Attributes:
+        name: as registered.
+        version: of the class.
+        data: hash over evaluation and calibration data.
+        limit: evaluation images at most; None: all.
+    """
+
+    name: str
+    version: int
+    data: str | None
+    limit: int | None
+
+
+@dataclass(frozen=True)
+class CalibrationSpec:
+    """How many calibration images, and the seed that draws them."""
+
+    images: int
+    draw: int
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that decides the result of a run.
+
+    Attributes:
+        method, model, task: what runs.
+        bits: bit width, like ``W4A4``.
+        protocol: ``equal`` or ``authors``.
+        table: how each site is represented.
+        calibration: the calibration set.
+        seed: state of every random generator.
+        precision: of the arithmetic that simulates quantization.
+        scope: what of a detector is quantized; None where it is always the whole model.
+    """
+
+    method: MethodSpec
+    model: ModelSpec
+    task: TaskSpec
+    bits: str
+    protocol: str
+    table: Mapping[str, TensorSpec]
+    calibration: CalibrationSpec
+    seed: int
+    precision: str = "float32"
+    scope: str | None = None
+
+    @cached_property
+    def run_id(self) -> str:
+        """Identity of the run: 16 hex digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(canonical_json(self.to_dict()).encode()).hexdigest()[:16]
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether this is the full-precision run of a model."""
+        return self.method.name == REFERENCE_METHOD
+
+    def title(self, variant: str | None) -> str:
+        """Name of the method under a suite's label, for people: ``mgrq +obwr``."""
+        return self.method.name if variant is None else f"{self.method.name} {variant}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the specification as JSON-ready data; ``scope`` is left out where there is none."""
+        data = {
+            "method": asdict(self.method),
+            "model": asdict(self.model),
+            "task": asdict(self.task),
+            "bits": self.bits,
+            "protocol": self.protocol,
+            "table": table_to_dict(self.table),
+            "calibration": asdict(self.calibration),
+            "seed": self.seed,
+            "precision": self.precision,
+        }
+        return data if self.scope is None else data | {"scope": self.scope}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`.
+
+        Raises:
+            WrongSpec: a part is missing, has the wrong type, or is not known.
+        """
+        for path, (kind, check) in LAYOUT.items():
+            value: Any = data
+            for key in path.split("."):
+                if not isinstance(value, dict) or key not in value:
+                    raise WrongSpec(f"missing: spec.{path}")
+                value = value[key]
+            if not check(value):
+                raise WrongSpec(f"spec.{path} must be {kind}, not {checks.short(value)}")
+        try:
+            spec = cls(
+                method=MethodSpec(**data["method"]),
+                model=ModelSpec(**data["model"]),
+                task=TaskSpec(**data["task"]),
+                calibration=CalibrationSpec(**data["calibration"]),
+                table=table_from_dict(data["table"]),
+                **{key: data[key] for key in ("bits", "protocol", "seed", "precision")},
+                scope=data.get("scope"),
+            )
+        except (MethodError, TypeError) as error:  # a bit width that is none, a part too many
+            raise WrongSpec(f"spec: {error}") from error
+        if spec.to_dict() != data:
+            unknown = sorted(set(data) - set(spec.to_dict()))
+            raise WrongSpec(f"spec has parts that this program does not know: {unknown or 'table'}")
+        return spec
+
+
+LAYOUT: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "method.name": ("a text", checks.text),
+    "method.version": ("a whole number", checks.whole),
+    "method.parameters": ("an object", checks.mapping),
+    "model.name": ("a text", checks.text),
+    "model.weights": ("a text or null", checks.optional(checks.text)),
+    "task.name": ("a text", checks.text),
+    "task.version": ("a whole number", checks.whole),
+    "task.data": ("a text or null", checks.optional(checks.text)),
+    "task.limit": ("a whole number or null", checks.optional(checks.whole)),
+    "bits": ("a text", checks.text),
+    "protocol": ("a text", checks.text),
+    "table": ("a bit table", checks.table),
+    "calibration.images": ("a whole number", checks.whole),
+    "calibration.draw": ("a whole number", checks.whole),
+    "seed": ("a whole number", checks.whole),
+    "precision": ("a text", checks.text),
+}
+"""Every part that must be there: what it must be, in words and as a check; a dot goes one level down."""
+
+
+def canonical_json(obj: Any) -> str:
+    """Return the one JSON text of ``obj``: sorted keys, no spaces, ASCII.
+
+    Raises:
+        ValueError: a float is not finite.
+        TypeError: something has no JSON form.
+    """
+    return json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def table_to_dict(table: Mapping[str, TensorSpec]) -> dict[str, dict[str, Any]]:
+    """Return a bit table as JSON-ready data."""
+    return {site: spec.to_dict() for site, spec in table.items()}
+
+
+def table_from_dict(data: Mapping[str, Mapping[str, Any]]) -> dict[str, TensorSpec]:
+    """Inverse of `table_to_dict`, for any set of sites.
+
+    Raises:
+        MethodError: an unknown field, or a value out of range.
+    """
+    return {site: TensorSpec.from_dict(spec) for site, spec in data.items()}
