@@ -7,19 +7,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vit_ptq_bench.tasks import detection, storage
 from vit_ptq_bench.tasks.api.registry import register_task
-from vit_ptq_bench.tasks.api.task import LoadedModel, require_root
-from vit_ptq_bench.tasks.checkpoints import file_id
-from vit_ptq_bench.tasks.detection.data import CocoFiles, read_coco
+from vit_ptq_bench.tasks.api.task import LoadedModel
+from vit_ptq_bench.tasks.detection.data import CocoFiles, images_in, read_coco
 from vit_ptq_bench.tasks.detection.task import DetectionTask
 from vit_ptq_bench.tasks.detection.zoo import BUNDLED, COCO_MODELS, config_path
 from vit_ptq_bench.tasks.errors import TaskError
 
 LAYOUTS = (("val2017", "train2017", "instances_val2017.json"), ("val", "train", "val.json"))
 """Folders of evaluation and training images, and the file under ``annotations``."""
-
-
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
 
 
 SCALE = (1333, 800)
@@ -50,24 +47,23 @@ class Coco(DetectionTask):
 
     def weights_id(self, model: str) -> str:
         """Return the checkpoint's hash, with that of a config file of the user's own."""
-        weights = file_id(self._checkpoint(model))
+        weights = storage.file_id(self._checkpoint(model))
         if model in self.model_names():
             return weights
-        return f"{weights} {file_id(config_path(model))}"
+        return f"{weights} {storage.file_id(config_path(model))}"
 
     def data_id(self) -> str:
         """Return a hash over the annotations and the names and sizes of all images."""
         files = self.files()
         digest = hashlib.sha256(files.annotations.read_bytes())
         for folder in (files.images, self._training):
-            for path in _images(folder) if folder.is_dir() else []:
+            for path in images_in(folder) if folder.is_dir() else []:
                 digest.update(f"{path.name}\0{path.stat().st_size}\n".encode())
         return f"sha256:{digest.hexdigest()}"
 
     def load_model(self, model: str) -> LoadedModel:
         """Build a detector with the weights of the checkpoint."""
-        module, _ = self.build(model, self._checkpoint(model))
-        return LoadedModel(model, module)
+        return LoadedModel(model, self.build(model, self._checkpoint(model)))
 
     def files(self) -> CocoFiles:
         """Return the evaluation images."""
@@ -78,7 +74,7 @@ class Coco(DetectionTask):
         folder = self._training
         if not folder.is_dir():
             raise TaskError(f"{folder}: calibration needs training images there")
-        return _Folder(_images(folder), pipeline)
+        return detection.ImageFolder(images_in(folder), pipeline)
 
     def scale(self, config: Any) -> tuple[int, int]:
         """Return the size in the config's test pipeline; 1333 x 800 if it has none."""
@@ -90,20 +86,20 @@ class Coco(DetectionTask):
 
     @cached_property
     def _files(self) -> CocoFiles:
-        root = require_root(self.options.data_dir)
+        root = self.require_root()
         images, _, annotations = self._layout
         path = self.options.val_labels or root / "annotations" / annotations
         return read_coco(path, root / images)
 
     @property
     def _layout(self) -> tuple[str, str, str]:
-        root = require_root(self.options.data_dir)
+        root = self.require_root()
         found = [layout for layout in LAYOUTS if (root / layout[0]).is_dir()]
         return found[0] if found else LAYOUTS[0]
 
     @property
     def _training(self) -> Path:
-        return require_root(self.options.data_dir) / self._layout[1]
+        return self.require_root() / self._layout[1]
 
     def _checkpoint(self, model: str) -> Path:
         if self.options.checkpoint is None:
@@ -112,28 +108,3 @@ class Coco(DetectionTask):
                 "dict; `bench convert checkpoint` makes one of an OpenMMLab training checkpoint)"
             )
         return self.options.checkpoint
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
-
-
-class _Folder:
-    """Images of a folder in the form of mmdet's data sets."""
-
-    def __init__(self, paths: list[Path], pipeline: list[Any]) -> None:
-        import mmdet.datasets.transforms  # noqa: F401  registers mmdet's steps
-        from mmcv.transforms import Compose
-
-        self._paths, self._pipeline = paths, Compose(pipeline)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def get_data_info(self, index: int) -> dict[str, Any]:
-        """Return what the pipeline starts from."""
-        return {"img_path": str(self._paths[index]), "img_id": index}
-
-    def prepare_data(self, index: int) -> Any:
-        """Run the pipeline on one image."""
-        return self._pipeline(self.get_data_info(index))

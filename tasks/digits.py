@@ -1,51 +1,31 @@
-"""The bundled task: handwritten digits in colour, nothing to download."""
+"""The bundled classification task: handwritten digits in colour, nothing to download."""
 
-import hashlib
+from __future__ import annotations
+
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
+from vit_ptq_bench.tasks import classification, storage
 from vit_ptq_bench.tasks.api.registry import register_task
-from vit_ptq_bench.tasks.api.task import Evaluation, EvaluationProgress, LoadedModel, Task, subset
-from vit_ptq_bench.tasks.checkpoints import file_id, load_strictly, read_state_dict
+from vit_ptq_bench.tasks.api.selection import subset
+from vit_ptq_bench.tasks.api.task import Evaluation, EvaluationProgress, LoadedModel, Task
 from vit_ptq_bench.tasks.classification.digit_rendering import (
     Pool,
+    holdout_set,
     render,
     source_pools,
     test_set,
     training_pools,
 )
-from vit_ptq_bench.tasks.classification.evaluation import classify
-from vit_ptq_bench.tasks.classification.zoo import ARCHITECTURES, MEAN, STD, build_architecture
-from vit_ptq_bench.tasks.errors import TaskError
-from vit_ptq_bench.tasks.model_cards import read_card, weights_path
+from vit_ptq_bench.tasks.classification.zoo import ARCHITECTURES, build_architecture
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
-def normalise(pictures: NDArray[np.uint8]) -> Tensor:
-    """Turn uint8 [n, 32, 32, 3] into float32 [n, 3, 32, 32] around zero."""
-    return (torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
-
-
-@cache
-def _data_hash() -> str:
-    pictures, labels = test_set()
-    pool = source_pools()[0]
-    digest = hashlib.sha256()
-    for array in (pictures, labels, pool.images, pool.labels):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return f"sha256:{digest.hexdigest()}"
-
-
-HOLDOUT_PICTURES = 2000
-
-
-@cache
-def holdout_set() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """2000 pictures of the training digits that no model was fitted to."""
-    return render(training_pools()[1], HOLDOUT_PICTURES, np.random.default_rng([3, 0]))
+RENDERING = "vit_ptq_bench.tasks.classification.digit_rendering"
 
 
 @register_task
@@ -61,6 +41,7 @@ class Digits(Task):
     name = "digits"
     version = 1
     metrics = ("top1", "top5")
+    metric_titles = {"top5": "top5"}
     small = True
 
     def model_names(self) -> list[str]:
@@ -69,29 +50,25 @@ class Digits(Task):
 
     def weights_id(self, model: str) -> str:
         """Return the hash of the weights file."""
-        self._require(model)
-        return file_id(self.options.checkpoint or weights_path(model))
+        self.require_model(model)
+        return storage.file_id(storage.bundled_weights(model, self.options))
 
     def data_id(self) -> str:
         """Return a hash over the test pictures and the training digits."""
-        return f"{_data_hash()}:holdout" if self.options.holdout else _data_hash()
+        return f"{_data_id()}:holdout" if self.options.holdout else _data_id()
 
     def load_model(self, model: str) -> LoadedModel:
         """Load a bundled model; its card's figure is the reference."""
-        self._require(model)
-        source = self.options.checkpoint or weights_path(model)
+        self.require_model(model)
+        source = storage.bundled_weights(model, self.options)
         module = build_architecture(model)
-        load_strictly(module, read_state_dict(source), str(source))
-        own = self.options.checkpoint is None and not self.options.holdout
-        card = read_card(model) if own else None
-        return LoadedModel(
-            model, module, card.figure if card else None, source="tasks/weights/models.json"
-        )
+        storage.load_strictly(module, storage.read_state_dict(source), str(source))
+        return storage.bundled_model(model, module, self.options)
 
     def calibration_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:
         """Render ``n`` pictures of training digits."""
         pictures, _ = render(self._training_pool(), n, np.random.default_rng([1, seed]))
-        return list(normalise(pictures).split(self.options.batch_size))
+        return classification.digit_batches(pictures, self.options.batch_size)
 
     def evaluate(
         self,
@@ -103,18 +80,23 @@ class Digits(Task):
         """Classify the test pictures."""
         pictures, labels = holdout_set() if self.options.holdout else test_set()
         chosen = subset(len(labels), self.options.limit)
-        size = self.options.batch_size
-        batches = (
-            (normalise(pictures[part]), torch.from_numpy(labels[part]))
-            for part in np.split(chosen, range(size, len(chosen), size))
+        batches = classification.labelled_batches(
+            pictures[chosen], labels[chosen], self.options.batch_size
         )
-        return classify(module, batches, device, len(chosen), progress)
+        return classification.classify(module, batches, device, len(chosen), progress)
 
     def _training_pool(self) -> Pool:
         return training_pools()[0] if self.options.holdout else source_pools()[0]
 
-    def _require(self, model: str) -> None:
-        if model not in ARCHITECTURES:
-            raise TaskError(
-                f"unknown model {model!r} for task digits; there are {', '.join(ARCHITECTURES)}"
-            )
+
+@cache
+def _data_id() -> str:
+    """Rendering takes seconds, as long as all the rest of planning."""
+    key = storage.recipe_key((__name__, RENDERING), ("numpy", "scikit-learn"))
+    return storage.kept_identity("digits", key, _rendered_id)
+
+
+def _rendered_id() -> str:
+    pictures, labels = test_set()
+    pool = source_pools()[0]
+    return storage.arrays_id(pictures, labels, pool.images, pool.labels)

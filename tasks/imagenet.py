@@ -1,30 +1,19 @@
 """The ImageNet-1k task: timm models on the user's own images."""
 
-import difflib
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import timm
-import torch
-from timm.data import create_transform, resolve_model_data_config
-from torch import Tensor, nn
 
+from vit_ptq_bench.tasks import classification, storage
 from vit_ptq_bench.tasks.api.registry import register_task
-from vit_ptq_bench.tasks.api.task import (
-    Evaluation,
-    EvaluationProgress,
-    LoadedModel,
-    Task,
-    require_root,
-    subset,
-)
-from vit_ptq_bench.tasks.checkpoints import file_id, load_strictly, read_state_dict
-from vit_ptq_bench.tasks.classification.evaluation import classify
-from vit_ptq_bench.tasks.classification.image_cache import CachedImages
-from vit_ptq_bench.tasks.classification.image_files import (
-    ImageFiles,
+from vit_ptq_bench.tasks.api.selection import drawn, subset
+from vit_ptq_bench.tasks.api.task import Evaluation, EvaluationProgress, LoadedModel, Task
+from vit_ptq_bench.tasks.classification.image_listing import (
     Sample,
     class_folders,
     flat_samples,
@@ -33,6 +22,12 @@ from vit_ptq_bench.tasks.classification.image_files import (
     validation_folder,
 )
 from vit_ptq_bench.tasks.errors import TaskError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from vit_ptq_bench.tasks.classification.image_cache import CachedImages
 
 FULL_VALIDATION = 50_000
 
@@ -61,6 +56,10 @@ REFERENCES = {
 """Full-precision figures that the PTQ papers (RepQ-ViT, PTQ4ViT, I&S-ViT) print for timm's weights."""
 
 
+ARCHITECTURES = frozenset(name.partition(".")[0] for name in REFERENCES)
+"""Of these timm need not be asked whether it knows them."""
+
+
 FAMILIES = ("vit_*", "deit_*", "deit3_*", "swin_*")
 
 
@@ -78,25 +77,26 @@ class ImageNet(Task):
     name = "imagenet"
     version = 1
     metrics = ("top1", "top5")
+    metric_titles = {"top5": "top5"}
 
     def model_names(self) -> list[str]:
         """Return timm's pretrained tags of the supported families."""
-        return sorted(timm.list_models(list(FAMILIES), pretrained=True))
+        return classification.pretrained_names(FAMILIES)
 
     def knows_model(self, model: str) -> bool:
         """Whether timm has an architecture of that name, with or without a tag."""
-        return bool(timm.is_model(model))
+        return model.partition(".")[0] in ARCHITECTURES or classification.is_architecture(model)
 
     def weights_id(self, model: str) -> str:
         """Return the checkpoint's hash, or timm's full name of the pretrained weights."""
-        self._require(model)
         if self.options.checkpoint is not None:
-            return file_id(self.options.checkpoint)
-        return f"timm:{_full_name(model)}"
+            return storage.file_id(self.options.checkpoint)
+        self.require_model(model)
+        return f"timm:{model if '.' in model else classification.full_name(model)}"
 
     def data_id(self) -> str:
         """Return a hash over names, sizes and labels of validation and training images."""
-        root = require_root(self.options.data_dir)
+        root = self.require_root()
         train = folder_samples(root / "train") if (root / "train").is_dir() else []
         if self.options.holdout:
             return f"{listing_id(train, root)}:holdout"
@@ -104,22 +104,19 @@ class ImageNet(Task):
 
     def load_model(self, model: str) -> LoadedModel:
         """Build a timm model with its pretrained weights or those of the checkpoint."""
-        self._require(model)
+        self.require_model(model)
         checkpoint = self.options.checkpoint
         if checkpoint is None:
-            return self._with_reference(model, _pretrained(model))
-        module = timm.create_model(model, pretrained=False)
-        load_strictly(module, read_state_dict(checkpoint), str(checkpoint))
+            return self._with_reference(model, classification.create_pretrained(model))
+        module = classification.create_untrained(model)
+        storage.load_strictly(module, storage.read_state_dict(checkpoint), str(checkpoint))
         return LoadedModel(model, module.eval())
 
     def calibration_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:
         """Draw ``n`` training images without replacement."""
         samples = self._training[0]
-        if n > len(samples):
-            folder = require_root(self.options.data_dir) / "train"
-            raise TaskError(f"{folder} has {len(samples)} images to draw, the run asks for {n}")
-        drawn = np.random.default_rng(seed).permutation(len(samples))[:n]
-        return [images for images, _ in self._images([samples[i] for i in drawn], loaded)]
+        chosen = drawn(len(samples), n, seed, self.require_root() / "train")
+        return [images for images, _ in self._images([samples[i] for i in chosen], loaded)]
 
     def evaluate(
         self,
@@ -133,19 +130,21 @@ class ImageNet(Task):
         self._check_classes(loaded, samples)
         chosen = [samples[i] for i in subset(len(samples), self.options.limit)]
         images = self._images(chosen, loaded, self.options.loader_workers)
-        return classify(module, images, device, len(chosen), progress)
+        return classification.classify(module, images, device, len(chosen), progress)
 
     def _images(
         self, samples: Sequence[Sample], loaded: LoadedModel, loader_workers: int = 0
     ) -> CachedImages:
-        config = resolve_model_data_config(loaded.module)
-        files = ImageFiles(samples, create_transform(**config, is_training=False))
-        return CachedImages(files, self.options.batch_size, loader_workers, config, self.cache)
+        config, transform = classification.preprocessing(loaded.module)
+        files = classification.ImageFiles(samples, transform)
+        return classification.CachedImages(
+            files, self.options.batch_size, loader_workers, config, self.cache
+        )
 
     @cached_property
     def _training(self) -> tuple[list[Sample], list[Sample]]:
         """Images that calibration draws from, and those held out."""
-        folder = require_root(self.options.data_dir) / "train"
+        folder = self.require_root() / "train"
         if not folder.is_dir():
             raise TaskError(
                 f"{folder}: calibration needs training images there (<class>/<image>.JPEG)"
@@ -159,7 +158,7 @@ class ImageNet(Task):
 
     @cached_property
     def _validation(self) -> list[Sample]:
-        folder = validation_folder(require_root(self.options.data_dir))
+        folder = validation_folder(self.require_root())
         if self.options.val_labels is not None:
             return flat_samples(folder, self.options.val_labels)
         if not class_folders(folder):
@@ -172,7 +171,7 @@ class ImageNet(Task):
     def _check_classes(self, loaded: LoadedModel, samples: list[Sample]) -> None:
         """A wrong number of classes means other labels than the model was trained with."""
         classes = int(getattr(loaded.module, "num_classes", 0))
-        root = require_root(self.options.data_dir)
+        root = self.require_root()
         folder = root / "train" if self.options.holdout else validation_folder(root)
         by_folder = self.options.holdout or self.options.val_labels is None
         found = len(class_folders(folder)) if by_folder else classes
@@ -188,31 +187,19 @@ class ImageNet(Task):
 
     def _with_reference(self, model: str, module: nn.Module) -> LoadedModel:
         """The papers' figures hold for the full validation set only."""
-        known = REFERENCES.get(_full_name(model))
+        known = REFERENCES.get(classification.full_name(model))
         if known is None or self.options.holdout or len(self._validation) != FULL_VALIDATION:
             return LoadedModel(model, module)
         return LoadedModel(model, module, known.top1, known.tolerance, "PTQ papers on timm weights")
 
-    def _require(self, model: str) -> None:
+    def require_model(self, model: str) -> None:
+        """Refuse a name that timm does not have.
+
+        Raises:
+            TaskError: with names that are nearly so.
+        """
         if self.knows_model(model):
             return
-        near = difflib.get_close_matches(model, timm.list_models(), n=3)
+        near = classification.near_names(model)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise TaskError(f"timm has no model {model!r}{hint}")
-
-
-def _full_name(model: str) -> str:
-    """Return the name with its tag: timm gives a bare name its default weights."""
-    cfg = timm.get_pretrained_cfg(model)
-    tag = getattr(cfg, "tag", "") if cfg is not None else ""
-    return model if "." in model or not tag else f"{model}.{tag}"
-
-
-def _pretrained(model: str) -> nn.Module:
-    try:
-        return timm.create_model(model, pretrained=True).eval()
-    except Exception as error:  # hub, network and disk each raise their own kinds
-        raise TaskError(
-            f"{model}: timm could not get the pretrained weights ({type(error).__name__}: {error}); "
-            "give a file with --checkpoint"
-        ) from error

@@ -6,9 +6,7 @@ from vit_ptq_bench.registry import Registry
 from vit_ptq_bench.tasks.api.task import Task
 from vit_ptq_bench.tasks.errors import TaskError
 
-TASKS = Registry(
-    "task", "vit_ptq_bench.tasks", ("errors", "cache", "checkpoints", "model_cards"), TaskError
-)
+TASKS = Registry("task", "vit_ptq_bench.tasks", ("errors",), TaskError)
 """Name -> task class."""
 
 

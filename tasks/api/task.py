@@ -1,17 +1,22 @@
-"""What every task has in common."""
+"""The contract of a task: its options, the model it hands out, the evaluation it hands back."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-
-from vit_ptq_bench.tasks.cache import TensorCache
 from vit_ptq_bench.tasks.errors import TaskError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from vit_ptq_bench.tasks.api.cache import TensorCache
 
 EvaluationProgress = Callable[[int, int], None]
 """Called with the number of finished images and of all images."""
@@ -20,6 +25,9 @@ EvaluationProgress = Callable[[int, int], None]
 @dataclass(frozen=True)
 class TaskOptions:
     """Settings of a task, from the command line, the config file or the environment.
+
+    The metadata of each field has a line of ``help`` and the ``metavar`` that stands for its value (None: it
+    is a switch): flags, keys and variables are made of them.
 
     Attributes:
         data_dir: root folder of the data set.
@@ -32,13 +40,36 @@ class TaskOptions:
             choosing the settings of a method.
     """
 
-    data_dir: Path | None = None
-    val_labels: Path | None = None
-    checkpoint: Path | None = None
-    limit: int | None = None
-    batch_size: int = 100
-    loader_workers: int = 0
-    holdout: bool = False
+    data_dir: Path | None = field(
+        default=None, metadata={"help": "folder of the data set", "metavar": "DIR"}
+    )
+    val_labels: Path | None = field(
+        default=None,
+        metadata={
+            "help": "ground truth of flat validation images, where folders do not tell it",
+            "metavar": "FILE",
+        },
+    )
+    checkpoint: Path | None = field(
+        default=None, metadata={"help": "weights instead of the model's own", "metavar": "FILE"}
+    )
+    limit: int | None = field(
+        default=None, metadata={"help": "evaluate on N images only", "metavar": "N"}
+    )
+    batch_size: int = field(
+        default=100, metadata={"help": "images per forward pass", "metavar": "N"}
+    )
+    loader_workers: int = field(
+        default=0,
+        metadata={"help": "processes that decode images; 0: only the run's own", "metavar": "N"},
+    )
+    holdout: bool = field(
+        default=False,
+        metadata={
+            "help": "judge on training images that calibration cannot draw, to choose settings",
+            "metavar": None,
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -79,63 +110,73 @@ class Evaluation:
     outcomes: NDArray[np.bool_]
 
 
-class Task:
+class Task(ABC):
     """Data, models and metrics. Subclass it, decorate with `register_task`.
+
+    Listing and planning need `model_names`, `knows_model`, `weights_id` and `data_id` only: where these do
+    without torch, so does ``bench run --dry-run``.
 
     Attributes:
         name: lower-case name.
         version: raise it whenever figures change.
         metrics: names of the metrics; methods are ranked by the first.
+        metric_titles: metrics that tables show beside the first, in their order, with the titles of their
+            columns, without the unit (every figure is in percent).
         scopes: what of a model can be quantized, the usual first; empty where it is always the whole.
         dense: whether it is about detection, for which methods' authors use other numbers of images.
         small: whether its models are so small that a run computes on one thread: a second one costs more in
             waiting than it brings, and a sweep had better make several runs at a time.
+        preload: dotted names of modules that a sweep imports once, in the process that its runs are forked
+            from: what takes long to import and every run of the task needs.
         cache: holds what other runs of the sweep have decoded; None: nothing is reused.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
     metrics: ClassVar[tuple[str, ...]]
+    metric_titles: ClassVar[Mapping[str, str]] = {}
     scopes: ClassVar[tuple[str, ...]] = ()
     dense: ClassVar[bool] = False
     small: ClassVar[bool] = False
+    preload: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, options: TaskOptions | None = None) -> None:
         self.options = options or TaskOptions()
         self.cache: TensorCache | None = None
 
+    @abstractmethod
     def model_names(self) -> list[str]:
         """Return the models to list; a task may know more."""
-        raise AssertionError("defined by each task")
 
     def knows_model(self, model: str) -> bool:
         """Whether a model can be asked for by this name."""
         return model in self.model_names()
 
+    @abstractmethod
     def weights_id(self, model: str) -> str:
         """Return what identifies the weights, without building the model."""
-        raise AssertionError("defined by each task")
 
+    @abstractmethod
     def data_id(self) -> str:
         """Return what identifies evaluation and calibration data."""
-        raise AssertionError("defined by each task")
 
+    @abstractmethod
     def load_model(self, model: str) -> LoadedModel:
         """Return a model with its weights.
 
         Raises:
             TaskError: unknown name, or a checkpoint that does not fit.
         """
-        raise AssertionError("defined by each task")
 
+    @abstractmethod
     def calibration_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:
         """Return ``n`` training images, drawn by seed, as float32 batches [b, 3, H, W].
 
         Raises:
             TaskError: there are fewer than ``n`` training images, or one cannot be read.
         """
-        raise AssertionError("defined by each task")
 
+    @abstractmethod
     def evaluate(
         self,
         module: nn.Module,
@@ -148,27 +189,30 @@ class Task:
         Raises:
             TaskError: an image cannot be read.
         """
-        raise AssertionError("defined by each task")
 
+    def require_model(self, model: str) -> None:
+        """Refuse a name that no model has.
 
-def subset(n: int, limit: int | None) -> NDArray[np.int64]:
-    """Return the indices to evaluate: all, or ``limit`` drawn with a fixed seed, in order."""
-    if limit is None or limit >= n:
-        return np.arange(n)
-    return np.sort(np.random.default_rng(0).permutation(n)[:limit])
+        Raises:
+            TaskError: with the names that there are.
+        """
+        if not self.knows_model(model):
+            known = ", ".join(self.model_names())
+            raise TaskError(f"unknown model {model!r} for task {self.name}; there are {known}")
 
+    def require_root(self) -> Path:
+        """Return the data folder of a task whose data are the user's.
 
-def require_root(root: Path | None) -> Path:
-    """Return the data folder.
-
-    Raises:
-        TaskError: none was given, or it is not there.
-    """
-    if root is None:
-        raise TaskError(
-            "the imagenet task needs the folder that holds train/ and val/: give --data-dir, set "
-            "BENCH_IMAGENET_DATA_DIR, or write data_dir under [tasks.imagenet] in bench.toml"
-        )
-    if not root.is_dir():
-        raise TaskError(f"{root}: no such data folder")
-    return root
+        Raises:
+            TaskError: none was given, or it is not there.
+        """
+        root = self.options.data_dir
+        if root is None:
+            raise TaskError(
+                f"the task {self.name} needs the folder of its data: give --data-dir, set "
+                f"BENCH_{self.name.upper().replace('-', '_')}_DATA_DIR, or write data_dir under "
+                f"[tasks.{self.name}] in bench.toml"
+            )
+        if not root.is_dir():
+            raise TaskError(f"{root}: no such data folder")
+        return root

@@ -13,7 +13,6 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
 Floats = NDArray[np.float32]
 
@@ -61,6 +60,10 @@ class Pool:
 @cache
 def source_pools() -> tuple[Pool, Pool]:
     """The training pool and the testing pool: disjoint sets of source digits, same for everybody."""
+    from sklearn.datasets import (
+        load_digits,  # takes seconds, and rendering needs nothing else of it
+    )
+
     data = load_digits()
     images = (data.images / 16.0).astype(np.float32)
     labels = data.target.astype(np.int64)
@@ -122,6 +125,15 @@ def test_set() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return render(source_pools()[1], TEST_IMAGES, np.random.default_rng(TEST_SEED))
 
 
+HOLDOUT_IMAGES = 2000
+
+
+@cache
+def holdout_set() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """2000 pictures of the training digits that no model was fitted to."""
+    return render(training_pools()[1], HOLDOUT_IMAGES, np.random.default_rng([3, 0]))
+
+
 def _draw_rows(
     pool: Pool, labels: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.int64]:
@@ -130,7 +142,8 @@ def _draw_rows(
     counts = np.bincount(pool.labels, minlength=CLASSES)
     starts = np.cumsum(counts) - counts
     offsets = (rng.random(len(labels)) * counts[labels]).astype(np.int64)
-    return by_class[starts[labels] + offsets]
+    rows: NDArray[np.int64] = by_class[starts[labels] + offsets]
+    return rows
 
 
 def _render_chunk(
@@ -150,7 +163,10 @@ def _render_chunk(
     canvas = _paint(canvas, _bars(n, rng, clutter), _colour(n, rng), 0.6, 1.0, rng)
     noise = _uniform(rng, (n, SIZE, SIZE, 3), -1.0, 1.0)
     noise *= _uniform(rng, (n, 1, 1, 1), 0.0, 0.1 * clutter)
-    return np.rint(np.clip(canvas + noise, 0.0, 1.0) * np.float32(255.0)).astype(np.uint8)
+    pictures: NDArray[np.uint8] = np.rint(
+        np.clip(canvas + noise, 0.0, 1.0) * np.float32(255.0)
+    ).astype(np.uint8)
+    return pictures
 
 
 def clutter_background(size: int, rng: np.random.Generator, clutter: float) -> Floats:
@@ -179,14 +195,16 @@ def _fragment(pool: Pool, n: int, rng: np.random.Generator) -> Floats:
     direction = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
     shift = direction * _uniform(rng, (n, 1), 0.75, 1.15)
     shape = _warp(pool.images[rows], _uniform(rng, (n,), 0.35, 0.6), shift, 180.0, 0.25, rng)
-    return shape * (_plane(n, rng) > _uniform(rng, (n, 1, 1), -0.9, 0.3))
+    part: Floats = shape * (_plane(n, rng) > _uniform(rng, (n, 1, 1), -0.9, 0.3))
+    return part
 
 
 def _bars(n: int, rng: np.random.Generator, clutter: float) -> Floats:
     """A thin bar across the picture, in two of five pictures at full clutter."""
     distance = np.abs(_plane(n, rng) - _uniform(rng, (n, 1, 1), -0.6, 0.6))
     width = _uniform(rng, (n, 1, 1), 0.03, 0.11) * (rng.random((n, 1, 1)) < 0.4 * clutter)
-    return (distance < width).astype(np.float32)
+    bars: Floats = (distance < width).astype(np.float32)
+    return bars
 
 
 def _warp(
@@ -210,8 +228,9 @@ def _warp(
     down = (_each(cos) * y - _each(sin) * x) / _each(scale)
     across = (across + _each(shear) * down) * _each(stretch)
     row, column = (axis.astype(np.float32) * 4 + np.float32(3.5) for axis in (down, across))
-    values = _bilinear(digits, row, column)
-    return np.clip((values - np.float32(0.2)) * _uniform(rng, (n, 1, 1), 1.3, 2.6), 0.0, 1.0)
+    values = _bilinear(digits, row, column) - np.float32(0.2)
+    ink: Floats = np.clip(values * _uniform(rng, (n, 1, 1), 1.3, 2.6), 0.0, 1.0)
+    return ink
 
 
 def _bilinear(sources: Floats, row: Floats, column: Floats) -> Floats:
@@ -226,7 +245,8 @@ def _bilinear(sources: Floats, row: Floats, column: Floats) -> Floats:
     at = (np.arange(n)[:, None, None] * height + top) * width + left
     upper = flat[at] * (1 - right) + flat[at + 1] * right
     lower = flat[at + width] * (1 - right) + flat[at + width + 1] * right
-    return upper * (1 - down) + lower * down
+    values: Floats = upper * (1 - down) + lower * down
+    return values
 
 
 def _background(n: int, rng: np.random.Generator, clutter: float) -> Floats:
@@ -237,7 +257,9 @@ def _background(n: int, rng: np.random.Generator, clutter: float) -> Floats:
     phase = _plane(n, rng) * _uniform(rng, (n, 1, 1), 1.0, 5.0) + _uniform(rng, (n, 1, 1), 0, 1)
     wave = np.abs(phase - np.floor(phase) - np.float32(0.5)) * 4 - 1
     stripes = wave[..., None] * _spread(n, 0.2 * clutter, rng)
-    return base + stripes + _blotches(n, rng) * _uniform(rng, (n, 1, 1, 1), 0.0, 0.3 * clutter)
+    blotches = _blotches(n, rng) * _uniform(rng, (n, 1, 1, 1), 0.0, 0.3 * clutter)
+    canvas: Floats = base + stripes + blotches
+    return canvas
 
 
 def _blotches(n: int, rng: np.random.Generator) -> Floats:
@@ -264,7 +286,8 @@ def _contrasting(middle: Floats, rng: np.random.Generator) -> Floats:
     colours = _uniform(rng, (len(middle), 3, 3), 0.0, 1.0)
     gap = colours - middle[:, None]
     distance = gap[..., 0] ** 2 + gap[..., 1] ** 2 + gap[..., 2] ** 2
-    return colours[np.arange(len(middle)), distance.argmax(axis=1)]
+    farthest: Floats = colours[np.arange(len(middle)), distance.argmax(axis=1)]
+    return farthest
 
 
 def _paint(

@@ -1,5 +1,7 @@
 """Decoded images that the runs of a sweep share, so that each file is decoded once per preprocessing."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -7,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vit_ptq_bench.tasks.cache import TensorCache, image_key
-from vit_ptq_bench.tasks.classification.image_files import ImageFiles, Sample
+from vit_ptq_bench.tasks.api.cache import TensorCache, image_key
+from vit_ptq_bench.tasks.classification.image_files import ImageFiles
+from vit_ptq_bench.tasks.classification.image_listing import Sample
+from vit_ptq_bench.tasks.classification.normalisation import normalise
 
 
 class CachedImages:
@@ -81,8 +85,7 @@ class CachedImages:
         return {"floats": images}
 
     def _normalised(self, pixels: Tensor) -> Tensor:
-        """As torchvision: to [0, 1], less the mean, by the deviation."""
-        return pixels.float().div_(255).sub_(self._mean).div_(self._std)
+        return normalise(pixels, self._mean, self._std)
 
     def _samples(self, position: int) -> Sequence[Sample]:
         return self._files.samples[position : position + self._size]

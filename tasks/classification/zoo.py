@@ -1,56 +1,53 @@
 """The bundled models: small members of the families of the field, made for the bundled digits.
 
-Architectures are timm's, twelve blocks deep; the weights are half-precision safetensors beside this
-file, made by ``python -m vit_ptq_bench.tasks.training.classifiers``.
+Architectures are timm's, twelve blocks deep; the weights are half-precision safetensors in ``tasks/weights``,
+made by ``python -m vit_ptq_bench.tasks.training.classifiers``.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
 
-from timm.models.deit import VisionTransformerDistilled
-from timm.models.swin_transformer import SwinTransformer
-from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from vit_ptq_bench.tasks import classification
+from vit_ptq_bench.tasks.classification.digit_rendering import CLASSES, SIZE
 from vit_ptq_bench.tasks.errors import TaskError
 
-CLASSES = 10
-
-
-IMAGE_SIZE = 32
-
+if TYPE_CHECKING:
+    from torch import nn
 
 MEAN = STD = 0.5
 
 
-def _vit_mini() -> nn.Module:
-    return VisionTransformer(
-        img_size=IMAGE_SIZE, patch_size=4, embed_dim=96, depth=12, num_heads=3, num_classes=CLASSES
-    )
+@dataclass(frozen=True)
+class Architecture:
+    """A class of ``timm.models`` and the arguments that it is built with."""
+
+    timm_class: str
+    settings: Mapping[str, Any]
 
 
-def _deit_mini() -> nn.Module:
-    return VisionTransformerDistilled(
-        img_size=IMAGE_SIZE, patch_size=4, embed_dim=96, depth=12, num_heads=3, num_classes=CLASSES
-    )
+_DIGITS = {"img_size": SIZE, "num_classes": CLASSES}
 
 
-def _swin_mini() -> nn.Module:
-    return SwinTransformer(
-        img_size=IMAGE_SIZE,
-        patch_size=2,
-        embed_dim=32,
-        depths=(2, 2, 6, 2),
-        num_heads=(2, 4, 8, 16),
-        window_size=4,
-        num_classes=CLASSES,
-        drop_path_rate=0.0,
-    )
+_COLUMNAR = _DIGITS | {"patch_size": 4, "embed_dim": 96, "depth": 12, "num_heads": 3}
 
 
-ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
-    "vit_mini": _vit_mini,
-    "deit_mini": _deit_mini,
-    "swin_mini": _swin_mini,
+_HIERARCHICAL = _DIGITS | {
+    "patch_size": 2,
+    "embed_dim": 32,
+    "depths": (2, 2, 6, 2),
+    "num_heads": (2, 4, 8, 16),
+    "window_size": 4,
+    "drop_path_rate": 0.0,
+}
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "vit_mini": Architecture("VisionTransformer", _COLUMNAR),
+    "deit_mini": Architecture("VisionTransformerDistilled", _COLUMNAR),
+    "swin_mini": Architecture("SwinTransformer", _HIERARCHICAL),
 }
 
 
@@ -62,4 +59,5 @@ def build_architecture(name: str) -> nn.Module:
     """
     if name not in ARCHITECTURES:
         raise TaskError(f"no bundled model {name!r}; there are {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[name]().eval()
+    architecture = ARCHITECTURES[name]
+    return classification.create_by_class(architecture.timm_class, architecture.settings).eval()

@@ -1,9 +1,8 @@
-"""COCO detection and instance segmentation with mmdet.
+"""Parts of detection tasks: annotations in COCO's form, mmdet's data sets and detectors, average precision.
 
-mmdet is imported when a detector is first built, not before: a classification run does without it. What mmdet
-needs of mmcv's compiled operators is provided here, so that no module can import it too early.
+Names are imported when they are asked for: task cards do without torch, a classification run without mmdet.
 """
 
-from vit_ptq_bench.tasks.detection.operators import provide_operators
+import lazy_loader
 
-provide_operators()
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from PIL import Image, UnidentifiedImageError
 
+from vit_ptq_bench.tasks.detection.data import IMAGE_SUFFIXES, images_in
 from vit_ptq_bench.tasks.errors import TaskError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
-
 
 VOC_SPLITS = {"train": "trainval", "val": "test"}
 """Which list of ``ImageSets/Main`` becomes which part."""
@@ -94,16 +93,14 @@ def convert_yolo(source: Path, out: Path) -> list[Part]:
         folder = source / "images" / part
         if not folder.is_dir():
             raise TaskError(f"{folder}: no such folder of images")
-        images = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
-        parts[part] = [_yolo_picture(path, source / "labels" / part, names) for path in images]
+        labels = source / "labels" / part
+        parts[part] = [_yolo_picture(path, labels, names) for path in images_in(folder)]
     return write_parts(parts, out)
 
 
 def _yolo_names(source: Path) -> list[str]:
     if (source / "classes.txt").is_file():
         return [line.strip() for line in _lines(source / "classes.txt") if line.strip()]
-    import yaml
-
     path = source / "data.yaml"
     try:
         names = yaml.safe_load("\n".join(_lines(path)))["names"]
@@ -181,7 +178,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _image(folder: Path, name: str) -> Path:
-    found = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
+    found = [folder / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES]
     for path in found:
         if path.is_file():
             return path

@@ -1,11 +1,11 @@
-"""What the detection tasks share: reading images, calibration batches, the evaluation's pass."""
+"""Passes over the images of a detection task: batches for calibration, and the evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,9 +14,6 @@ from vit_ptq_bench.tasks.api.task import Evaluation, EvaluationProgress
 from vit_ptq_bench.tasks.detection.data import CocoFiles
 from vit_ptq_bench.tasks.detection.metrics import Collector
 from vit_ptq_bench.tasks.errors import TaskError
-
-DIVISOR = 32
-"""Heights and widths are padded to multiples of it, as mmdet does."""
 
 
 def read_sample(dataset: Any, index: int) -> dict[str, Any]:
@@ -56,7 +53,7 @@ def calibration_batches(
     height = max(part.shape[2] for part in parts)
     width = max(part.shape[3] for part in parts)
     padded = [F.pad(p, (0, width - p.shape[3], 0, height - p.shape[2])) for p in parts]
-    return list(torch.cat(padded).split(batch_size))
+    return list(torch.split(torch.cat(padded), batch_size))
 
 
 @torch.no_grad()
@@ -106,8 +103,6 @@ def check_images(files: CocoFiles, dataset: Any) -> None:
     Raises:
         TaskError: the first few missing files are named.
     """
-    from pathlib import Path
-
     paths = [Path(dataset.get_data_info(i)["img_path"]) for i in range(len(dataset))]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
@@ -115,14 +110,3 @@ def check_images(files: CocoFiles, dataset: Any) -> None:
             f"{files.images} lacks {len(missing)} of the {len(paths)} images of {files.annotations}: "
             f"{', '.join(missing[:3])}"
         )
-
-
-def drawn(n: int, wanted: int, seed: int, where: object) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return ``wanted`` of ``n`` indices, drawn by seed.
-
-    Raises:
-        TaskError: there are fewer.
-    """
-    if wanted > n:
-        raise TaskError(f"{where} has {n} images to draw, the run asks for {wanted}")
-    return np.random.default_rng(seed).permutation(n)[:wanted]

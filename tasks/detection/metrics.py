@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,15 +19,11 @@ from pycocotools.cocoeval import COCOeval
 
 from vit_ptq_bench.tasks.api.task import Evaluation
 from vit_ptq_bench.tasks.detection.data import CocoFiles
-
-FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-"""The first six of COCO's twelve figures, in their order."""
-
-
-KINDS = {"box": "bbox", "mask": "segm"}
-
+from vit_ptq_bench.tasks.detection.figures import FIGURES, KINDS
+from vit_ptq_bench.tasks.detection.openmmlab import CocoMetric
 
 RESAMPLES = 100
+"""Image sets drawn with replacement, for the uncertainty of average precision."""
 
 
 SHOWN_SCORE = 0.3
@@ -60,8 +57,6 @@ class Collector:
     """
 
     def __init__(self, files: CocoFiles, image_ids: Sequence[int], masks: bool) -> None:
-        from mmdet.evaluation import CocoMetric
-
         self.kinds = {k: v for k, v in KINDS.items() if k == "box" or masks}
         self.image_ids = list(image_ids)
         with contextlib.redirect_stdout(io.StringIO()):
@@ -111,8 +106,6 @@ def judge(
         category_ids: the categories.
         image_ids: the images that count.
     """
-    import json
-
     entries = json.loads(Path(found).read_text())
     if not entries:
         return _nothing(truth, category_ids, image_ids)

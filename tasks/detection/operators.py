@@ -2,7 +2,7 @@
 
 mmcv-lite has every ``mmcv.ops`` module in Python but not the compiled ``mmcv._ext`` behind them, and building
 that takes a compiler and half an hour. Where it is absent, `provide_operators` puts a module of that name in
-its place. Call it before the first import of mmdet.
+its place. `openmmlab` calls it before the first import of mmdet.
 """
 
 import importlib.util
@@ -16,6 +16,8 @@ import torch
 import torchvision
 from torch import Tensor
 
+from vit_ptq_bench.tasks.errors import TaskError
+
 NAME = "mmcv._ext"
 
 
@@ -27,7 +29,7 @@ def provide_operators() -> bool:
     """Make mmcv's operators importable; return whether torchvision's stand in for compiled ones.
 
     Nothing happens where mmcv was compiled. Operators other than NMS and RoIAlign raise
-    NotImplementedError with their name when they are called.
+    `TaskError` with their name when they are called.
     """
     present = sys.modules.get(NAME)
     if present is not None:
@@ -54,7 +56,7 @@ class _Operators(ModuleType):
             raise AttributeError(name)
 
         def missing(*args: Any, **kwargs: Any) -> Any:
-            raise NotImplementedError(
+            raise TaskError(
                 f"mmcv's compiled operator {name!r} is not available with mmcv-lite; "
                 "install a compiled mmcv to use models that need it"
             )
@@ -74,7 +76,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     if offset:
         # Widths grow by one if the far corners do; overlaps are then those of the definition.
         boxes = boxes + boxes.new_tensor([0.0, 0.0, offset, offset])
-    return torchvision.ops.nms(boxes, scores, iou_threshold)
+    kept: Tensor = torchvision.ops.nms(boxes, scores, iou_threshold)
+    return kept
 
 
 def roi_align_forward(
@@ -103,7 +106,7 @@ def roi_align_forward(
         aligned: shift by half a pixel.
 
     Raises:
-        NotImplementedError: max pooling.
+        TaskError: max pooling.
     """
     _require_average(pool_mode)
     pooled = torchvision.ops.roi_align(
@@ -142,4 +145,4 @@ def roi_align_backward(
 
 def _require_average(pool_mode: int) -> None:
     if pool_mode != AVERAGE:
-        raise NotImplementedError("RoIAlign with max pooling is not available with mmcv-lite")
+        raise TaskError("RoIAlign with max pooling is not available with mmcv-lite")

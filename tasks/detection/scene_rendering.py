@@ -2,7 +2,7 @@
 
 A card is a rounded rectangle with a digit on it, so that masks are solid and a card that lies on another
 hides part of it. Everything drawn is a function of a NumPy generator and a pool of source digits (see
-`tasks.digits_data`): the same seed gives the same bytes.
+`classification.digit_rendering`): the same seed gives the same bytes.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def _lay(canvas: Floats, card: _Card, rng: np.random.Generator) -> Floats:
 def _heap(canvas: Floats, pool: Pool, rng: np.random.Generator) -> tuple[Floats, Instance]:
     """A heap of tiny cards with digits of one class, as one crowd."""
     first = int(rng.random() * len(pool.labels))
-    same = Pool.take(pool, np.flatnonzero(pool.labels == pool.labels[first]))
+    same = pool.take(np.flatnonzero(pool.labels == pool.labels[first]))
     corner = (rng.random(2) * (SIZE - 40)).astype(np.int64)
     mask = np.zeros((SIZE, SIZE), dtype=bool)
     for _ in range(6):

@@ -12,10 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
-from vit_ptq_bench.tasks.checkpoints import CONTAINERS, file_id
 from vit_ptq_bench.tasks.errors import TaskError
+from vit_ptq_bench.tasks.storage.checkpoints import CONTAINERS
+from vit_ptq_bench.tasks.storage.identity import file_id
 
 
 def convert_checkpoint(source: Path, out: Path) -> str:
@@ -43,9 +46,6 @@ def convert_checkpoint(source: Path, out: Path) -> str:
 
 
 def _unpickle(source: Path, out: Path, identity: str) -> None:
-    import torch
-    from torch import Tensor
-
     data: Any = torch.load(source, map_location="cpu", weights_only=False)
     for key in CONTAINERS:
         if isinstance(data, dict) and isinstance(data.get(key), dict):

@@ -9,12 +9,13 @@ Nothing is selected on the test set: the last weights are kept, and the test set
 end, for the model's card.
 """
 
+from __future__ import annotations
+
 import argparse
 import math
 import shlex
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
@@ -32,9 +33,15 @@ from vit_ptq_bench.tasks.classification.digit_rendering import (
     test_set,
     training_pools,
 )
+from vit_ptq_bench.tasks.classification.normalisation import digit_batches, labelled_batches
 from vit_ptq_bench.tasks.classification.zoo import ARCHITECTURES, build_architecture
-from vit_ptq_bench.tasks.digits import normalise
-from vit_ptq_bench.tasks.model_cards import ModelCard, read_card, weights_path, write_card
+from vit_ptq_bench.tasks.storage.checkpoints import load_strictly, read_state_dict
+from vit_ptq_bench.tasks.storage.model_cards import (
+    ModelCard,
+    read_card,
+    weights_path,
+    write_card,
+)
 
 BATCH = 64
 
@@ -60,7 +67,7 @@ GAIN_SPREAD = 1.0
 
 
 @dataclass
-class EvaluationProgress:
+class TrainingProgress:
     """Where a training run stands.
 
     Attributes:
@@ -76,7 +83,7 @@ class EvaluationProgress:
 def accuracy(model: nn.Module, pictures: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
     """Return top-1 in percent."""
     model.eval()
-    predictions = [model(part).argmax(1) for part in normalise(pictures).split(200)]
+    predictions = [model(part).argmax(1) for part in digit_batches(pictures, 200)]
     return 100 * float((torch.cat(predictions).numpy() == labels).mean())
 
 
@@ -136,7 +143,7 @@ class Trainer:
         if isinstance(self.model, VisionTransformerDistilled):
             self.model.set_distilled_training(True)
         self.optimizer = build_optimizer(self.model, options.lr)
-        self.progress = EvaluationProgress()
+        self.progress = TrainingProgress()
         self.checkpoint = Path(options.output).with_suffix(".checkpoint.pt")
         self.fit, self.validation = training_pools()
 
@@ -168,7 +175,7 @@ class Trainer:
         # The generator depends on the round alone, so a resumed run sees the same pictures.
         rng = np.random.default_rng([self.options.seed, self.progress.seen])
         pictures, labels = render(self.fit, ROUND, rng, self.progress.clutter)
-        hits = sum(self._step(*batch) for batch in _batches(normalise(pictures), labels))
+        hits = sum(self._step(*batch) for batch in labelled_batches(pictures, labels, BATCH))
         return hits / ROUND
 
     def _step(self, images: Tensor, labels: Tensor) -> int:
@@ -177,7 +184,7 @@ class Trainer:
             group["lr"] = rate
         loss, hits = loss_and_hits(self.model, self.teacher, images, labels)
         self.optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.progress.seen += len(labels)
@@ -199,19 +206,18 @@ class Trainer:
         state = torch.load(self.checkpoint, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = EvaluationProgress(**state["progress"])
-
-
-def _batches(images: Tensor, labels: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(images.split(BATCH), torch.from_numpy(labels).split(BATCH), strict=True)
+        self.progress = TrainingProgress(**state["progress"])
 
 
 def _teacher(name: str | None) -> nn.Module | None:
-    if name is None:
-        return None
-    teacher = build_architecture(name)
-    teacher.load_state_dict({k: v.float() for k, v in load_file(weights_path(name)).items()})
-    return teacher
+    return None if name is None else _stored(name, weights_path(name))
+
+
+def _stored(name: str, weights: Path) -> nn.Module:
+    """A bundled architecture with stored weights, in float32."""
+    model = build_architecture(name)
+    load_strictly(model, read_state_dict(weights), str(weights))
+    return model
 
 
 def parse_options(arguments: list[str]) -> argparse.Namespace:
@@ -245,9 +251,7 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
 
 def measure(name: str, weights: Path) -> float:
     """Return top-1 in percent of stored weights on the test set."""
-    model = build_architecture(name)
-    model.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
-    return round(accuracy(model, *test_set()), 2)
+    return round(accuracy(_stored(name, weights), *test_set()), 2)
 
 
 def main(arguments: list[str] | None = None) -> None:

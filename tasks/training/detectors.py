@@ -4,7 +4,7 @@
 
 Without ``--data`` the training scenes are drawn anew from the training digits; with it any data set in COCO's
 form trains the same small detector, and its config is written beside the weights. LayerNorm gains start
-log-normal, as those of the bundled classifiers (`tasks.train_digits`), and nothing is selected on the
+log-normal, as those of the bundled classifiers (`training.classifiers`), and nothing is selected on the
 validation images: the last weights are kept.
 """
 
@@ -17,26 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from safetensors.torch import save_file
 from torch import nn
 
-from vit_ptq_bench.tasks.checkpoints import read_state_dict
 from vit_ptq_bench.tasks.classification.digit_rendering import source_pools
-from vit_ptq_bench.tasks.detection.data import (
-    CocoFiles,
-    build_dataset,
-    read_coco,
-    training_pipeline,
-)
+from vit_ptq_bench.tasks.detection.data import CocoFiles, read_coco
+from vit_ptq_bench.tasks.detection.datasets import build_dataset, training_pipeline
+from vit_ptq_bench.tasks.detection.models import build_detector, read_config, set_classes
 from vit_ptq_bench.tasks.detection.scene_rendering import SIZE, write_scenes
-from vit_ptq_bench.tasks.detection.zoo import (
-    BUNDLED,
-    build_detector,
-    config_path,
-    read_config,
-    set_classes,
+from vit_ptq_bench.tasks.detection.zoo import BUNDLED, config_path
+from vit_ptq_bench.tasks.scenes import Scenes
+from vit_ptq_bench.tasks.storage.checkpoints import read_state_dict
+from vit_ptq_bench.tasks.storage.model_cards import (
+    ModelCard,
+    read_card,
+    weights_path,
+    write_card,
 )
-from vit_ptq_bench.tasks.model_cards import ModelCard, read_card, weights_path, write_card
 from vit_ptq_bench.tasks.training.classifiers import spread_gains
 
 SCENES = 6000
@@ -68,6 +67,44 @@ def start_from(model: nn.Module, path: Path) -> None:
     print(f"{len(taken)} of {len(own)} tensors start from {path}")
 
 
+class Checkpoints(Hook):  # type: ignore[misc]  # mmengine has no types
+    """Saves and restores by tensors and numbers alone, which torch loads without running anything.
+
+    mmengine's own checkpoint hook stores its logs as Python objects.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def before_train(self, runner: Any) -> None:
+        """Go on from the checkpoint, if there is one."""
+        if not self.path.is_file():
+            return
+        state = torch.load(self.path, weights_only=True)
+        runner.model.load_state_dict(state["model"])
+        runner.optim_wrapper.load_state_dict(state["optimizer"])
+        for scheduler, saved in zip(runner.param_schedulers, state["rates"], strict=True):
+            scheduler.load_state_dict(saved)
+        runner.train_loop._iter = state["iteration"]
+        runner.logger.info(f"goes on from iteration {state['iteration']}")
+
+    def after_train_iter(self, runner: Any, batch_idx: int, **_: Any) -> None:
+        """Save every `SAVE_EVERY` iterations."""
+        if (runner.iter + 1) % SAVE_EVERY:
+            return
+        state = {
+            "model": runner.model.state_dict(),
+            "optimizer": runner.optim_wrapper.state_dict(),
+            "rates": [scheduler.state_dict() for scheduler in runner.param_schedulers],
+            "iteration": runner.iter + 1,
+        }
+        temporary = self.path.with_suffix(".tmp")
+        torch.save(state, temporary)
+        temporary.replace(self.path)
+
+
 class Trainer:
     """Runs mmengine's Runner, and keeps a checkpoint that it can go on from."""
 
@@ -89,42 +126,44 @@ class Trainer:
 
     def run(self) -> nn.Module:
         """Train to the end and return the detector."""
-        from mmengine.runner import Runner
-
-        options = self.options
-        size = (options.size, options.size)
         runner = Runner(
             model=self.model,
             work_dir=str(self.folder / "runner"),
-            train_dataloader={
-                "batch_size": options.batch_size,
-                "num_workers": 0,
-                "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": options.seed},
-                "collate_fn": {"type": "pseudo_collate"},
-                "dataset": build_dataset(
-                    self.files, training_pipeline(size, self.files.has_masks), training=True
-                ),
-            },
-            train_cfg={"by_epoch": False, "max_iters": options.iterations},
-            optim_wrapper={
-                "type": "OptimWrapper",
-                "optimizer": {"type": "AdamW", "lr": options.lr, "weight_decay": 0.05},
-                "paramwise_cfg": {
-                    "norm_decay_mult": 0.0,
-                    "bias_decay_mult": 0.0,
-                    "custom_keys": {"relative_position_bias_table": {"decay_mult": 0.0}},
-                },
-                "clip_grad": {"max_norm": 10.0},
-            },
+            train_dataloader=self._loader(),
+            train_cfg={"by_epoch": False, "max_iters": self.options.iterations},
+            optim_wrapper=self._optimizer(),
             param_scheduler=self._schedule(),
             default_hooks={"checkpoint": None, "logger": {"type": "LoggerHook", "interval": 50}},
-            custom_hooks=[self._hook()],
+            custom_hooks=[Checkpoints(self.checkpoint)],
             default_scope="mmdet",
-            randomness={"seed": options.seed},
+            randomness={"seed": self.options.seed},
             log_level="INFO",
         )
         runner.train()
         return self.model.eval()
+
+    def _loader(self) -> dict[str, Any]:
+        options = self.options
+        pipeline = training_pipeline((options.size, options.size), self.files.has_masks)
+        return {
+            "batch_size": options.batch_size,
+            "num_workers": 0,
+            "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": options.seed},
+            "collate_fn": {"type": "pseudo_collate"},
+            "dataset": build_dataset(self.files, pipeline, training=True),
+        }
+
+    def _optimizer(self) -> dict[str, Any]:
+        return {
+            "type": "OptimWrapper",
+            "optimizer": {"type": "AdamW", "lr": self.options.lr, "weight_decay": 0.05},
+            "paramwise_cfg": {
+                "norm_decay_mult": 0.0,
+                "bias_decay_mult": 0.0,
+                "custom_keys": {"relative_position_bias_table": {"decay_mult": 0.0}},
+            },
+            "clip_grad": {"max_norm": 10.0},
+        }
 
     def _schedule(self) -> list[dict[str, Any]]:
         warmup = min(WARMUP, self.options.iterations // 4)
@@ -138,44 +177,6 @@ class Trainer:
             "eta_min": 0.0,
         }
         return [rise | common, fall | common] if warmup else [fall | common]
-
-    def _hook(self) -> Any:
-        """Save and restore by tensors and numbers alone, which torch loads without running anything.
-
-        mmengine's own checkpoint hook stores its logs as Python objects.
-        """
-        from mmengine.hooks import Hook
-
-        checkpoint = self.checkpoint
-
-        class Checkpoints(Hook):
-            priority = "LOWEST"
-
-            def before_train(self, runner: Any) -> None:
-                if not checkpoint.is_file():
-                    return
-                state = torch.load(checkpoint, weights_only=True)
-                runner.model.load_state_dict(state["model"])
-                runner.optim_wrapper.load_state_dict(state["optimizer"])
-                for scheduler, saved in zip(runner.param_schedulers, state["rates"], strict=True):
-                    scheduler.load_state_dict(saved)
-                runner.train_loop._iter = state["iteration"]
-                runner.logger.info(f"goes on from iteration {state['iteration']}")
-
-            def after_train_iter(self, runner: Any, batch_idx: int, **_: Any) -> None:
-                if (runner.iter + 1) % SAVE_EVERY:
-                    return
-                state = {
-                    "model": runner.model.state_dict(),
-                    "optimizer": runner.optim_wrapper.state_dict(),
-                    "rates": [scheduler.state_dict() for scheduler in runner.param_schedulers],
-                    "iteration": runner.iter + 1,
-                }
-                temporary = checkpoint.with_suffix(".tmp")
-                torch.save(state, temporary)
-                temporary.replace(checkpoint)
-
-        return Checkpoints()
 
 
 def parse_options(arguments: list[str]) -> argparse.Namespace:
@@ -252,8 +253,6 @@ def train(options: argparse.Namespace) -> None:
 
 def measure(model: str) -> float:
     """Return the box AP in percent of a bundled model's stored weights on the validation scenes."""
-    from vit_ptq_bench.tasks.scenes import Scenes
-
     task = Scenes()
     loaded = task.load_model(model)
     evaluation = task.evaluate(loaded.module, loaded, torch.device("cpu"))

@@ -21,8 +21,9 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
-from vit_ptq_bench.tasks.checkpoints import load_strictly, read_state_dict
-from vit_ptq_bench.tasks.classification.image_files import ImageFiles, is_image
+from vit_ptq_bench.tasks.classification.image_files import ImageFiles
+from vit_ptq_bench.tasks.classification.image_listing import is_image
+from vit_ptq_bench.tasks.storage.checkpoints import load_strictly, read_state_dict
 
 MODEL = "vit_tiny_patch16_224"
 IMAGES = 32

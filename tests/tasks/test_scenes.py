@@ -12,8 +12,8 @@ from vit_ptq_bench.tasks.api.registry import TASKS
 from vit_ptq_bench.tasks.api.task import TaskOptions
 from vit_ptq_bench.tasks.classification.digit_rendering import source_pools
 from vit_ptq_bench.tasks.errors import TaskError
-from vit_ptq_bench.tasks.model_cards import read_card, weights_path
 from vit_ptq_bench.tasks.scenes import scenes_folder
+from vit_ptq_bench.tasks.storage.model_cards import read_card, weights_path
 
 NAMES = TASKS.get("scenes")().model_names()
 LARGEST_MB = 16
@@ -69,7 +69,7 @@ def test_scenes_in_a_folder_of_another_user_are_refused(monkeypatch):
     own = os.getuid()
     scenes_folder("validation")
     scenes_folder.cache_clear()
-    monkeypatch.setattr("vit_ptq_bench.tasks.scenes._user", lambda: str(own))
+    monkeypatch.setattr("vit_ptq_bench.tasks.storage.kept._user", lambda: str(own))
     monkeypatch.setattr(os, "getuid", lambda: own + 1)
     with pytest.raises(TaskError, match="belongs to another user"):
         scenes_folder("validation")

@@ -100,7 +100,7 @@ def test_a_scope_that_the_task_lacks_is_refused(
 
 
 def test_a_checkpoint_of_something_else_fails_every_run_with_its_reason(swept: Path) -> None:
-    from vit_ptq_bench.tasks.model_cards import weights_path
+    from vit_ptq_bench.tasks.storage.model_cards import weights_path
 
     suite, out = str(swept / "suite.toml"), swept / "wrong"
     wrong = str(weights_path("swin_mini"))

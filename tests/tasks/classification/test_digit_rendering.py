@@ -8,13 +8,14 @@ from vit_ptq_bench.tasks.api.registry import TASKS
 from vit_ptq_bench.tasks.api.task import TaskOptions
 from vit_ptq_bench.tasks.classification.digit_rendering import (
     CLASSES,
+    holdout_set,
     render,
     source_pools,
     test_set,
     training_pools,
 )
+from vit_ptq_bench.tasks.classification.normalisation import digit_images
 from vit_ptq_bench.tasks.classification.zoo import ARCHITECTURES
-from vit_ptq_bench.tasks.digits import holdout_set, normalise
 from vit_ptq_bench.tasks.errors import TaskError
 
 
@@ -103,7 +104,7 @@ def test_holdout_judges_on_training_digits_that_calibration_cannot_draw():
     assert task.data_id() != TASKS.get("digits")(TaskOptions()).data_id()
     drawn = torch.cat(task.calibration_batches(task.load_model("vit_mini"), 20, seed=4))
     expected, _ = render(fit, 20, np.random.default_rng([1, 4]))
-    assert torch.equal(drawn, normalise(expected))
+    assert torch.equal(drawn, digit_images(expected))
     pictures, labels = holdout_set()
     again, digits = render(held_out, 2000, np.random.default_rng([3, 0]))
     assert np.array_equal(pictures, again) and np.array_equal(labels, digits)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from pytest import approx
 from scipy.stats import binomtest
 
-from vit_ptq_bench.tasks.api.task import subset
+from vit_ptq_bench.tasks.api.selection import subset
 from vit_ptq_bench.tasks.classification.evaluation import classify, wilson_interval
 
 

@@ -12,16 +12,18 @@ from safetensors.torch import load_file, save_file
 
 from vit_ptq_bench.tasks.api.registry import TASKS
 from vit_ptq_bench.tasks.api.task import TaskOptions
-from vit_ptq_bench.tasks.checkpoints import read_state_dict
 from vit_ptq_bench.tasks.classification.digit_rendering import source_pools
-from vit_ptq_bench.tasks.detection import data as detection_data
 from vit_ptq_bench.tasks.detection.convert import convert_voc, convert_yolo
-from vit_ptq_bench.tasks.detection.data import build_dataset, read_coco
+from vit_ptq_bench.tasks.detection.data import read_coco
+from vit_ptq_bench.tasks.detection.datasets import build_dataset
+from vit_ptq_bench.tasks.detection.datasets import test_pipeline as evaluation_steps
 from vit_ptq_bench.tasks.detection.evaluation import read_sample
+from vit_ptq_bench.tasks.detection.models import build_detector, read_config
 from vit_ptq_bench.tasks.detection.scene_rendering import write_scenes
 from vit_ptq_bench.tasks.detection.unpickle import convert_checkpoint
-from vit_ptq_bench.tasks.detection.zoo import build_detector, config_path, read_config
+from vit_ptq_bench.tasks.detection.zoo import config_path
 from vit_ptq_bench.tasks.errors import TaskError
+from vit_ptq_bench.tasks.storage.checkpoints import read_state_dict
 
 MODEL = "mask_rcnn_swin_mini"
 
@@ -115,10 +117,10 @@ class _Kept(dict):
 def test_images_that_another_run_has_decoded_are_the_same_to_the_bit(root, weights, monkeypatch):
     task = _task(root, weights)
     loaded = task.load_model(MODEL)
-    files, pipeline = task.files(), detection_data.test_pipeline
+    files = task.files()
 
     def samples():
-        dataset = build_dataset(files, pipeline((300, 200), task.cache))
+        dataset = build_dataset(files, evaluation_steps((300, 200), task.cache))
         return [read_sample(dataset, i) for i in range(len(dataset))]
 
     alone, batches, judged = samples(), task.calibration_batches(loaded, 8, 0), _evaluate(task)

@@ -11,7 +11,8 @@ from pycocotools.cocoeval import COCOeval
 
 from vit_ptq_bench.tasks.classification.digit_rendering import source_pools
 from vit_ptq_bench.tasks.detection.data import read_coco
-from vit_ptq_bench.tasks.detection.metrics import FIGURES, Collector
+from vit_ptq_bench.tasks.detection.figures import FIGURES
+from vit_ptq_bench.tasks.detection.metrics import Collector
 from vit_ptq_bench.tasks.detection.scene_rendering import write_scenes
 
 

@@ -14,7 +14,8 @@ from vit_ptq_bench.methods.quantization.model.families import wrap_model
 from vit_ptq_bench.methods.quantization.model.families.mmdet_swin import QuantShiftedWindows
 from vit_ptq_bench.methods.quantization.model.folding import fold_into_reader
 from vit_ptq_bench.methods.quantization.reconstruction.units import run_rest, units_of
-from vit_ptq_bench.tasks.detection.zoo import BUNDLED, build_detector, config_path, read_config
+from vit_ptq_bench.tasks.detection.models import build_detector, read_config
+from vit_ptq_bench.tasks.detection.zoo import BUNDLED, config_path
 
 SIZE = (64, 64)
 FLOATING = equal_table(BitWidth(32, 32))

@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vit_ptq_bench.tasks.checkpoints import file_id, load_strictly, read_state_dict
 from vit_ptq_bench.tasks.classification.zoo import build_architecture
 from vit_ptq_bench.tasks.errors import TaskError
+from vit_ptq_bench.tasks.storage.checkpoints import load_strictly, read_state_dict
 
 
 @pytest.fixture
@@ -86,12 +86,3 @@ def test_tensors_that_do_not_fit_are_named(state):
     assert "1 missing: blocks.3.attn.qkv.weight" in text
     assert "1 unexpected: extra" in text
     assert "head.weight is (1000, 96), the model has (10, 96)" in text
-
-
-def test_file_id_follows_the_bytes(tmp_path):
-    path = tmp_path / "a"
-    path.write_bytes(b"abc")
-    first = file_id(path)
-    assert first == "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    path.write_bytes(b"abd")
-    assert file_id(path) != first

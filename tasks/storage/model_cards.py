@@ -1,10 +1,18 @@
-"""The cards of the bundled models: figure in full precision and the command that trained them."""
+"""The bundled models: their weights, and cards with the full-precision figure and the training command."""
+
+from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-WEIGHTS = Path(__file__).parent / "weights"
+from vit_ptq_bench.tasks.api.task import LoadedModel, TaskOptions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
 CARDS = WEIGHTS / "models.json"
@@ -30,6 +38,24 @@ class ModelCard:
 def weights_path(name: str) -> Path:
     """Return where the weights of a bundled model lie."""
     return WEIGHTS / f"{name}.safetensors"
+
+
+def bundled_weights(name: str, options: TaskOptions) -> Path:
+    """Return the file with a bundled model's weights: the user's checkpoint, or its own."""
+    return options.checkpoint or weights_path(name)
+
+
+def bundled_model(name: str, module: nn.Module, options: TaskOptions) -> LoadedModel:
+    """Return a bundled model with its card's figure as the reference.
+
+    The figure is that of the bundled weights on the evaluation images: there is none with a checkpoint, nor
+    with ``holdout``.
+    """
+    own = options.checkpoint is None and not options.holdout
+    card = read_card(name) if own else None
+    return LoadedModel(
+        name, module, card.figure if card else None, source="tasks/weights/models.json"
+    )
 
 
 def read_card(name: str) -> ModelCard | None:

@@ -1,6 +1,7 @@
 """Reading weights from files, without running anything that a file contains."""
 
-import hashlib
+from __future__ import annotations
+
 import pickle
 from pathlib import Path
 
@@ -10,25 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vit_ptq_bench.tasks.errors import TaskError
+from vit_ptq_bench.tasks.storage.identity import require_file
 
 CONTAINERS = ("state_dict", "model", "model_state_dict", "state_dict_ema")
-
-
-def file_id(path: Path) -> str:
-    """Return ``sha256:...`` of a file's bytes.
-
-    Raises:
-        TaskError: the file is not there.
-    """
-    require_file(path)
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-
-
-def require_file(path: Path) -> None:
-    """Raise `TaskError` unless ``path`` is a file."""
-    if not path.is_file():
-        raise TaskError(f"{path}: no such checkpoint file")
+"""Keys under which training scripts put the state dict."""
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

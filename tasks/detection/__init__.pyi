@@ -1,0 +1,14 @@
+from .data import CocoFiles as CocoFiles
+from .data import read_coco as read_coco
+from .datasets import ImageFolder as ImageFolder
+from .datasets import build_dataset as build_dataset
+from .datasets import test_pipeline as test_pipeline
+from .evaluation import calibration_batches as calibration_batches
+from .evaluation import check_images as check_images
+from .evaluation import detect as detect
+from .models import build_detector as build_detector
+from .models import count_classes as count_classes
+from .models import read_config as read_config
+from .models import set_classes as set_classes
+from .scene_rendering import write_scenes as write_scenes
+from .task import DetectionTask as DetectionTask

@@ -1,0 +1,21 @@
+"""The door to mmdet and mmcv: the only module of the tasks that imports them, operators first.
+
+mmdet cannot be imported without mmcv's compiled operators or what stands in for them (see `operators`), so
+whoever needs a name of mmdet or mmcv takes it from here.
+"""
+
+from __future__ import annotations
+
+from vit_ptq_bench.tasks.detection.operators import provide_operators
+
+provide_operators()
+
+import mmdet.datasets.transforms  # noqa: E402  registers mmdet's steps
+import mmdet.models  # noqa: E402, F401  registers its detectors
+from mmcv.transforms import Compose  # noqa: E402
+from mmdet.datasets import CocoDataset  # noqa: E402
+from mmdet.evaluation import CocoMetric  # noqa: E402
+from mmdet.registry import MODELS  # noqa: E402
+from mmdet.utils import register_all_modules  # noqa: E402
+
+__all__ = ["MODELS", "CocoDataset", "CocoMetric", "Compose", "register_all_modules"]

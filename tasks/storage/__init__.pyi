@@ -1,0 +1,14 @@
+from .checkpoints import load_strictly as load_strictly
+from .checkpoints import read_state_dict as read_state_dict
+from .identity import arrays_id as arrays_id
+from .identity import file_id as file_id
+from .identity import require_file as require_file
+from .kept import kept_identity as kept_identity
+from .kept import private_folder as private_folder
+from .kept import recipe_key as recipe_key
+from .model_cards import ModelCard as ModelCard
+from .model_cards import bundled_model as bundled_model
+from .model_cards import bundled_weights as bundled_weights
+from .model_cards import read_card as read_card
+from .model_cards import weights_path as weights_path
+from .model_cards import write_card as write_card
