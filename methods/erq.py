@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.parameters import ReparameterizationParameters
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.quantization.bits import FLOAT, BitTable, BitWidth, Protocol, equal_table
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
@@ -26,7 +28,7 @@ from vit_ptq_bench.methods.quantization.quantizers.uniform import (
     DualUniformQuantizer,
     UniformQuantizer,
 )
-from vit_ptq_bench.methods.repq_vit import RepQParameters, RepQViT
+from vit_ptq_bench.methods.quantization.reparameterization import calibrate_reparameterized
 
 WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999, 1.0)
 
@@ -39,7 +41,7 @@ CONVOLUTION_RIDGE = 10.0
 
 
 @dataclass(frozen=True)
-class ErqParameters(RepQParameters):
+class ErqParameters(ReparameterizationParameters):
     """Settings of `Erq`; those of the activations are RepQ-ViT's.
 
     Attributes:
@@ -58,7 +60,7 @@ class ErqParameters(RepQParameters):
 
 
 @register_method
-class Erq(RepQViT):
+class Erq(Method):
     """RepQ-ViT's activations, then two closed-form repairs of each weight, no back-propagation.
 
     Source: Zhong et al., ICML 2024 and TPAMI 2025 (arXiv 2407.06794); confirmed from the released code.
@@ -74,7 +76,8 @@ class Erq(RepQViT):
     paper = (
         "Zhong et al., ERQ: Error Reduction for PTQ of Vision Transformers, ICML 2024; TPAMI 2025"
     )
-    detection_images = None
+    fidelity = "official"
+    schemes = {"attention": "log-sqrt2"}
     Parameters = ErqParameters
 
     def bit_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:
@@ -93,7 +96,8 @@ class Erq(RepQViT):
         progress: CalibrationProgress | None = None,
     ) -> None:
         """RepQ-ViT's calibration, then one full-precision pass in which each layer is repaired."""
-        super().calibrate(model, calibration)
+        p = self.parameters
+        calibrate_reparameterized(model, calibration, zero_point=p.zero_point, scale=p.scale)
         model.activate(weights=False, activations=False)
         layers = model.weighted_operations()
         done: list[str] = []

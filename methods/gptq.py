@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.parameters import ReparameterizationParameters
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.calibration.passes import calibrate_weights
@@ -17,11 +19,11 @@ from vit_ptq_bench.methods.quantization.error_compensation.columnwise import (
 from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
-from vit_ptq_bench.methods.repq_vit import RepQParameters, RepQViT
+from vit_ptq_bench.methods.quantization.reparameterization import calibrate_reparameterized
 
 
 @dataclass(frozen=True)
-class GptqParameters(RepQParameters):
+class GptqParameters(ReparameterizationParameters):
     """Settings of `Gptq`; those of the activations are RepQ-ViT's.
 
     Attributes:
@@ -34,7 +36,7 @@ class GptqParameters(RepQParameters):
 
 
 @register_method
-class Gptq(RepQViT):
+class Gptq(Method):
     """Minimise each layer's output error over its quantized inputs, one weight column after the other.
 
     Source: Frantar et al., ICLR 2023 (arXiv 2210.17323), written for language models; for vision transformers
@@ -47,7 +49,7 @@ class Gptq(RepQViT):
     name = "gptq"
     paper = "Frantar et al., GPTQ: Accurate PTQ for Generative Pre-trained Transformers, ICLR 2023"
     fidelity = "reimplementation"
-    detection_images = None
+    schemes = {"attention": "log-sqrt2"}
     note = "activations as in RepQ-ViT"
     Parameters = GptqParameters
 
@@ -58,7 +60,8 @@ class Gptq(RepQViT):
         progress: CalibrationProgress | None = None,
     ) -> None:
         """RepQ-ViT's calibration, then one pass in which each layer is rounded."""
-        super().calibrate(model, calibration)
+        p = self.parameters
+        calibrate_reparameterized(model, calibration, zero_point=p.zero_point, scale=p.scale)
         calibrate_weights(model, shrink_rule())
         model.activate(weights=False, activations=True)
         quantize_layers_in_order(model, calibration, self._round, progress)

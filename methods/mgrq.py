@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from vit_ptq_bench.methods.api.method import Method
 from vit_ptq_bench.methods.api.reconstruction import Reconstruction, ReconstructionParameters
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, Protocol, equal_table
@@ -15,7 +16,6 @@ from vit_ptq_bench.methods.quantization.reconstruction.losses import (
     PredictionDivergence,
 )
 from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe
-from vit_ptq_bench.methods.repq_vit import RepQViT
 
 GLOBAL_FLOOR = 1e-4
 """The KL of an early block at 6 bits is almost zero: dividing by it would make noise of full weight."""
@@ -83,7 +83,7 @@ class Mgrq(Reconstruction):
         """Return the words of all reconstruction methods; the ablation's base trains nothing."""
         if self.parameters.block:
             return super().convention(table)
-        return f"{RepQViT.convention(self, table)}; no reconstruction: RepQ-ViT"
+        return f"{Method.convention(self, table)}; no reconstruction: RepQ-ViT"
 
     def recipe(self) -> Recipe:
         """Three granularities, each a switch."""
@@ -110,4 +110,4 @@ class Mgrq(Reconstruction):
         if self.parameters.block:
             super().calibrate(model, calibration, progress)
         else:
-            RepQViT.calibrate(self, model, calibration, progress)
+            self.start(model, calibration, progress)

@@ -1,11 +1,12 @@
 """What every PTQ method has in common."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from torch import nn
 
+from vit_ptq_bench.methods.api.parameters import NoParameters
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import (
     BitTable,
@@ -19,11 +20,6 @@ from vit_ptq_bench.methods.quantization.model.families import find_family, wrap_
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 
 Fidelity = Literal["official", "reimplementation", "inspired", "reference"]
-
-
-@dataclass(frozen=True)
-class NoParameters:
-    """The parameters of a method that has none."""
 
 
 class Method:

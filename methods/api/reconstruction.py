@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
-from vit_ptq_bench.methods.api.method import Fidelity
+from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.parameters import ReparameterizationParameters
 from vit_ptq_bench.methods.quantization.bits import (
     OPERAND_ROLES,
     BitTable,
     BitWidth,
-    Scheme,
     equal_table,
 )
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
@@ -25,14 +25,14 @@ from vit_ptq_bench.methods.quantization.reconstruction.trainables import (
     Weights,
 )
 from vit_ptq_bench.methods.quantization.reconstruction.units import Granularity
+from vit_ptq_bench.methods.quantization.reparameterization import calibrate_reparameterized
 from vit_ptq_bench.methods.quantization.search.attention_maps import search_maps
-from vit_ptq_bench.methods.repq_vit import RepQParameters, RepQViT
 
 Profile = Literal["fast", "paper"]
 
 
 @dataclass(frozen=True)
-class ReconstructionParameters(RepQParameters):
+class ReconstructionParameters(ReparameterizationParameters):
     """Settings of every reconstruction method; those of the base are RepQ-ViT's.
 
     The defaults are the profile ``fast``, for minutes on two cores (docs/reconstruction.md says how they were
@@ -61,8 +61,8 @@ PAPER = {"iterations": 20000, "batch_size": 32, "learn": "rounding", "weight_rat
 """The authors' settings of BRECQ's, QDrop's and PD-Quant's released code."""
 
 
-class Reconstruction(RepQViT):
-    """Base class: RepQ-ViT's calibration, then unit by unit reconstruction by `recipe`.
+class Reconstruction(Method):
+    """Base class: a calibration to start from, RepQ-ViT's, then unit by unit reconstruction by `recipe`.
 
     Units are the patch embedding, each transformer block, each patch merging, and the head, which learns
     on the KL of the logits. The base that is known to work on vision transformers: affine quantizers
@@ -71,10 +71,9 @@ class Reconstruction(RepQViT):
     attention products.
     """
 
-    fidelity: ClassVar[Fidelity] = "reimplementation"
+    fidelity = "reimplementation"
     calibration_images = 1024
     detection_images = 256
-    schemes: ClassVar[dict[str, Scheme]] = {}
     quick = {"iterations": 6}
     profiles = {"paper": PAPER}
     Parameters = ReconstructionParameters
@@ -122,17 +121,32 @@ class Reconstruction(RepQViT):
             weighting=weighting,
         )
 
+    def start(
+        self,
+        model: QuantizedModel,
+        calibration: Calibration,
+        progress: CalibrationProgress | None = None,
+    ) -> None:
+        """Set every quantizer before anything is reconstructed; RepQ-ViT's calibration unless overridden."""
+        calibrate_reparameterized(
+            model,
+            calibration,
+            zero_point=self.parameters.zero_point,
+            scale=self.parameters.scale,
+            progress=progress,
+        )
+
     def calibrate(
         self,
         model: QuantizedModel,
         calibration: Calibration,
         progress: CalibrationProgress | None = None,
     ) -> None:
-        """Calibrate as RepQ-ViT does, then reconstruct."""
+        """Calibrate to start from, search the scales of attention maps, then reconstruct."""
         recipe = self.recipe()
         recipe.check(model.structure, calibration.n_images)
         few = calibration.first(range_images(model, calibration))
-        super().calibrate(model, few)
+        self.start(model, few)
         model.activate()
         images = few.whole()
         search_maps(model.operations, lambda: model(images))

@@ -26,8 +26,8 @@ from vit_ptq_bench.methods.quantization.reconstruction.trainable_quantizers impo
     TrainableStep,
 )
 from vit_ptq_bench.methods.quantization.reconstruction.units import run_all, units_of
+from vit_ptq_bench.methods.quantization.reparameterization import calibrate_reparameterized
 from vit_ptq_bench.methods.quantization.search.attention_maps import search_maps
-from vit_ptq_bench.methods.repq_vit import RepQViT
 
 TERMS = (BlockError(), PredictionDivergence(), LocalDivergence())
 FAST = {"iterations": 10, "batch_size": 8}
@@ -267,7 +267,7 @@ def test_attention_scale_is_the_best_of_its_candidates(granularity, vit, calibra
 def test_logarithmic_maps_are_left_alone(vit, calibration):
     method = METHODS.get("mgrq").create()
     model = wrap_model(vit, method.bit_table(BitWidth(4, 4)))
-    RepQViT.calibrate(method, model, calibration)
+    calibrate_reparameterized(model, calibration)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.activate()
     search_maps(model.operations, lambda: model(calibration.whole()))
