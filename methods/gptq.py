@@ -1,25 +1,13 @@
 """GPTQ: round weights column by column and compensate, on RepQ-ViT's activations."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
-from torch import Tensor
-
+from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
 from vit_ptq_bench.methods.api.parameters import ReparameterizationParameters
 from vit_ptq_bench.methods.api.registry import register_method
-from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
-from vit_ptq_bench.methods.quantization.calibration.passes import calibrate_weights
-from vit_ptq_bench.methods.quantization.calibration.range_rules import shrink_rule
-from vit_ptq_bench.methods.quantization.error_compensation.columnwise import (
-    RowGrid,
-    compensated_codes,
-    quantize_layers_in_order,
-    second_moment,
-)
-from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
-from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
-from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
-from vit_ptq_bench.methods.quantization.reparameterization import calibrate_reparameterized
 
 
 @dataclass(frozen=True)
@@ -55,26 +43,19 @@ class Gptq(Method):
 
     def calibrate(
         self,
-        model: QuantizedModel,
-        calibration: Calibration,
-        progress: CalibrationProgress | None = None,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """RepQ-ViT's calibration, then one pass in which each layer is rounded."""
         p = self.parameters
-        calibrate_reparameterized(model, calibration, zero_point=p.zero_point, scale=p.scale)
-        calibrate_weights(model, shrink_rule())
+        parts.calibrate_reparameterized(model, calibration, zero_point=p.zero_point, scale=p.scale)
+        parts.calibrate_weights(model, parts.shrink_rule())
         model.activate(weights=False, activations=True)
-        quantize_layers_in_order(model, calibration, self._round, progress)
-
-    def _round(self, layer: WeightedOperation, tokens: Tensor) -> None:
-        quantizer = layer.weight_quantizer
-        assert isinstance(quantizer, UniformQuantizer)
-        weight = layer.weight.flatten(1)
-        codes = compensated_codes(
-            weight,
-            RowGrid.of(quantizer, weight),
-            second_moment(tokens),
-            self.parameters.damping,
-            self.parameters.order_by_diagonal,
+        parts.round_columnwise(
+            model,
+            calibration,
+            damping=p.damping,
+            order_by_diagonal=p.order_by_diagonal,
+            progress=progress,
         )
-        layer.set_codes(codes)

@@ -1,8 +1,11 @@
 """LRQuant and LRQuant+: learned smoothing, weight clipping, and a loss that aligns directions."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Literal
 
+from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.quantization.bits import (
@@ -13,25 +16,6 @@ from vit_ptq_bench.methods.quantization.bits import (
     BitWidth,
     equal_table,
 )
-from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
-from vit_ptq_bench.methods.quantization.calibration.memory import range_images
-from vit_ptq_bench.methods.quantization.calibration.passes import calibrate_sites, calibrate_weights
-from vit_ptq_bench.methods.quantization.calibration.range_rules import (
-    histogram_shrink_rule,
-    minmax_rule,
-)
-from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
-from vit_ptq_bench.methods.quantization.model.structure import sites_of
-from vit_ptq_bench.methods.quantization.reconstruction.engine import reconstruct
-from vit_ptq_bench.methods.quantization.reconstruction.losses import (
-    Homologous,
-    Loss,
-    MeanError,
-    NegativeLogCosine,
-)
-from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe, Weighting
-from vit_ptq_bench.methods.quantization.reconstruction.smoothing import Smoothing
-from vit_ptq_bench.methods.quantization.reconstruction.trainables import BatchRanges, Clipping
 
 FLOATING = ("patch_embed.weight", "patch_embed.input", "head.weight", "head.input", *OPERAND_ROLES)
 """What the authors' code for vision transformers leaves in floating point."""
@@ -87,29 +71,30 @@ class LRQuant(Method):
         table = equal_table(bits).change(INPUT_SITES, granularity="token", dynamic=True)
         return table.change(FLOATING, bits=FLOAT, granularity="tensor", dynamic=False)
 
-    def convention(self, table: BitTable) -> str:
-        """Return the common words and what is learned how long."""
+    def notes(self) -> tuple[str, ...]:
+        """Return the common words and how long is trained what."""
         p = self.parameters
         return (
-            f"{super().convention(table)}; trains smoothing and weight clipping, {p.iterations} "
-            f"iterations of {p.batch_size} images per block"
+            *super().notes(),
+            f"trains smoothing and weight clipping, {p.iterations} "
+            f"iterations of {p.batch_size} images per block",
         )
 
-    def losses(self) -> tuple[tuple[Loss, ...], Weighting]:
+    def losses(self) -> tuple[tuple[parts.Loss, ...], parts.Weighting]:
         """Return the loss and how its losses are weighted."""
-        return (MeanError(), NegativeLogCosine()), "plain"
+        return (parts.MeanError(), parts.NegativeLogCosine()), "plain"
 
-    def recipe(self, gain: bool = False) -> Recipe:
+    def recipe(self, gain: bool = False) -> parts.Recipe:
         """Quantized input, nothing dropped; ``gain``: LRQuant+'s vectors."""
         p = self.parameters
         losses, weighting = self.losses()
-        rule = histogram_shrink_rule()
-        return Recipe(
+        rule = parts.histogram_shrink_rule()
+        return parts.Recipe(
             losses=losses,
             trainables=(
-                Clipping(p.clipping_rate, gain=gain),
-                Smoothing(p.smoothing_rate, shift=p.shift, gain=gain),
-                BatchRanges(rule=rule),
+                parts.Clipping(p.clipping_rate, gain=gain),
+                parts.Smoothing(p.smoothing_rate, shift=p.shift, gain=gain),
+                parts.BatchRanges(rule=rule),
             ),
             iterations=p.iterations,
             batch_size=p.batch_size,
@@ -121,26 +106,28 @@ class LRQuant(Method):
 
     def calibrate(
         self,
-        model: QuantizedModel,
-        calibration: Calibration,
-        progress: CalibrationProgress | None = None,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """Min-max weight ranges to start from, then block by block."""
         recipe = self.recipe()
         recipe.check(model.structure, calibration.n_images)
-        calibrate_weights(model, minmax_rule)
-        reconstruct(model, calibration, recipe, progress)
+        parts.calibrate_weights(model, parts.minmax_rule)
+        parts.reconstruct(model, calibration, recipe, progress)
         self._calibrate_behind(model, calibration)
 
-    def _calibrate_behind(self, model: QuantizedModel, calibration: Calibration) -> None:
+    def _calibrate_behind(
+        self, model: parts.QuantizedModel, calibration: parts.Calibration
+    ) -> None:
         """Calibrate what is in no block, neck and heads of a detector, behind the learned backbone."""
-        sites = list(sites_of(model.structure.behind()))
+        sites = list(parts.sites_of(model.structure.behind()))
         for site in sites:
             site.quantizer.active = site.is_weight
         if sites:
-            rule = histogram_shrink_rule()
-            images = calibration.first(range_images(model, calibration)).whole()
-            calibrate_sites(sites, lambda: model(images), rule, sequential=True)
+            rule = parts.histogram_shrink_rule()
+            images = calibration.first(parts.range_images(model, calibration)).whole()
+            parts.calibrate_sites(sites, lambda: model(images), rule, sequential=True)
 
 
 @register_method
@@ -159,11 +146,11 @@ class LRQuantPlus(LRQuant):
     version = 2
     paper = "Zhao et al., LRQuant+: A Unified and Trainable Framework to PTQ, TPAMI 2025"
 
-    def losses(self) -> tuple[tuple[Loss, ...], Weighting]:
+    def losses(self) -> tuple[tuple[parts.Loss, ...], parts.Weighting]:
         """Both branches, each with both losses."""
-        branch: tuple[Loss, ...] = (MeanError(), NegativeLogCosine())
-        return (*branch, *(Homologous(loss=loss) for loss in branch)), "running"
+        branch: tuple[parts.Loss, ...] = (parts.MeanError(), parts.NegativeLogCosine())
+        return (*branch, *(parts.Homologous(loss=loss) for loss in branch)), "running"
 
-    def recipe(self, gain: bool = True) -> Recipe:
+    def recipe(self, gain: bool = True) -> parts.Recipe:
         """LRQuant's, with the vectors."""
         return super().recipe(gain)

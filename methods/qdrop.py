@@ -1,9 +1,10 @@
 """QDrop: reconstruction with randomly dropped activation quantization."""
 
+from __future__ import annotations
+
+from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.reconstruction import Reconstruction
 from vit_ptq_bench.methods.api.registry import register_method
-from vit_ptq_bench.methods.quantization.reconstruction.losses import BlockError
-from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe
 
 
 @register_method
@@ -22,6 +23,6 @@ class QDrop(Reconstruction):
     paper = "Wei et al., QDrop: Randomly Dropping Quantization for Extremely Low-bit PTQ, ICLR 2022"
     version = 3
 
-    def recipe(self) -> Recipe:
+    def recipe(self) -> parts.Recipe:
         """Half of the input and of the inner activations unquantized."""
-        return self.configured([BlockError()], input_mix=0.5, keep=0.5)
+        return self.configured([parts.BlockError()], input_mix=0.5, keep=0.5)

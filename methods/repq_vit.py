@@ -1,14 +1,14 @@
 """RepQ-ViT: scale reparameterization."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Literal
 
+from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
 from vit_ptq_bench.methods.api.parameters import ReparameterizationParameters
 from vit_ptq_bench.methods.api.registry import register_method
-from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
-from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
-from vit_ptq_bench.methods.quantization.reparameterization import calibrate_reparameterized
 
 
 @register_method
@@ -34,12 +34,12 @@ class RepQViT(Method):
 
     def calibrate(
         self,
-        model: QuantizedModel,
-        calibration: Calibration,
-        progress: CalibrationProgress | None = None,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """One forward pass with per-channel LayerNorm outputs, then fold, then weights once more."""
-        calibrate_reparameterized(
+        parts.calibrate_reparameterized(
             model,
             calibration,
             zero_point=self.parameters.zero_point,

@@ -1,17 +1,12 @@
 """SmoothQuant: move the difficulty of activations into the weights."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
+from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
 from vit_ptq_bench.methods.api.registry import register_method
-from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
-from vit_ptq_bench.methods.quantization.calibration.passes import (
-    calibrate_activations,
-    calibrate_weights,
-)
-from vit_ptq_bench.methods.quantization.calibration.range_rules import minmax_rule
-from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
-from vit_ptq_bench.methods.quantization.reparameterization import smooth_norm_outputs
 
 
 @dataclass(frozen=True)
@@ -44,11 +39,11 @@ class SmoothQuant(Method):
 
     def calibrate(
         self,
-        model: QuantizedModel,
-        calibration: Calibration,
-        progress: CalibrationProgress | None = None,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """One pass for the channels' maxima, fold, one pass for the ranges."""
-        smooth_norm_outputs(model, calibration, self.parameters.alpha)
-        calibrate_weights(model, minmax_rule)
-        calibrate_activations(model, calibration, minmax_rule, progress=progress)
+        parts.smooth_norm_outputs(model, calibration, self.parameters.alpha)
+        parts.calibrate_weights(model, parts.minmax_rule)
+        parts.calibrate_activations(model, calibration, parts.minmax_rule, progress=progress)

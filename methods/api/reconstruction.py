@@ -1,9 +1,13 @@
-"""What the reconstruction methods share: base, settings, and the way to the engine."""
+"""The base class of reconstruction methods, and its settings."""
 
+from __future__ import annotations
+
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
 from vit_ptq_bench.methods.api.parameters import ReparameterizationParameters
 from vit_ptq_bench.methods.quantization.bits import (
@@ -12,21 +16,7 @@ from vit_ptq_bench.methods.quantization.bits import (
     BitWidth,
     equal_table,
 )
-from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
-from vit_ptq_bench.methods.quantization.calibration.memory import range_images
-from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
-from vit_ptq_bench.methods.quantization.reconstruction.engine import reconstruct
-from vit_ptq_bench.methods.quantization.reconstruction.losses import Loss
-from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe, Weighting
-from vit_ptq_bench.methods.quantization.reconstruction.trainables import (
-    Roundings,
-    Steps,
-    Trainable,
-    Weights,
-)
-from vit_ptq_bench.methods.quantization.reconstruction.units import Granularity
-from vit_ptq_bench.methods.quantization.reparameterization import calibrate_reparameterized
-from vit_ptq_bench.methods.quantization.search.attention_maps import search_maps
+from vit_ptq_bench.methods.quantization.reconstruction.choices import UnitGranularity
 
 Profile = Literal["fast", "paper"]
 
@@ -49,7 +39,7 @@ class ReconstructionParameters(ReparameterizationParameters):
     """
 
     profile: Profile = "fast"
-    unit: Granularity = "block"
+    unit: UnitGranularity = "block"
     iterations: int = 60
     batch_size: int = 8
     learn: Literal["rounding", "weights"] = "weights"
@@ -78,41 +68,42 @@ class Reconstruction(Method):
     profiles = {"paper": PAPER}
     Parameters = ReconstructionParameters
 
-    def convention(self, table: BitTable) -> str:
-        """Return the common words and how long is learned what: results depend on it."""
+    def notes(self) -> tuple[str, ...]:
+        """Return the common words and how long is trained what: results depend on it."""
         settings = self.parameters
-        learned = "roundings" if settings.learn == "rounding" else "weights"
+        trained = "roundings" if settings.learn == "rounding" else "weights"
         steps = " and activation steps" if settings.step_rate > 0 else ""
         return (
-            f"{super().convention(table)}; trains {learned}{steps}, {settings.iterations} iterations "
-            f"of {settings.batch_size} images per {settings.unit}"
+            *super().notes(),
+            f"trains {trained}{steps}, {settings.iterations} iterations "
+            f"of {settings.batch_size} images per {settings.unit}",
         )
 
     def authors_table(self, bits: BitWidth) -> BitTable:
         """Return the common table with one scale per head."""
         return equal_table(bits).change(OPERAND_ROLES, granularity="head")
 
-    def recipe(self) -> Recipe:
+    @abstractmethod
+    def recipe(self) -> parts.Recipe:
         """Return how units are reconstructed."""
-        raise AssertionError("defined by each method")
 
     def configured(
         self,
-        losses: Sequence[Loss],
+        losses: Sequence[parts.Loss],
         input_mix: float,
         keep: float,
-        weighting: Weighting = "first",
-    ) -> Recipe:
+        weighting: parts.Weighting = "first",
+    ) -> parts.Recipe:
         """Return a recipe with what the method decides and what the parameters say."""
         settings = self.parameters
-        weights: Trainable = (
-            Roundings(settings.weight_rate)
+        weights: parts.Trainable = (
+            parts.Roundings(settings.weight_rate)
             if settings.learn == "rounding"
-            else Weights(settings.weight_rate)
+            else parts.Weights(settings.weight_rate)
         )
-        return Recipe(
+        return parts.Recipe(
             losses=losses,
-            trainables=(weights, Steps(settings.step_rate)),
+            trainables=(weights, parts.Steps(settings.step_rate)),
             unit=settings.unit,
             iterations=settings.iterations,
             batch_size=settings.batch_size,
@@ -123,12 +114,12 @@ class Reconstruction(Method):
 
     def start(
         self,
-        model: QuantizedModel,
-        calibration: Calibration,
-        progress: CalibrationProgress | None = None,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """Set every quantizer before anything is reconstructed; RepQ-ViT's calibration unless overridden."""
-        calibrate_reparameterized(
+        parts.calibrate_reparameterized(
             model,
             calibration,
             zero_point=self.parameters.zero_point,
@@ -138,16 +129,16 @@ class Reconstruction(Method):
 
     def calibrate(
         self,
-        model: QuantizedModel,
-        calibration: Calibration,
-        progress: CalibrationProgress | None = None,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """Calibrate to start from, search the scales of attention maps, then reconstruct."""
         recipe = self.recipe()
         recipe.check(model.structure, calibration.n_images)
-        few = calibration.first(range_images(model, calibration))
+        few = calibration.first(parts.range_images(model, calibration))
         self.start(model, few)
         model.activate()
         images = few.whole()
-        search_maps(model.operations, lambda: model(images))
-        reconstruct(model, calibration, recipe, progress)
+        parts.search_maps(model.operations, lambda: model(images))
+        parts.reconstruct(model, calibration, recipe, progress)

@@ -17,7 +17,7 @@ SHARED_ROLES = ("rpn_head",)
 """Roles of layers that a detector applies to several feature maps, one after the other."""
 
 
-Rule = Callable[[Site, Tensor], None]
+RangeRule = Callable[[Site, Tensor], None]
 """Sets the parameters of one site's quantizer, given the tensor that arrives there."""
 
 
@@ -25,7 +25,7 @@ Rule = Callable[[Site, Tensor], None]
 def calibrate_activations(
     model: QuantizedModel,
     calibration: Calibration,
-    rule: Rule,
+    rule: RangeRule,
     sequential: bool = False,
     progress: CalibrationProgress | None = None,
 ) -> None:
@@ -52,7 +52,7 @@ def calibrate_activations(
 def calibrate_sites(
     sites: Sequence[Site],
     run: Callable[[], Any],
-    rule: Rule,
+    rule: RangeRule,
     sequential: bool,
     progress: CalibrationProgress | None = None,
 ) -> None:
@@ -86,7 +86,7 @@ class _Visitor:
     def __init__(
         self,
         site: Site,
-        rule: Rule,
+        rule: RangeRule,
         sequential: bool,
         seen: set[str],
         progress: CalibrationProgress | None,
@@ -122,7 +122,7 @@ def check_finite(x: Tensor, site: str) -> None:
 
 
 @torch.no_grad()
-def calibrate_weights(model: QuantizedModel, rule: Rule) -> None:
+def calibrate_weights(model: QuantizedModel, rule: RangeRule) -> None:
     """Apply ``rule`` to every weight site."""
     for site in model.sites():
         if site.is_weight and needs_calibration(site):

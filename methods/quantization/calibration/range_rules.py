@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vit_ptq_bench.methods.quantization.calibration.passes import Rule
+from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule
 from vit_ptq_bench.methods.quantization.model.structure import Site
 from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
@@ -93,7 +93,7 @@ def _from_end(ordered: Tensor, position: float) -> Tensor:
     return torch.lerp(ordered[:, index], ordered[:, following], position - index)
 
 
-def percentile_rule(fraction: float) -> Rule:
+def percentile_rule(fraction: float) -> RangeRule:
     """Return a rule that covers the (1 - fraction) .. fraction quantiles."""
 
     def rule(site: Site, x: Tensor) -> None:
@@ -103,7 +103,7 @@ def percentile_rule(fraction: float) -> Rule:
     return rule
 
 
-def best_percentile_rule(fractions: Sequence[float]) -> Rule:
+def best_percentile_rule(fractions: Sequence[float]) -> RangeRule:
     """Return a rule that takes, of several percentiles, the one of least squared error per group."""
 
     def rule(site: Site, x: Tensor) -> None:
@@ -114,7 +114,7 @@ def best_percentile_rule(fractions: Sequence[float]) -> Rule:
     return rule
 
 
-def shrink_rule(steps: int = 90, step: float = 0.01) -> Rule:
+def shrink_rule(steps: int = 90, step: float = 0.01) -> RangeRule:
     """Return a rule that shrinks (min, max) together by ``step`` at a time (OMSE, spec 5.3)."""
 
     def rule(site: Site, x: Tensor) -> None:
@@ -149,7 +149,7 @@ def range_errors(quantizer: Quantizer, x: Tensor, low: Tensor, high: Tensor) -> 
     return grouped(error, quantizer).sum(dim=1)
 
 
-def histogram_shrink_rule(steps: int = 90, step: float = 0.01) -> Rule:
+def histogram_shrink_rule(steps: int = 90, step: float = 0.01) -> RangeRule:
     """Return `shrink_rule` with the error of large per-tensor activations taken from a histogram.
 
     One pass builds the histogram, after which a candidate costs bins instead of elements.

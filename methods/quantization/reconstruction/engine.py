@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.calibration.gradients import fisher_loss
 from vit_ptq_bench.methods.quantization.calibration.memory import is_out_of_memory, range_images
-from vit_ptq_bench.methods.quantization.calibration.passes import Rule, calibrate_sites
+from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule, calibrate_sites
 from vit_ptq_bench.methods.quantization.model.layers import QuantOperation, WeightedOperation
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.model.structure import Output, Segment, sites_of
@@ -223,7 +223,7 @@ def _finish(segment: Segment) -> None:
             operation.freeze()
 
 
-def _calibrate(segment: Segment, images: Tensor, rule: Rule) -> None:
+def _calibrate(segment: Segment, images: Tensor, rule: RangeRule) -> None:
     """Calibrate the static activations of a learned unit on its quantized input, one by one."""
     _finish_weights(segment)
     sites = list(sites_of(segment.operations))

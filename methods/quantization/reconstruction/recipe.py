@@ -2,25 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from vit_ptq_bench.methods.errors import MethodError
-from vit_ptq_bench.methods.quantization.calibration.passes import Rule
+from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule
 from vit_ptq_bench.methods.quantization.model.layers import QuantOperation
 from vit_ptq_bench.methods.quantization.model.structure import Segment, Structure
+from vit_ptq_bench.methods.quantization.reconstruction.choices import UnitGranularity, Weighting
 from vit_ptq_bench.methods.quantization.reconstruction.losses import (
     BlockError,
     LogitDivergence,
     Loss,
 )
 from vit_ptq_bench.methods.quantization.reconstruction.trainables import Roundings, Steps, Trainable
-from vit_ptq_bench.methods.quantization.reconstruction.units import Granularity
 
 INNER_ROLES = ("qkv", "context", "proj", "fc1", "fc2", "reduction")
 """Operations whose outputs the local loss compares."""
-
-
-Weighting = Literal["first", "shared", "running", "plain"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ class Recipe:
 
     losses: Sequence[Loss] = (BlockError(),)
     trainables: Sequence[Trainable] = (Roundings(), Steps())
-    unit: Granularity = "block"
+    unit: UnitGranularity = "block"
     iterations: int = 2000
     batch_size: int = 32
     input_mix: float = 0.5
@@ -54,7 +50,7 @@ class Recipe:
     weighting: Weighting = "first"
     rounding_weight: float = 0.01
     warmup: float = 0.2
-    rule: Rule | None = None
+    rule: RangeRule | None = None
 
     def check(self, structure: Structure, images: int) -> None:
         """Refuse what cannot work before any work is done.

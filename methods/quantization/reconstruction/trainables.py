@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_ptq_bench.methods.errors import MethodError
-from vit_ptq_bench.methods.quantization.calibration.passes import Rule, calibrate_sites
+from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule, calibrate_sites
 from vit_ptq_bench.methods.quantization.model.layers import (
     QuantMatMul,
     QuantOperation,
@@ -218,7 +218,7 @@ class BatchRanges(Trainable):
             each batch's range. Without it smoothing would learn for wider ranges than it will get.
     """
 
-    rule: Rule | None = None
+    rule: RangeRule | None = None
 
     def attach(self, unit: Unit) -> list[Attachment]:
         shares = {} if self.rule is None else _kept_shares(unit, self.rule)
@@ -228,7 +228,7 @@ class BatchRanges(Trainable):
         ]
 
 
-def _kept_shares(unit: Unit, rule: Rule) -> dict[str, tuple[Tensor, Tensor]]:
+def _kept_shares(unit: Unit, rule: RangeRule) -> dict[str, tuple[Tensor, Tensor]]:
     """Which shares of the lowest and the highest value a rule keeps, per static per-tensor site."""
     shares: dict[str, tuple[Tensor, Tensor]] = {}
 

@@ -39,7 +39,7 @@ def replayed(outputs: dict[QuantOperation, Tensor]) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class BlockSearch:
+class BlockwiseSearch:
     """Search of the scales of all operations of a segment by the error of its output.
 
     A candidate is one factor on the ranges of all groups (rows, heads) of a quantizer, for the score is one
