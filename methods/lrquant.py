@@ -1,4 +1,4 @@
-"""LRQuant and LRQuant+: learned smoothing, weight clipping, and a loss that aligns directions."""
+"""LRQuant and LRQuant+: trained smoothing, weight clipping, and a loss that aligns directions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LRQuantParameters:
         batch_size: images per iteration.
         smoothing_rate: Adam's learning rate of scales and shifts.
         clipping_rate: Adam's learning rate of the clipping logits (and of LRQuant+'s vectors).
-        shift: learn shifts besides scales.
+        shift: train shifts besides scales.
     """
 
     profile: Literal["fast", "paper"] = "fast"
@@ -44,18 +44,18 @@ class LRQuantParameters:
 
 @register_method
 class LRQuant(Method):
-    """Block by block, learn smoothing scales and shifts and weight clipping on error and direction.
+    """Block by block, train smoothing scales and shifts and weight clipping on error and direction.
 
     Source: Zhao et al., ACL 2024; the algorithm on vision transformers confirmed from the released code.
     Behind each LayerNorm and for the values ``x' = (x - z) / s``, ``W' = W diag(s)``, s starting at
     ``a / log2(2 + a)``; weights clipped to (sigmoid(l) min, sigmoid(u) max); loss: mean squared error plus
     negative log cosine of the block's output, target full precision, input the quantized prefix.
     Convention (authors): activations dynamic per token; attention products, patch embedding and head in
-    floating point; 32 images. Under the common table activations are static per tensor: while learning they
+    floating point; 32 images. Under the common table activations are static per tensor: while training they
     are quantized over the range of the batch, then calibrated on least squared error; the values get no
     shift, for the rows of a quantized attention map do not sum to 1. Deviations: float32 instead of float16;
     z starts at the mean over images of the channels' middle, not at a moving average; patch embedding,
-    mergings (norm to reduction) and head, where quantized, are learned like blocks.
+    mergings (norm to reduction) and head, where quantized, are trained like blocks.
     """
 
     name = "lrquant"
@@ -120,7 +120,7 @@ class LRQuant(Method):
     def _calibrate_behind(
         self, model: parts.QuantizedModel, calibration: parts.Calibration
     ) -> None:
-        """Calibrate what is in no block, neck and heads of a detector, behind the learned backbone."""
+        """Calibrate what is in no block, neck and heads of a detector, behind the trained backbone."""
         sites = list(parts.sites_of(model.structure.behind()))
         for site in sites:
             site.quantizer.active = site.is_weight
@@ -132,7 +132,7 @@ class LRQuant(Method):
 
 @register_method
 class LRQuantPlus(LRQuant):
-    """LRQuant with a second target, loss weights from running means, and learned row and column factors.
+    """LRQuant with a second target, loss weights from running means, and trained row and column factors.
 
     Source: Zhao et al., TPAMI 2025; the list of parts confirmed from its abstract, their form from the
     released code for language models: the block is also compared with the full-precision block on the same

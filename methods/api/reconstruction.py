@@ -54,7 +54,7 @@ PAPER = {"iterations": 20000, "batch_size": 32, "learn": "rounding", "weight_rat
 class Reconstruction(Method):
     """Base class: a calibration to start from, RepQ-ViT's, then unit by unit reconstruction by `recipe`.
 
-    Units are the patch embedding, each transformer block, each patch merging, and the head, which learns
+    Units are the patch embedding, each transformer block, each patch merging, and the head, which is trained
     on the KL of the logits. The base that is known to work on vision transformers: affine quantizers
     everywhere, per-channel weights, LayerNorm outputs reparameterized, the scales of attention maps
     searched by the error of attention x value; authors' convention: one scale per head in both

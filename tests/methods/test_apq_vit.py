@@ -126,7 +126,7 @@ def test_a_scale_far_too_small_loses(vit, calibration):
 
 
 @torch.no_grad()
-def test_records_are_those_of_the_model_and_no_gradient_is_an_error(vit, images, calibration):
+def test_recordings_are_those_of_the_model_and_no_gradient_is_an_error(vit, images, calibration):
     model = wrap_model(vit, equal_table(BitWidth(4, 4)))
     recordings = record_segments(model, calibration, fisher_loss, 1, 3)
     torch.testing.assert_close(recordings[-1].output, vit(images), rtol=0, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The calibration set."""
+"""The calibration set of a run, and the report of progress through it."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""Rules that choose the range of a quantizer from the tensor it will quantize.
+"""Range rules: each chooses the range of a quantizer from the tensor it will quantize.
 
 All work on every channel, head or the whole tensor at once: a tensor is brought into the form
 [groups, elements] by `grouped`.
@@ -23,6 +23,10 @@ HISTOGRAM_FROM = 2**16
 """Elements per group from which the squared error is taken from a histogram."""
 
 
+EXPONENTS = 4
+"""Powers of two that a channel of the Power-of-Two Factor chooses from, as in the paper."""
+
+
 def grouped(x: Tensor, quantizer: Quantizer) -> Tensor:
     """Return ``x`` as [groups, elements], one group per scale of ``quantizer``."""
     if quantizer.axis is None:
@@ -38,16 +42,15 @@ def minmax_rule(site: Site, x: Tensor) -> None:
     site.quantizer.set_range(low, high)
 
 
-def power_of_two_factor_rule(site: Site, x: Tensor, exponents: int = 4) -> None:
+def power_of_two_factor_rule(site: Site, x: Tensor) -> None:
     """Give each channel the layer's step divided by the power of two of least squared error.
 
-    ``D_c = D / 2^(E - 1 - e_c)``, e_c in 0 .. E - 1, D and the zero point from the extreme values of all
-    channels (FQ-ViT, Power-of-Two Factor, equations 4 to 8).
+    ``D_c = D / 2^(E - 1 - e_c)``, e_c in 0 .. E - 1, E being `EXPONENTS`, D and the zero point from the
+    extreme values of all channels (FQ-ViT, Power-of-Two Factor, equations 4 to 8).
 
     Args:
         site: with a uniform quantizer per channel of the last dimension.
         x: [..., C].
-        exponents: E; 4 as in the paper.
     """
     quantizer = site.quantizer
     assert isinstance(quantizer, UniformQuantizer)
@@ -55,7 +58,7 @@ def power_of_two_factor_rule(site: Site, x: Tensor, exponents: int = 4) -> None:
     low, high = torch.aminmax(x)
     whole = UniformQuantizer(replace(quantizer.spec, granularity="tensor"), site.name)
     whole.set_range(low.reshape(1), high.reshape(1))
-    steps = [whole.scale.expand(channels) / 2**shift for shift in range(exponents - 1, -1, -1)]
+    steps = [whole.scale.expand(channels) / 2**shift for shift in range(EXPONENTS - 1, -1, -1)]
     errors = []
     for step in steps:
         quantizer.set_parameters(step, whole.zero_point.expand(channels))
@@ -115,7 +118,7 @@ def best_percentile_rule(fractions: Sequence[float]) -> RangeRule:
 
 
 def shrink_rule(steps: int = 90, step: float = 0.01) -> RangeRule:
-    """Return a rule that shrinks (min, max) together by ``step`` at a time (OMSE, spec 5.3)."""
+    """Return a rule that shrinks (min, max) together by ``step`` at a time (OMSE)."""
 
     def rule(site: Site, x: Tensor) -> None:
         groups = grouped(x, site.quantizer)
@@ -175,9 +178,10 @@ def histogram_shrink_rule(steps: int = 90, step: float = 0.01) -> RangeRule:
     return rule
 
 
-def histogram(x: Tensor, bins: int = HISTOGRAM_BINS) -> tuple[Tensor, Tensor]:
-    """Return (centres, counts), each [bins], of all values of ``x`` between its extremes."""
+def histogram(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (centres, counts), each [`HISTOGRAM_BINS`], of all values of ``x`` between its extremes."""
     low, high = (float(v) for v in torch.aminmax(x))
+    bins = HISTOGRAM_BINS
     counts = torch.histc(x.reshape(-1), bins=bins, min=low, max=high)
     width = (high - low) / bins
     centres = low + width * (torch.arange(bins, device=x.device, dtype=x.dtype) + 0.5)

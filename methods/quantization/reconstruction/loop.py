@@ -1,4 +1,4 @@
-"""The iterations of one unit: batches, losses, and one optimizer over all that is learned."""
+"""The iterations of one unit: batches, losses, and one optimizer over all that is trained."""
 
 import logging
 import math
@@ -45,7 +45,7 @@ class Streams:
 
 @dataclass
 class Data:
-    """What the iterations of one unit draw from."""
+    """The activations and settings that the iterations of one unit draw batches from."""
 
     streams: Streams
     target: Tensor
@@ -64,13 +64,13 @@ class Data:
 
 @dataclass
 class _Scales:
-    """What each loss is divided by."""
+    """The values that losses are divided by."""
 
     weighting: Weighting
     values: dict[int, Tensor] = field(default_factory=dict)
 
     def weighted(self, index: int, loss: Loss, value: Tensor) -> Tensor:
-        """Return the loss's share of the loss."""
+        """Return what the loss adds to the sum of all losses."""
         detached = value.detach()
         if self.weighting == "plain":
             return loss.weight * value
@@ -95,7 +95,7 @@ class Loop:
         data: Data,
         recipe: Recipe,
     ) -> None:
-        self._segment, self._terms, self._data, self._recipe = segment, losses, data, recipe
+        self._segment, self._losses, self._data, self._recipe = segment, losses, data, recipe
         self._places = [place for _, place in attached]
         self._scales = _Scales(recipe.weighting)
         self._rates: list[tuple[float, bool]] = []
@@ -137,7 +137,7 @@ class Loop:
         return True
 
     def _loss(self, iteration: int, share: float) -> Tensor:
-        due = [(i, t) for i, t in enumerate(self._terms) if iteration % t.every == 0]
+        due = [(i, loss) for i, loss in enumerate(self._losses) if iteration % loss.every == 0]
         batch = self._batch([loss for _, loss in due])
         parts = [loss.every * self._scales.weighted(i, loss, loss(batch)) for i, loss in due]
         penalties = self._penalties(share)

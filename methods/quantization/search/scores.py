@@ -1,4 +1,4 @@
-"""How like the true output of an operation an estimate is, for every candidate of one operand.
+"""Scores of candidates: how like the true output of an operation the one with a candidate is.
 
 A score is made of sums over rows (tokens of a linear layer, images of a convolution or an attention
 product), so a candidate is scored chunk by chunk in the processor's cache, on the rows that count alone
@@ -60,15 +60,15 @@ class EliminatedFisherMetric:
     weighted: ClassVar[bool] = True
     by_token: ClassVar[bool] = False
 
-    def terms(self, recording: Recording, estimate: Tensor, groups: int, axis: int) -> Tensor:
+    def sums(self, recording: Recording, estimate: Tensor, groups: int, axis: int) -> Tensor:
         """Return the weighted squared error per group, [1, groups]."""
         assert recording.squared_gradient is not None
         error = bottom_eliminated(estimate.sub_(recording.output), self.percent)
         return sum_by_group(error.square_().mul_(recording.squared_gradient), groups, axis)[None]
 
-    def score(self, terms: Tensor) -> Tensor:
+    def score(self, sums: Tensor) -> Tensor:
         """Return minus the error."""
-        return -terms[0]
+        return -sums[0]
 
 
 CHUNK_BYTES = 2**20
@@ -98,14 +98,14 @@ class Metric(Protocol):
     weighted: ClassVar[bool]
     by_token: ClassVar[bool]
 
-    def terms(self, recording: Recording, estimate: Tensor, groups: int, axis: int) -> Tensor:
-        """Return sums over rows, [terms, groups], the groups being equal blocks of dimension ``axis``.
+    def sums(self, recording: Recording, estimate: Tensor, groups: int, axis: int) -> Tensor:
+        """Return sums over rows, [sums, groups], the groups being equal blocks of dimension ``axis``.
 
-        The terms of several chunks add up. ``estimate`` may be overwritten.
+        Those of several chunks add up. ``estimate`` may be overwritten.
         """
 
-    def score(self, terms: Tensor) -> Tensor:
-        """Return the likeness, [groups], from [terms, groups]."""
+    def score(self, sums: Tensor) -> Tensor:
+        """Return the likeness, [groups], from [sums, groups]."""
 
 
 def sum_by_group(x: Tensor, groups: int, axis: int) -> Tensor:
@@ -123,11 +123,11 @@ class SquaredErrorMetric:
     weighted: ClassVar[bool] = False
     by_token: ClassVar[bool] = True
 
-    def terms(self, recording: Recording, estimate: Tensor, groups: int, axis: int) -> Tensor:
+    def sums(self, recording: Recording, estimate: Tensor, groups: int, axis: int) -> Tensor:
         return sum_by_group(estimate.sub_(recording.output).square_(), groups, axis)[None]
 
-    def score(self, terms: Tensor) -> Tensor:
-        return -terms[0]
+    def score(self, sums: Tensor) -> Tensor:
+        return -sums[0]
 
 
 class FisherMetric(SquaredErrorMetric):
@@ -135,7 +135,7 @@ class FisherMetric(SquaredErrorMetric):
 
     weighted: ClassVar[bool] = True
 
-    def terms(self, recording: Recording, estimate: Tensor, groups: int, axis: int) -> Tensor:
+    def sums(self, recording: Recording, estimate: Tensor, groups: int, axis: int) -> Tensor:
         assert recording.squared_gradient is not None
         error = estimate.sub_(recording.output).square_().mul_(recording.squared_gradient)
         return sum_by_group(error, groups, axis)[None]
@@ -147,21 +147,21 @@ class CosineMetric:
     weighted: ClassVar[bool] = False
     by_token: ClassVar[bool] = True
 
-    def terms(self, recording: Recording, estimate: Tensor, groups: int, axis: int) -> Tensor:
+    def sums(self, recording: Recording, estimate: Tensor, groups: int, axis: int) -> Tensor:
         inner = sum_by_group(recording.output * estimate, groups, axis)
         true_norm = sum_by_group(recording.output.square(), groups, axis)
         return torch.stack([inner, sum_by_group(estimate.square_(), groups, axis), true_norm])
 
-    def score(self, terms: Tensor) -> Tensor:
-        inner, norm, true_norm = terms
+    def score(self, sums: Tensor) -> Tensor:
+        inner, norm, true_norm = sums
         return inner / (true_norm * norm).clamp_min(1e-30).sqrt()
 
 
 def likeness(
     metric: Metric, recording: Recording, estimate: Tensor, groups: int, axis: int
 ) -> Tensor:
-    """Return the score of one whole estimate, [groups]; arguments as of `Metric.terms`."""
-    return metric.score(metric.terms(recording, estimate, groups, axis))
+    """Return the score of one whole estimate, [groups]; arguments as of `Metric.sums`."""
+    return metric.score(metric.sums(recording, estimate, groups, axis))
 
 
 def by_row(operation: QuantOperation, recording: Recording) -> Recording:
@@ -250,15 +250,15 @@ class DirectScore:
         """Return the score of candidate ``index`` per group."""
         self.apply(index)
         weight = None if self.whole is None else self.quantizer.fake_quantize(self.whole)
-        terms = []
+        sums = []
         for recording, own, fixed in self.chunks:
             moving = weight if own is None else self.quantizer.fake_quantize(own)
             assert moving is not None
             pair = (moving, fixed) if self.which == 0 else (fixed, moving)
             estimate = self.operation.compute(*pair)
             axis = self.operation.output_axis
-            terms.append(self.metric.terms(recording, estimate, self.groups, axis))
-        return self.metric.score(torch.stack(terms).sum(dim=0))
+            sums.append(self.metric.sums(recording, estimate, self.groups, axis))
+        return self.metric.score(torch.stack(sums).sum(dim=0))
 
 
 def _chunks(recording: Recording) -> Sequence[Recording]:
@@ -318,8 +318,8 @@ class GramCosine:
         inner = (moving * self.cross).sum(-1).double() + self.inner_constant
         quadratic = (moving @ self.gram).add_(self.linear).mul_(moving)
         norm = quadratic.sum(-1).double() + self.norm_constant
-        terms = [self._by_group(inner), self._by_group(norm), self.true_norm]
-        return CosineMetric().score(torch.stack(terms))
+        sums = [self._by_group(inner), self._by_group(norm), self.true_norm]
+        return CosineMetric().score(torch.stack(sums))
 
     def _by_group(self, rows: Tensor) -> Tensor:
         """Sum [C] of a weight, [n] of an input or [B, heads, N] of an attention operand to [groups]."""
