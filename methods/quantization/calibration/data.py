@@ -64,4 +64,4 @@ class Calibration:
 
     def split(self, size: int) -> Iterator[Tensor]:
         """Yield mini-batches of at most ``size`` images."""
-        yield from self.whole().split(size)
+        yield from torch.split(self.whole(), size)

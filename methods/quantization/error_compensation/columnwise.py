@@ -108,7 +108,8 @@ def _inverse_factor(hessian: Tensor) -> Tensor:
             "use a larger damping or more calibration images",
             parameter="damping",
         )
-    return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    factor: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    return factor
 
 
 def _round_in_order(remaining: Tensor, grid: RowGrid, factor: Tensor) -> Tensor:

@@ -266,7 +266,7 @@ def _input_of(
         finally:
             handle.remove()
         # Windows of Swin: [images * windows, N, C] -> [images, windows, N, C].
-        return seen[0].unflatten(0, (len(images), -1))
+        return torch.unflatten(seen[0], 0, (len(images), -1))
 
     return send_through(run, x, device)
 

@@ -132,7 +132,7 @@ class Loop:
         if not bool(torch.isfinite(loss)):
             return False
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         return True
 

@@ -154,7 +154,8 @@ class CosineMetric:
 
     def score(self, sums: Tensor) -> Tensor:
         inner, norm, true_norm = sums
-        return inner / (true_norm * norm).clamp_min(1e-30).sqrt()
+        cosine: Tensor = inner / (true_norm * norm).clamp_min(1e-30).sqrt()
+        return cosine
 
 
 def likeness(
@@ -237,8 +238,8 @@ class DirectScore:
         self.chunks = list(
             zip(
                 chunks,
-                [None] * len(sizes) if self.whole is not None else own.split(sizes),
-                [fixed] * len(sizes) if self._is_weight(1 - which) else fixed.split(sizes),
+                [None] * len(sizes) if self.whole is not None else torch.split(own, sizes),
+                [fixed] * len(sizes) if self._is_weight(1 - which) else torch.split(fixed, sizes),
                 strict=True,
             )
         )
@@ -267,9 +268,9 @@ def _chunks(recording: Recording) -> Sequence[Recording]:
     if recording.output.device.type != "cpu" or rows >= len(recording.output):
         return [recording]
     gradient = recording.squared_gradient
-    outputs = recording.output.split(rows)
-    gradients = [None] * len(outputs) if gradient is None else gradient.split(rows)
-    inputs = zip(*(x.split(rows) for x in recording.inputs), strict=True)
+    outputs = torch.split(recording.output, rows)
+    gradients = [None] * len(outputs) if gradient is None else torch.split(gradient, rows)
+    inputs = zip(*(torch.split(x, rows) for x in recording.inputs), strict=True)
     return [Recording(*parts) for parts in zip(inputs, outputs, gradients, strict=True)]
 
 
@@ -332,13 +333,13 @@ def _product(first: Tensor, second: Tensor) -> Tensor:
     """``first @ second`` in float64 where the sum is long (each part of it in float32)."""
     if first.dim() > 2 or first.shape[-1] <= SUMMANDS:
         return (first @ second).double()
-    parts = zip(first.split(SUMMANDS, dim=1), second.split(SUMMANDS), strict=True)
+    parts = zip(torch.split(first, SUMMANDS, dim=1), torch.split(second, SUMMANDS), strict=True)
     return torch.stack([a @ b for a, b in parts]).sum(0, dtype=torch.float64)
 
 
 def _bias(operation: QuantOperation, which: int, true: Tensor) -> Tensor:
     """What the bias adds to ``true`` [rows of the searched operand, rows of the fixed one]; broadcasts."""
-    bias = getattr(operation, "bias", None)
+    bias: Tensor | None = getattr(operation, "bias", None)
     if bias is None:
         return true.new_zeros(())
     return bias.detach() if which == 0 else bias.detach()[:, None]
