@@ -6,6 +6,7 @@ import difflib
 from typing import TYPE_CHECKING, Any
 
 from vit_ptq_bench.methods import quantization as parts
+from vit_ptq_bench.methods.api.method import Method
 from vit_ptq_bench.methods.api.registry import METHODS
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import BitWidth, Protocol
@@ -50,16 +51,12 @@ def quantize(
     _check_images(images)
     chosen = _method_class(method).create(settings)
     table = chosen.bit_table(BitWidth.parse(bits), protocol)
-    parameter = next(model.parameters(), None)
-    device = images.device if parameter is None else parameter.device
-    quantized: parts.QuantizedModel = chosen.quantize(
-        model, table, parts.Calibration([images.to(device)], seed)
-    )
-    return quantized
+    device = next((parameter.device for parameter in model.parameters()), images.device)
+    return chosen.quantize(model, table, parts.Calibration([images.to(device)], seed))
 
 
-def _method_class(name: str) -> Any:
-    known = METHODS.module_dict
+def _method_class(name: str) -> type[Method]:
+    known: dict[str, type[Method]] = METHODS.module_dict
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, known) or sorted(known)
