@@ -1,3 +1,4 @@
+from .api.convenience import quantize as quantize
 from .api.method import Fidelity as Fidelity
 from .api.method import Method as Method
 from .api.registry import METHODS as METHODS

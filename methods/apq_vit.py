@@ -1,9 +1,12 @@
 """APQ-ViT: block-wise calibration with bottom elimination, and a softmax quantizer that keeps the large."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.quantization.bits import (
@@ -14,16 +17,6 @@ from vit_ptq_bench.methods.quantization.bits import (
     BitWidth,
     equal_table,
 )
-from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
-from vit_ptq_bench.methods.quantization.calibration.gradients import fisher_loss
-from vit_ptq_bench.methods.quantization.calibration.recording import record_operations
-from vit_ptq_bench.methods.quantization.calibration.segment_recording import record_segments
-from vit_ptq_bench.methods.quantization.model.layers import QuantConv2d, QuantMatMul, QuantOperation
-from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
-from vit_ptq_bench.methods.quantization.search.block import BlockSearch
-from vit_ptq_bench.methods.quantization.search.candidates import Grid
-from vit_ptq_bench.methods.quantization.search.operation import search_operation
-from vit_ptq_bench.methods.quantization.search.scores import EliminatedFisherMetric
 
 
 @dataclass(frozen=True)
@@ -92,9 +85,9 @@ class ApqVit(Method):
 
     def calibrate(
         self,
-        model: QuantizedModel,
-        calibration: Calibration,
-        progress: CalibrationProgress | None = None,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """Search block by block, or module by module; what is in no block always module by module."""
         if self.parameters.scope == "module":
@@ -106,11 +99,18 @@ class ApqVit(Method):
             self._by_module(model, behind, calibration, progress)
 
     def _by_block(
-        self, model: QuantizedModel, calibration: Calibration, progress: CalibrationProgress | None
+        self,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None,
     ) -> None:
         p = self.parameters
-        recordings = record_segments(model, calibration, fisher_loss, p.draws, p.batch_size)
-        search = BlockSearch(self._grid, p.eliminate, p.rounds, p.order == "reverse", p.search)
+        recordings = parts.record_segments(
+            model, calibration, parts.fisher_loss, p.draws, p.batch_size
+        )
+        search = parts.BlockwiseSearch(
+            self._grid, p.eliminate, p.rounds, p.order == "reverse", p.search
+        )
         segments = model.structure.segments
         for done, segment in enumerate(segments, start=1):
             search.run(segment, recordings.pop(0))
@@ -119,25 +119,25 @@ class ApqVit(Method):
 
     def _by_module(
         self,
-        model: QuantizedModel,
-        operations: Sequence[QuantOperation],
-        calibration: Calibration,
-        progress: CalibrationProgress | None,
+        model: parts.QuantizedModel,
+        operations: Sequence[parts.QuantOperation],
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None,
     ) -> None:
         p = self.parameters
-        metric = EliminatedFisherMetric(p.eliminate)
-        recordings = record_operations(
-            model, calibration, fisher_loss, p.draws, p.batch_size, operations
+        metric = parts.EliminatedFisherMetric(p.eliminate)
+        recordings = parts.record_operations(
+            model, calibration, parts.fisher_loss, p.draws, p.batch_size, operations
         )
         for done, (operation, recording) in enumerate(recordings, start=1):
-            search_operation(
+            parts.search_operation(
                 operation, recording, metric, self._grid(operation), p.rounds, p.search
             )
             if progress is not None:
                 progress(done, len(operations), operation.name)
 
-    def _grid(self, operation: QuantOperation) -> Grid:
+    def _grid(self, operation: parts.QuantOperation) -> parts.Grid:
         """The port's ranges of factors."""
-        narrow = isinstance(operation, QuantMatMul | QuantConv2d)
+        narrow = isinstance(operation, parts.QuantMatMul | parts.QuantConv2d)
         low, high = (0.9, 1.2) if narrow else (self.parameters.alpha, self.parameters.beta)
-        return Grid(low, high, self.parameters.steps)
+        return parts.Grid(low, high, self.parameters.steps)

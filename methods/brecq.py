@@ -1,12 +1,13 @@
 """BRECQ: block reconstruction."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Literal
 
+from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.reconstruction import Reconstruction, ReconstructionParameters
 from vit_ptq_bench.methods.api.registry import register_method
-from vit_ptq_bench.methods.quantization.reconstruction.losses import BlockError, FisherError
-from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Brecq(Reconstruction):
     version = 3
     Parameters = BrecqParameters
 
-    def recipe(self) -> Recipe:
+    def recipe(self) -> parts.Recipe:
         """Full-precision input, every activation quantized."""
-        loss = FisherError() if self.parameters.loss == "fisher" else BlockError()
+        loss = parts.FisherError() if self.parameters.loss == "fisher" else parts.BlockError()
         return self.configured([loss], input_mix=0.0, keep=1.0)

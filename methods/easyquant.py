@@ -1,8 +1,11 @@
 """EasyQuant: scale search by cosine similarity of outputs."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Literal
 
+from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.quantization.bits import (
@@ -13,12 +16,6 @@ from vit_ptq_bench.methods.quantization.bits import (
     BitWidth,
     equal_table,
 )
-from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
-from vit_ptq_bench.methods.quantization.calibration.recording import record_operations
-from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
-from vit_ptq_bench.methods.quantization.search.candidates import Grid
-from vit_ptq_bench.methods.quantization.search.operation import search_operation
-from vit_ptq_bench.methods.quantization.search.scores import CosineMetric
 
 
 @dataclass(frozen=True)
@@ -61,16 +58,18 @@ class EasyQuant(Method):
 
     def calibrate(
         self,
-        model: QuantizedModel,
-        calibration: Calibration,
-        progress: CalibrationProgress | None = None,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """Search each operation on its full-precision inputs and output."""
         p = self.parameters
-        grid, total = Grid(p.alpha, p.beta, p.steps), len(model.operations)
+        grid, total = parts.Grid(p.alpha, p.beta, p.steps), len(model.operations)
         for done, (operation, recording) in enumerate(
-            record_operations(model, calibration), start=1
+            parts.record_operations(model, calibration), start=1
         ):
-            search_operation(operation, recording, CosineMetric(), grid, p.rounds, p.search)
+            parts.search_operation(
+                operation, recording, parts.CosineMetric(), grid, p.rounds, p.search
+            )
             if progress is not None:
                 progress(done, total)

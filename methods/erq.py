@@ -1,45 +1,20 @@
 """ERQ: error reduction by ridge regression, in activations and in weights."""
 
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from dataclasses import dataclass
 
+from vit_ptq_bench.methods import quantization as parts
+from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.parameters import ReparameterizationParameters
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.quantization.bits import FLOAT, BitTable, BitWidth, Protocol, equal_table
-from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
-from vit_ptq_bench.methods.quantization.calibration.passes import check_finite
-from vit_ptq_bench.methods.quantization.calibration.range_rules import best_percentile_rule
-from vit_ptq_bench.methods.quantization.error_compensation.columnwise import RowGrid
-from vit_ptq_bench.methods.quantization.error_compensation.ridge import (
-    Moments,
-    outlier_columns,
-    reduce_activation_error,
-    reduce_weight_error,
-    with_bias,
-)
-from vit_ptq_bench.methods.quantization.model.layers import QuantConv2d, WeightedOperation
-from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
-from vit_ptq_bench.methods.quantization.model.structure import Site
-from vit_ptq_bench.methods.quantization.quantizers.uniform import (
-    DualUniformQuantizer,
-    UniformQuantizer,
-)
-from vit_ptq_bench.methods.repq_vit import RepQParameters, RepQViT
-
-WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999, 1.0)
-
 
 DUAL = ("qkv.weight", "fc1.weight")
 
 
-CONVOLUTION_RIDGE = 10.0
-"""How much stronger the ridge of a convolution is in the second step, as released."""
-
-
 @dataclass(frozen=True)
-class ErqParameters(RepQParameters):
+class ErqParameters(ReparameterizationParameters):
     """Settings of `Erq`; those of the activations are RepQ-ViT's.
 
     Attributes:
@@ -58,7 +33,7 @@ class ErqParameters(RepQParameters):
 
 
 @register_method
-class Erq(RepQViT):
+class Erq(Method):
     """RepQ-ViT's activations, then two closed-form repairs of each weight, no back-propagation.
 
     Source: Zhong et al., ICML 2024 and TPAMI 2025 (arXiv 2407.06794); confirmed from the released code.
@@ -74,7 +49,8 @@ class Erq(RepQViT):
     paper = (
         "Zhong et al., ERQ: Error Reduction for PTQ of Vision Transformers, ICML 2024; TPAMI 2025"
     )
-    detection_images = None
+    fidelity = "official"
+    schemes = {"attention": "log-sqrt2"}
     Parameters = ErqParameters
 
     def bit_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:
@@ -88,90 +64,12 @@ class Erq(RepQViT):
 
     def calibrate(
         self,
-        model: QuantizedModel,
-        calibration: Calibration,
-        progress: CalibrationProgress | None = None,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """RepQ-ViT's calibration, then one full-precision pass in which each layer is repaired."""
-        super().calibrate(model, calibration)
-        model.activate(weights=False, activations=False)
-        layers = model.weighted_operations()
-        done: list[str] = []
-
-        def visit(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            # Behind the layer: what follows still gets its full-precision output.
-            assert isinstance(module, WeightedOperation)
-            if module.name in done:  # a detector's RPN looks at several levels, the finest first
-                return
-            check_finite(inputs[0], f"{module.name}.input")
-            self._repair(module, inputs[0])
-            done.append(module.name)
-            if progress is not None:
-                progress(len(done), len(layers))
-
-        with ExitStack() as stack, torch.no_grad():
-            for layer in layers:
-                stack.callback(layer.register_forward_hook(visit).remove)
-            model(calibration.whole())
-
-    def _repair(self, layer: WeightedOperation, x: Tensor) -> None:
         p = self.parameters
-        quantizer = layer.input_quantizer
-        quantized = x if quantizer.spec.is_float else quantizer.fake_quantize(x)
-        moments = Moments.of(layer.columns(x), layer.columns(quantized), layer.bias is not None)
-        ridge = p.ridge * moments.tokens
-        matrix = with_bias(layer)
-        if p.activation_step:
-            matrix = reduce_activation_error(matrix, moments, ridge)
-            self._store(layer, matrix)
-        if layer.weight_quantizer.spec.is_float:
-            return
-        _calibrate_weight(layer)
-        if p.weight_step:
-            self._quantize(layer, matrix, moments, ridge)
-
-    def _quantize(
-        self, layer: WeightedOperation, matrix: Tensor, moments: Moments, ridge: float
-    ) -> None:
-        quantizer = layer.weight_quantizer
-        assert isinstance(quantizer, UniformQuantizer)
-        weight = layer.weight.flatten(1)
-        convolution = isinstance(layer, QuantConv2d)
-        codes, bias = reduce_weight_error(
-            matrix,
-            weight.shape[1],
-            RowGrid.of(quantizer, weight),
-            moments,
-            ridge * (CONVOLUTION_RIDGE if convolution else 1.0),
-            0 if convolution else self.parameters.flips,
-        )
-        layer.set_codes(codes)
-        if bias is not None and layer.bias is not None:
-            layer.bias.copy_(bias)
-
-    @staticmethod
-    def _store(layer: WeightedOperation, matrix: Tensor) -> None:
-        columns = layer.weight[0].numel()
-        layer.weight.copy_(matrix[:, :columns].reshape(layer.weight.shape))
-        if layer.bias is not None:
-            layer.bias.copy_(matrix[:, -1])
-
-
-def _calibrate_weight(layer: WeightedOperation) -> None:
-    """Give each row the best percentile range; with dual uniform weights, one per kind of column."""
-    quantizer = layer.weight_quantizer
-    rule = best_percentile_rule(WEIGHT_PERCENTILES)
-    key = f"{layer.role}.weight"
-    rule(Site(quantizer.site, key, quantizer, layer), layer.weight)
-    if not isinstance(quantizer, DualUniformQuantizer):
-        return
-    weight = layer.weight.flatten(1)
-    outliers = outlier_columns(weight)
-    if not bool(outliers.any()):
-        return
-    parts = []
-    for columns in (~outliers, outliers):
-        part = UniformQuantizer(replace(quantizer.spec, scheme="uniform"), quantizer.site, axis=0)
-        rule(Site(part.site, key, part, layer), weight[:, columns])
-        parts.append(part)
-    quantizer.set_dual(parts[0], parts[1], outliers)
+        parts.calibrate_reparameterized(model, calibration, zero_point=p.zero_point, scale=p.scale)
+        repair = parts.RidgeRepair(p.ridge, p.flips, p.activation_step, p.weight_step)
+        parts.repair_layers(model, calibration, repair, progress)

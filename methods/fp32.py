@@ -1,10 +1,11 @@
 """The full-precision reference."""
 
+from __future__ import annotations
+
+from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.quantization.bits import FLOAT, BitTable, BitWidth, Protocol, equal_table
-from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
-from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 
 
 @register_method
@@ -23,8 +24,8 @@ class FullPrecision(Method):
 
     def calibrate(
         self,
-        model: QuantizedModel,
-        calibration: Calibration,
-        progress: CalibrationProgress | None = None,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """Do nothing."""

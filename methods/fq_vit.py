@@ -1,21 +1,16 @@
 """FQ-ViT: power-of-two factors for LayerNorm inputs, logarithmic softmax from integer ratios."""
 
-from torch import Tensor
+from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.quantization.bits import WEIGHT_SITES, BitTable, BitWidth, equal_table
-from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
-from vit_ptq_bench.methods.quantization.calibration.passes import (
-    calibrate_activations,
-    calibrate_weights,
-)
-from vit_ptq_bench.methods.quantization.calibration.range_rules import (
-    minmax_rule,
-    power_of_two_factor_rule,
-)
-from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
-from vit_ptq_bench.methods.quantization.model.structure import Site
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register_method
@@ -51,17 +46,17 @@ class FqVit(Method):
 
     def calibrate(
         self,
-        model: QuantizedModel,
-        calibration: Calibration,
-        progress: CalibrationProgress | None = None,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """One full-precision pass."""
-        calibrate_weights(model, minmax_rule)
-        calibrate_activations(model, calibration, _rule, progress=progress)
+        parts.calibrate_weights(model, parts.minmax_rule)
+        parts.calibrate_activations(model, calibration, _rule, progress=progress)
 
 
-def _rule(site: Site, x: Tensor) -> None:
+def _rule(site: parts.Site, x: Tensor) -> None:
     if site.quantizer.spec.scheme == "power-of-two-factor":
-        power_of_two_factor_rule(site, x)
+        parts.power_of_two_factor_rule(site, x)
     else:
-        minmax_rule(site, x)
+        parts.minmax_rule(site, x)

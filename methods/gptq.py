@@ -1,27 +1,17 @@
 """GPTQ: round weights column by column and compensate, on RepQ-ViT's activations."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
-from torch import Tensor
-
+from vit_ptq_bench.methods import quantization as parts
+from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.parameters import ReparameterizationParameters
 from vit_ptq_bench.methods.api.registry import register_method
-from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
-from vit_ptq_bench.methods.quantization.calibration.passes import calibrate_weights
-from vit_ptq_bench.methods.quantization.calibration.range_rules import shrink_rule
-from vit_ptq_bench.methods.quantization.error_compensation.columnwise import (
-    RowGrid,
-    compensated_codes,
-    quantize_layers_in_order,
-    second_moment,
-)
-from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
-from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
-from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
-from vit_ptq_bench.methods.repq_vit import RepQParameters, RepQViT
 
 
 @dataclass(frozen=True)
-class GptqParameters(RepQParameters):
+class GptqParameters(ReparameterizationParameters):
     """Settings of `Gptq`; those of the activations are RepQ-ViT's.
 
     Attributes:
@@ -34,7 +24,7 @@ class GptqParameters(RepQParameters):
 
 
 @register_method
-class Gptq(RepQViT):
+class Gptq(Method):
     """Minimise each layer's output error over its quantized inputs, one weight column after the other.
 
     Source: Frantar et al., ICLR 2023 (arXiv 2210.17323), written for language models; for vision transformers
@@ -47,31 +37,25 @@ class Gptq(RepQViT):
     name = "gptq"
     paper = "Frantar et al., GPTQ: Accurate PTQ for Generative Pre-trained Transformers, ICLR 2023"
     fidelity = "reimplementation"
-    detection_images = None
+    schemes = {"attention": "log-sqrt2"}
     note = "activations as in RepQ-ViT"
     Parameters = GptqParameters
 
     def calibrate(
         self,
-        model: QuantizedModel,
-        calibration: Calibration,
-        progress: CalibrationProgress | None = None,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """RepQ-ViT's calibration, then one pass in which each layer is rounded."""
-        super().calibrate(model, calibration)
-        calibrate_weights(model, shrink_rule())
+        p = self.parameters
+        parts.calibrate_reparameterized(model, calibration, zero_point=p.zero_point, scale=p.scale)
+        parts.calibrate_weights(model, parts.shrink_rule())
         model.activate(weights=False, activations=True)
-        quantize_layers_in_order(model, calibration, self._round, progress)
-
-    def _round(self, layer: WeightedOperation, tokens: Tensor) -> None:
-        quantizer = layer.weight_quantizer
-        assert isinstance(quantizer, UniformQuantizer)
-        weight = layer.weight.flatten(1)
-        codes = compensated_codes(
-            weight,
-            RowGrid.of(quantizer, weight),
-            second_moment(tokens),
-            self.parameters.damping,
-            self.parameters.order_by_diagonal,
+        parts.round_columnwise(
+            model,
+            calibration,
+            damping=p.damping,
+            order_by_diagonal=p.order_by_diagonal,
+            progress=progress,
         )
-        layer.set_codes(codes)

@@ -1,8 +1,11 @@
-"""LRQuant and LRQuant+: learned smoothing, weight clipping, and a loss that aligns directions."""
+"""LRQuant and LRQuant+: trained smoothing, weight clipping, and a loss that aligns directions."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.quantization.bits import (
@@ -13,25 +16,6 @@ from vit_ptq_bench.methods.quantization.bits import (
     BitWidth,
     equal_table,
 )
-from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
-from vit_ptq_bench.methods.quantization.calibration.memory import range_images
-from vit_ptq_bench.methods.quantization.calibration.passes import calibrate_sites, calibrate_weights
-from vit_ptq_bench.methods.quantization.calibration.range_rules import (
-    histogram_shrink_rule,
-    minmax_rule,
-)
-from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
-from vit_ptq_bench.methods.quantization.model.structure import sites_of
-from vit_ptq_bench.methods.quantization.reconstruction.engine import reconstruct
-from vit_ptq_bench.methods.quantization.reconstruction.losses import (
-    Homologous,
-    Loss,
-    MeanError,
-    NegativeLogCosine,
-)
-from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe, Weighting
-from vit_ptq_bench.methods.quantization.reconstruction.smoothing import Smoothing
-from vit_ptq_bench.methods.quantization.reconstruction.trainables import BatchRanges, Clipping
 
 FLOATING = ("patch_embed.weight", "patch_embed.input", "head.weight", "head.input", *OPERAND_ROLES)
 """What the authors' code for vision transformers leaves in floating point."""
@@ -47,7 +31,7 @@ class LRQuantParameters:
         batch_size: images per iteration.
         smoothing_rate: Adam's learning rate of scales and shifts.
         clipping_rate: Adam's learning rate of the clipping logits (and of LRQuant+'s vectors).
-        shift: learn shifts besides scales.
+        shift: train shifts besides scales.
     """
 
     profile: Literal["fast", "paper"] = "fast"
@@ -60,18 +44,18 @@ class LRQuantParameters:
 
 @register_method
 class LRQuant(Method):
-    """Block by block, learn smoothing scales and shifts and weight clipping on error and direction.
+    """Block by block, train smoothing scales and shifts and weight clipping on error and direction.
 
     Source: Zhao et al., ACL 2024; the algorithm on vision transformers confirmed from the released code.
     Behind each LayerNorm and for the values ``x' = (x - z) / s``, ``W' = W diag(s)``, s starting at
     ``a / log2(2 + a)``; weights clipped to (sigmoid(l) min, sigmoid(u) max); loss: mean squared error plus
     negative log cosine of the block's output, target full precision, input the quantized prefix.
     Convention (authors): activations dynamic per token; attention products, patch embedding and head in
-    floating point; 32 images. Under the common table activations are static per tensor: while learning they
+    floating point; 32 images. Under the common table activations are static per tensor: while training they
     are quantized over the range of the batch, then calibrated on least squared error; the values get no
     shift, for the rows of a quantized attention map do not sum to 1. Deviations: float32 instead of float16;
     z starts at the mean over images of the channels' middle, not at a moving average; patch embedding,
-    mergings (norm to reduction) and head, where quantized, are learned like blocks.
+    mergings (norm to reduction) and head, where quantized, are trained like blocks.
     """
 
     name = "lrquant"
@@ -87,29 +71,30 @@ class LRQuant(Method):
         table = equal_table(bits).change(INPUT_SITES, granularity="token", dynamic=True)
         return table.change(FLOATING, bits=FLOAT, granularity="tensor", dynamic=False)
 
-    def convention(self, table: BitTable) -> str:
-        """Return the common words and what is learned how long."""
+    def notes(self) -> tuple[str, ...]:
+        """Return the common words and how long is trained what."""
         p = self.parameters
         return (
-            f"{super().convention(table)}; trains smoothing and weight clipping, {p.iterations} "
-            f"iterations of {p.batch_size} images per block"
+            *super().notes(),
+            f"trains smoothing and weight clipping, {p.iterations} "
+            f"iterations of {p.batch_size} images per block",
         )
 
-    def losses(self) -> tuple[tuple[Loss, ...], Weighting]:
+    def losses(self) -> tuple[tuple[parts.Loss, ...], parts.Weighting]:
         """Return the loss and how its losses are weighted."""
-        return (MeanError(), NegativeLogCosine()), "plain"
+        return (parts.MeanError(), parts.NegativeLogCosine()), "plain"
 
-    def recipe(self, gain: bool = False) -> Recipe:
+    def recipe(self, gain: bool = False) -> parts.Recipe:
         """Quantized input, nothing dropped; ``gain``: LRQuant+'s vectors."""
         p = self.parameters
         losses, weighting = self.losses()
-        rule = histogram_shrink_rule()
-        return Recipe(
+        rule = parts.histogram_shrink_rule()
+        return parts.Recipe(
             losses=losses,
             trainables=(
-                Clipping(p.clipping_rate, gain=gain),
-                Smoothing(p.smoothing_rate, shift=p.shift, gain=gain),
-                BatchRanges(rule=rule),
+                parts.Clipping(p.clipping_rate, gain=gain),
+                parts.Smoothing(p.smoothing_rate, shift=p.shift, gain=gain),
+                parts.BatchRanges(rule=rule),
             ),
             iterations=p.iterations,
             batch_size=p.batch_size,
@@ -121,31 +106,33 @@ class LRQuant(Method):
 
     def calibrate(
         self,
-        model: QuantizedModel,
-        calibration: Calibration,
-        progress: CalibrationProgress | None = None,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """Min-max weight ranges to start from, then block by block."""
         recipe = self.recipe()
         recipe.check(model.structure, calibration.n_images)
-        calibrate_weights(model, minmax_rule)
-        reconstruct(model, calibration, recipe, progress)
+        parts.calibrate_weights(model, parts.minmax_rule)
+        parts.reconstruct(model, calibration, recipe, progress)
         self._calibrate_behind(model, calibration)
 
-    def _calibrate_behind(self, model: QuantizedModel, calibration: Calibration) -> None:
-        """Calibrate what is in no block, neck and heads of a detector, behind the learned backbone."""
-        sites = list(sites_of(model.structure.behind()))
+    def _calibrate_behind(
+        self, model: parts.QuantizedModel, calibration: parts.Calibration
+    ) -> None:
+        """Calibrate what is in no block, neck and heads of a detector, behind the trained backbone."""
+        sites = list(parts.sites_of(model.structure.behind()))
         for site in sites:
             site.quantizer.active = site.is_weight
         if sites:
-            rule = histogram_shrink_rule()
-            images = calibration.first(range_images(model, calibration)).whole()
-            calibrate_sites(sites, lambda: model(images), rule, sequential=True)
+            rule = parts.histogram_shrink_rule()
+            images = calibration.first(parts.range_images(model, calibration)).whole()
+            parts.calibrate_sites(sites, lambda: model(images), rule, sequential=True)
 
 
 @register_method
 class LRQuantPlus(LRQuant):
-    """LRQuant with a second target, loss weights from running means, and learned row and column factors.
+    """LRQuant with a second target, loss weights from running means, and trained row and column factors.
 
     Source: Zhao et al., TPAMI 2025; the list of parts confirmed from its abstract, their form from the
     released code for language models: the block is also compared with the full-precision block on the same
@@ -159,11 +146,11 @@ class LRQuantPlus(LRQuant):
     version = 2
     paper = "Zhao et al., LRQuant+: A Unified and Trainable Framework to PTQ, TPAMI 2025"
 
-    def losses(self) -> tuple[tuple[Loss, ...], Weighting]:
+    def losses(self) -> tuple[tuple[parts.Loss, ...], parts.Weighting]:
         """Both branches, each with both losses."""
-        branch: tuple[Loss, ...] = (MeanError(), NegativeLogCosine())
-        return (*branch, *(Homologous(loss=loss) for loss in branch)), "running"
+        branch: tuple[parts.Loss, ...] = (parts.MeanError(), parts.NegativeLogCosine())
+        return (*branch, *(parts.Homologous(loss=loss) for loss in branch)), "running"
 
-    def recipe(self, gain: bool = True) -> Recipe:
+    def recipe(self, gain: bool = True) -> parts.Recipe:
         """LRQuant's, with the vectors."""
         return super().recipe(gain)

@@ -1,21 +1,14 @@
 """MGRQ: mixed granularity reconstruction (re-implementation from the abstract)."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Literal
 
+from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.reconstruction import Reconstruction, ReconstructionParameters
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, Protocol, equal_table
-from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
-from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
-from vit_ptq_bench.methods.quantization.reconstruction.losses import (
-    BlockError,
-    LocalDivergence,
-    Loss,
-    PredictionDivergence,
-)
-from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe
-from vit_ptq_bench.methods.repq_vit import RepQViT
 
 GLOBAL_FLOOR = 1e-4
 """The KL of an early block at 6 bits is almost zero: dividing by it would make noise of full weight."""
@@ -79,35 +72,35 @@ class Mgrq(Reconstruction):
         """Return the common table: nothing is known of the authors' own."""
         return equal_table(bits)
 
-    def convention(self, table: BitTable) -> str:
+    def notes(self) -> tuple[str, ...]:
         """Return the words of all reconstruction methods; the ablation's base trains nothing."""
         if self.parameters.block:
-            return super().convention(table)
-        return f"{RepQViT.convention(self, table)}; no reconstruction: RepQ-ViT"
+            return super().notes()
+        return (self.note, "no reconstruction: RepQ-ViT")
 
-    def recipe(self) -> Recipe:
+    def recipe(self) -> parts.Recipe:
         """Three granularities, each a switch."""
         settings = self.parameters
-        losses: tuple[Loss, ...] = (
-            BlockError(),
-            PredictionDivergence(
+        losses: tuple[parts.Loss, ...] = (
+            parts.BlockError(),
+            parts.PredictionDivergence(
                 weight=settings.global_weight,
                 floor=GLOBAL_FLOOR,
                 temperature=settings.temperature,
                 every=settings.global_every,
             ),
-            LocalDivergence(weight=settings.local_weight),
+            parts.LocalDivergence(weight=settings.local_weight),
         )
         return self.configured(losses, input_mix=settings.drop, keep=settings.drop)
 
     def calibrate(
         self,
-        model: QuantizedModel,
-        calibration: Calibration,
-        progress: CalibrationProgress | None = None,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """Reconstruct, unless the ablation's base is asked for."""
         if self.parameters.block:
             super().calibrate(model, calibration, progress)
         else:
-            RepQViT.calibrate(self, model, calibration, progress)
+            self.start(model, calibration, progress)

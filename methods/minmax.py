@@ -1,15 +1,11 @@
 """Min-max calibration."""
 
+from __future__ import annotations
+
+from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.quantization.bits import WEIGHT_SITES, BitTable, BitWidth, equal_table
-from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
-from vit_ptq_bench.methods.quantization.calibration.passes import (
-    calibrate_activations,
-    calibrate_weights,
-)
-from vit_ptq_bench.methods.quantization.calibration.range_rules import minmax_rule
-from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 
 
 @register_method
@@ -32,10 +28,10 @@ class MinMax(Method):
 
     def calibrate(
         self,
-        model: QuantizedModel,
-        calibration: Calibration,
-        progress: CalibrationProgress | None = None,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """Set all scales in one full-precision pass."""
-        calibrate_weights(model, minmax_rule)
-        calibrate_activations(model, calibration, minmax_rule, progress=progress)
+        parts.calibrate_weights(model, parts.minmax_rule)
+        parts.calibrate_activations(model, calibration, parts.minmax_rule, progress=progress)

@@ -1,19 +1,12 @@
 """Least-squared-error calibration (OMSE)."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
+from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
 from vit_ptq_bench.methods.api.registry import register_method
-from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
-from vit_ptq_bench.methods.quantization.calibration.passes import (
-    calibrate_activations,
-    calibrate_weights,
-)
-from vit_ptq_bench.methods.quantization.calibration.range_rules import (
-    histogram_shrink_rule,
-    shrink_rule,
-)
-from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 
 
 @dataclass(frozen=True)
@@ -49,13 +42,13 @@ class Omse(Method):
 
     def calibrate(
         self,
-        model: QuantizedModel,
-        calibration: Calibration,
-        progress: CalibrationProgress | None = None,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """Set all scales in one full-precision pass."""
         grid = (self.parameters.steps, self.parameters.step)
-        exact = shrink_rule(*grid)
-        calibrate_weights(model, exact)
-        rule = histogram_shrink_rule(*grid) if self.parameters.histogram else exact
-        calibrate_activations(model, calibration, rule, progress=progress)
+        exact = parts.shrink_rule(*grid)
+        parts.calibrate_weights(model, exact)
+        rule = parts.histogram_shrink_rule(*grid) if self.parameters.histogram else exact
+        parts.calibrate_activations(model, calibration, rule, progress=progress)

@@ -1,14 +1,12 @@
 """PD-Quant: reconstruction with the difference of the prediction."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
+from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.reconstruction import PAPER, Reconstruction, ReconstructionParameters
 from vit_ptq_bench.methods.api.registry import register_method
-from vit_ptq_bench.methods.quantization.reconstruction.losses import (
-    BlockError,
-    PredictionDivergence,
-)
-from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -41,11 +39,11 @@ class PDQuant(Reconstruction):
     profiles = {"paper": PAPER | {"weight_rate": 3e-3}}
     Parameters = PDQuantParameters
 
-    def recipe(self) -> Recipe:
+    def recipe(self) -> parts.Recipe:
         """QDrop's mix and drop; the prediction sees the quantized input."""
         settings = self.parameters
-        difference = PredictionDivergence(
+        difference = parts.PredictionDivergence(
             weight=settings.prediction_weight, temperature=settings.temperature
         )
-        losses = (BlockError(), difference)
+        losses = (parts.BlockError(), difference)
         return self.configured(losses, input_mix=0.5, keep=0.5, weighting="shared")

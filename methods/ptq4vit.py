@@ -1,8 +1,11 @@
 """PTQ4ViT: twin uniform quantization and a Hessian-guided metric."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Literal
 
+from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.quantization.bits import (
@@ -15,16 +18,6 @@ from vit_ptq_bench.methods.quantization.bits import (
     BitWidth,
     equal_table,
 )
-from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
-from vit_ptq_bench.methods.quantization.calibration.gradients import (
-    fisher_loss,
-    self_divergence_loss,
-)
-from vit_ptq_bench.methods.quantization.calibration.recording import record_operations
-from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
-from vit_ptq_bench.methods.quantization.search.candidates import Grid
-from vit_ptq_bench.methods.quantization.search.operation import search_operation
-from vit_ptq_bench.methods.quantization.search.scores import FisherMetric
 
 
 @dataclass(frozen=True)
@@ -84,18 +77,20 @@ class Ptq4Vit(Method):
 
     def calibrate(
         self,
-        model: QuantizedModel,
-        calibration: Calibration,
-        progress: CalibrationProgress | None = None,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """Search each operation on its full-precision inputs, output and output gradient."""
         p = self.parameters
-        loss = fisher_loss if p.gradient == "fisher" else self_divergence_loss
+        loss = parts.fisher_loss if p.gradient == "fisher" else parts.self_divergence_loss
         draws = p.draws if p.gradient == "fisher" else 1
-        recordings = record_operations(model, calibration, loss, draws, p.batch_size)
-        grid = Grid(p.alpha, p.beta, p.steps)
+        recordings = parts.record_operations(model, calibration, loss, draws, p.batch_size)
+        grid = parts.Grid(p.alpha, p.beta, p.steps)
         for done, (operation, recording) in enumerate(recordings, start=1):
-            search_operation(operation, recording, FisherMetric(), grid, p.rounds, p.search)
+            parts.search_operation(
+                operation, recording, parts.FisherMetric(), grid, p.rounds, p.search
+            )
             if progress is not None:
                 progress(done, len(model.operations))
 

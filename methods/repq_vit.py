@@ -1,40 +1,14 @@
 """RepQ-ViT: scale reparameterization."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
-from vit_ptq_bench.methods.api.method import Fidelity, Method
+from vit_ptq_bench.methods import quantization as parts
+from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.parameters import ReparameterizationParameters
 from vit_ptq_bench.methods.api.registry import register_method
-from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
-from vit_ptq_bench.methods.quantization.calibration.passes import (
-    calibrate_activations,
-    calibrate_weights,
-)
-from vit_ptq_bench.methods.quantization.calibration.range_rules import best_percentile_rule
-from vit_ptq_bench.methods.quantization.model.folding import fold_into_reader
-from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
-from vit_ptq_bench.methods.quantization.model.structure import NormLink
-from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
-from vit_ptq_bench.methods.quantization.reparameterization import (
-    PERCENTILES,
-    _foldable,
-    _tensor_quantizer,
-    _use_channels,
-)
-
-
-@dataclass(frozen=True)
-class RepQParameters:
-    """Settings of `RepQViT`.
-
-    Attributes:
-        zero_point: ``integer`` rounds the averaged zero point, so that codes are integers;
-            ``fractional`` keeps the mean, as the released code does.
-        scale: the per-tensor scale is the ``mean`` (paper) or ``median`` of the channels' scales.
-    """
-
-    zero_point: Literal["integer", "fractional"] = "integer"
-    scale: Literal["mean", "median"] = "mean"
 
 
 @register_method
@@ -49,47 +23,33 @@ class RepQViT(Method):
     4-bit integers; ``repq-vit-released`` keeps the released code's fractional zero point and 2^b + 1 values.
     """
 
-    name: ClassVar[str] = "repq-vit"
+    name = "repq-vit"
     paper = (
         "Li et al., RepQ-ViT: Scale Reparameterization for PTQ of Vision Transformers, ICCV 2023"
     )
-    fidelity: ClassVar[Fidelity] = "official"
-    detection_images: ClassVar[int | None] = 1
+    fidelity = "official"
+    detection_images = 1
     schemes = {"attention": "log-sqrt2"}
-    Parameters = RepQParameters
+    Parameters = ReparameterizationParameters
 
     def calibrate(
         self,
-        model: QuantizedModel,
-        calibration: Calibration,
-        progress: CalibrationProgress | None = None,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """One forward pass with per-channel LayerNorm outputs, then fold, then weights once more."""
-        rule = best_percentile_rule(PERCENTILES)
-        links = [link for link in model.structure.norm_links if _foldable(link)]
-        for link in links:
-            _use_channels(link)
-        calibrate_weights(model, rule)
-        model.activate(weights=True, activations=False)
-        calibrate_activations(model, calibration, rule, sequential=True, progress=progress)
-        for link in links:
-            self._reparameterize(link)
-        calibrate_weights(model, rule)
-
-    def _reparameterize(self, link: NormLink) -> None:
-        quantizer = link.reader.input_quantizer
-        assert isinstance(quantizer, UniformQuantizer)
-        scales, zero_points = quantizer.scale, quantizer.zero_point.float()
-        scale = scales.mean() if self.parameters.scale == "mean" else scales.median()
-        zero_point = zero_points.mean()
-        if self.parameters.zero_point == "integer":
-            zero_point = zero_point.round()
-        fold_into_reader(link, scales / scale, scales * (zero_points - zero_point))
-        link.reader.input_quantizer = _tensor_quantizer(quantizer, scale, zero_point)
+        parts.calibrate_reparameterized(
+            model,
+            calibration,
+            zero_point=self.parameters.zero_point,
+            scale=self.parameters.scale,
+            progress=progress,
+        )
 
 
 @dataclass(frozen=True)
-class ReleasedParameters(RepQParameters):
+class ReleasedParameters(ReparameterizationParameters):
     """Settings of `RepQViTReleased`."""
 
     zero_point: Literal["integer", "fractional"] = "fractional"

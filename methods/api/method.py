@@ -1,33 +1,34 @@
-"""What every PTQ method has in common."""
+"""The base class of PTQ methods."""
 
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
-from torch import nn
-
+from vit_ptq_bench.methods import quantization as parts
+from vit_ptq_bench.methods.api.parameters import NoParameters
+from vit_ptq_bench.methods.api.words import table_words
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import (
     BitTable,
     BitWidth,
     Protocol,
-    Scheme,
     equal_table,
 )
-from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
-from vit_ptq_bench.methods.quantization.model.families import find_family, wrap_model
-from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Fidelity = Literal["official", "reimplementation", "inspired", "reference"]
 
 
-@dataclass(frozen=True)
-class NoParameters:
-    """The parameters of a method that has none."""
-
-
-class Method:
+class Method(ABC):
     """A post-training quantization method. Subclass it, decorate with `register_method`.
+
+    Importing a method, creating it and asking for its bit table or its words does not import torch: what
+    computes is a part, reached through `vit_ptq_bench.methods.quantization`.
 
     Attributes:
         name: the paper's own name in lower-case kebab.
@@ -39,7 +40,7 @@ class Method:
         detection_images: how many they use on COCO, if that is another number and known.
         schemes: sites that get another form of quantizer than the uniform one; the method's essence,
             so it holds under every protocol.
-        note: one sentence about the convention, printed under leaderboards.
+        note: one sentence about the convention, printed under leaderboards; see `notes`.
         quick: settings with which it runs in seconds on a small model, for the conformance tests.
         profiles: named sets of settings, for methods with a parameter ``profile``: what it names comes
             before the defaults and after what is set by hand.
@@ -52,7 +53,7 @@ class Method:
     version: ClassVar[int] = 1
     calibration_images: ClassVar[int] = 32
     detection_images: ClassVar[int | None] = None
-    schemes: ClassVar[Mapping[str, Scheme]] = {}
+    schemes: ClassVar[Mapping[str, str]] = {}
     note: ClassVar[str] = ""
     quick: ClassVar[Mapping[str, Any]] = {}
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -67,7 +68,8 @@ class Method:
         """Return an instance with some parameters changed.
 
         Raises:
-            MethodError: an unknown parameter or a value of the wrong type; it is named.
+            MethodError: an unknown parameter or a value of the wrong type; it is named, also in
+                `MethodError.parameter`.
         """
         settings = dict(settings or {})
         settings = {**cls.profiles.get(str(settings.get("profile")), {}), **settings}
@@ -76,9 +78,10 @@ class Method:
         for name, value in list(settings.items()):
             if name not in known:
                 raise MethodError(
-                    f"{cls.name} has no parameter {name!r}; it has {', '.join(known) or 'none'}"
+                    f"{cls.name} has no parameter {name!r}; it has {', '.join(known) or 'none'}",
+                    parameter=name,
                 )
-            settings[name] = _checked(f"{cls.name}.{name}", value, known[name])
+            settings[name] = _checked(cls.name, name, value, known[name])
         return cls(cls.Parameters(**settings))
 
     def bit_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:
@@ -101,41 +104,38 @@ class Method:
     def supports(self, model: nn.Module, table: BitTable) -> str | None:
         """Return why this method cannot quantize this model with this table, or None."""
         try:
-            find_family(model)
+            parts.find_family(model)
         except MethodError as error:
             return str(error)
         return None
 
+    def notes(self) -> tuple[str, ...]:
+        """Return what the method says of itself beyond its bit table: `note`, if there is one."""
+        return (self.note,) if self.note else ()
+
     def convention(self, table: BitTable) -> str:
-        """Return in words what is left in floating point, what is dynamic, and `note`.
+        """Return in words what ``table`` leaves in floating point, what is dynamic, and the `notes`."""
+        return "; ".join((*table_words(table), *self.notes()))
 
-        Parts are separated by semicolons; leaderboards leave out those that the bit table tells.
-        """
-        floating = [key for key, spec in table.items() if spec.is_float]
-        dynamic = [key for key, spec in table.items() if spec.dynamic and not spec.is_float]
-        parts = [f"floating point: {', '.join(floating)}"] if floating else ["every site quantized"]
-        parts += [f"dynamic: {', '.join(dynamic)}"] if dynamic else ["static"]
-        return "; ".join([*parts, self.note] if self.note else parts)
-
+    @abstractmethod
     def calibrate(
         self,
-        model: QuantizedModel,
-        calibration: Calibration,
-        progress: CalibrationProgress | None = None,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """Set every quantizer of ``model``; the quantizers arrive inactive, the weights as trained.
 
         What it leaves active or inactive does not matter: all are switched on afterwards.
         """
-        raise AssertionError("defined by each method")
 
     def quantize(
         self,
         model: nn.Module,
         table: BitTable,
-        calibration: Calibration,
-        progress: CalibrationProgress | None = None,
-    ) -> QuantizedModel:
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
+    ) -> parts.QuantizedModel:
         """Return a quantized copy of ``model``; the original is untouched.
 
         Args:
@@ -150,21 +150,21 @@ class Method:
         reason = self.supports(model, table)
         if reason is not None:
             raise MethodError(reason)
-        quantized = wrap_model(model, table)
+        quantized = parts.wrap_model(model, table)
         self.calibrate(quantized, calibration, progress)
         quantized.freeze()
         return quantized
 
 
-def _checked(what: str, value: Any, expected: Any) -> Any:
-    """Return ``value`` as the type ``expected``; 1 and 1.0 are one setting, so one run."""
+def _checked(method: str, name: str, value: Any, expected: Any) -> Any:
+    """Return a parameter's ``value`` as the type ``expected``; 1 and 1.0 are one setting, so one run."""
+    what = f"{method}.{name}"
     if get_origin(expected) is Literal:
         if value not in get_args(expected):
-            raise MethodError(
-                f"{what} must be one of {', '.join(map(str, get_args(expected)))}; got {value!r}"
-            )
+            choices = ", ".join(map(str, get_args(expected)))
+            raise MethodError(f"{what} must be one of {choices}; got {value!r}", parameter=name)
         return value
     accepted = (int, float) if expected is float else expected
     if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
-        raise MethodError(f"{what} must be {expected.__name__}; got {value!r}")
+        raise MethodError(f"{what} must be {expected.__name__}; got {value!r}", parameter=name)
     return expected(value)

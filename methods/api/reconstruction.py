@@ -1,38 +1,28 @@
-"""What the reconstruction methods share: base, settings, and the way to the engine."""
+"""The base class of reconstruction methods, and its settings."""
 
+from __future__ import annotations
+
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
-from vit_ptq_bench.methods.api.method import Fidelity
+from vit_ptq_bench.methods import quantization as parts
+from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.parameters import ReparameterizationParameters
 from vit_ptq_bench.methods.quantization.bits import (
     OPERAND_ROLES,
     BitTable,
     BitWidth,
-    Scheme,
     equal_table,
 )
-from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
-from vit_ptq_bench.methods.quantization.calibration.memory import range_images
-from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
-from vit_ptq_bench.methods.quantization.reconstruction.engine import reconstruct
-from vit_ptq_bench.methods.quantization.reconstruction.losses import Loss
-from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe, Weighting
-from vit_ptq_bench.methods.quantization.reconstruction.trainables import (
-    Roundings,
-    Steps,
-    Trainable,
-    Weights,
-)
-from vit_ptq_bench.methods.quantization.reconstruction.units import Granularity
-from vit_ptq_bench.methods.quantization.search.attention_maps import search_maps
-from vit_ptq_bench.methods.repq_vit import RepQParameters, RepQViT
+from vit_ptq_bench.methods.quantization.reconstruction.choices import UnitGranularity
 
 Profile = Literal["fast", "paper"]
 
 
 @dataclass(frozen=True)
-class ReconstructionParameters(RepQParameters):
+class ReconstructionParameters(ReparameterizationParameters):
     """Settings of every reconstruction method; those of the base are RepQ-ViT's.
 
     The defaults are the profile ``fast``, for minutes on two cores (docs/reconstruction.md says how they were
@@ -49,7 +39,7 @@ class ReconstructionParameters(RepQParameters):
     """
 
     profile: Profile = "fast"
-    unit: Granularity = "block"
+    unit: UnitGranularity = "block"
     iterations: int = 60
     batch_size: int = 8
     learn: Literal["rounding", "weights"] = "weights"
@@ -61,59 +51,59 @@ PAPER = {"iterations": 20000, "batch_size": 32, "learn": "rounding", "weight_rat
 """The authors' settings of BRECQ's, QDrop's and PD-Quant's released code."""
 
 
-class Reconstruction(RepQViT):
-    """Base class: RepQ-ViT's calibration, then unit by unit reconstruction by `recipe`.
+class Reconstruction(Method):
+    """Base class: a calibration to start from, RepQ-ViT's, then unit by unit reconstruction by `recipe`.
 
-    Units are the patch embedding, each transformer block, each patch merging, and the head, which learns
+    Units are the patch embedding, each transformer block, each patch merging, and the head, which is trained
     on the KL of the logits. The base that is known to work on vision transformers: affine quantizers
     everywhere, per-channel weights, LayerNorm outputs reparameterized, the scales of attention maps
     searched by the error of attention x value; authors' convention: one scale per head in both
     attention products.
     """
 
-    fidelity: ClassVar[Fidelity] = "reimplementation"
+    fidelity = "reimplementation"
     calibration_images = 1024
     detection_images = 256
-    schemes: ClassVar[dict[str, Scheme]] = {}
     quick = {"iterations": 6}
     profiles = {"paper": PAPER}
     Parameters = ReconstructionParameters
 
-    def convention(self, table: BitTable) -> str:
-        """Return the common words and how long is learned what: results depend on it."""
+    def notes(self) -> tuple[str, ...]:
+        """Return the common words and how long is trained what: results depend on it."""
         settings = self.parameters
-        learned = "roundings" if settings.learn == "rounding" else "weights"
+        trained = "roundings" if settings.learn == "rounding" else "weights"
         steps = " and activation steps" if settings.step_rate > 0 else ""
         return (
-            f"{super().convention(table)}; trains {learned}{steps}, {settings.iterations} iterations "
-            f"of {settings.batch_size} images per {settings.unit}"
+            *super().notes(),
+            f"trains {trained}{steps}, {settings.iterations} iterations "
+            f"of {settings.batch_size} images per {settings.unit}",
         )
 
     def authors_table(self, bits: BitWidth) -> BitTable:
         """Return the common table with one scale per head."""
         return equal_table(bits).change(OPERAND_ROLES, granularity="head")
 
-    def recipe(self) -> Recipe:
+    @abstractmethod
+    def recipe(self) -> parts.Recipe:
         """Return how units are reconstructed."""
-        raise AssertionError("defined by each method")
 
     def configured(
         self,
-        losses: Sequence[Loss],
+        losses: Sequence[parts.Loss],
         input_mix: float,
         keep: float,
-        weighting: Weighting = "first",
-    ) -> Recipe:
+        weighting: parts.Weighting = "first",
+    ) -> parts.Recipe:
         """Return a recipe with what the method decides and what the parameters say."""
         settings = self.parameters
-        weights: Trainable = (
-            Roundings(settings.weight_rate)
+        weights: parts.Trainable = (
+            parts.Roundings(settings.weight_rate)
             if settings.learn == "rounding"
-            else Weights(settings.weight_rate)
+            else parts.Weights(settings.weight_rate)
         )
-        return Recipe(
+        return parts.Recipe(
             losses=losses,
-            trainables=(weights, Steps(settings.step_rate)),
+            trainables=(weights, parts.Steps(settings.step_rate)),
             unit=settings.unit,
             iterations=settings.iterations,
             batch_size=settings.batch_size,
@@ -122,18 +112,33 @@ class Reconstruction(RepQViT):
             weighting=weighting,
         )
 
+    def start(
+        self,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
+    ) -> None:
+        """Set every quantizer before anything is reconstructed; RepQ-ViT's calibration unless overridden."""
+        parts.calibrate_reparameterized(
+            model,
+            calibration,
+            zero_point=self.parameters.zero_point,
+            scale=self.parameters.scale,
+            progress=progress,
+        )
+
     def calibrate(
         self,
-        model: QuantizedModel,
-        calibration: Calibration,
-        progress: CalibrationProgress | None = None,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
     ) -> None:
-        """Calibrate as RepQ-ViT does, then reconstruct."""
+        """Calibrate to start from, search the scales of attention maps, then reconstruct."""
         recipe = self.recipe()
         recipe.check(model.structure, calibration.n_images)
-        few = calibration.first(range_images(model, calibration))
-        super().calibrate(model, few)
+        few = calibration.first(parts.range_images(model, calibration))
+        self.start(model, few)
         model.activate()
         images = few.whole()
-        search_maps(model.operations, lambda: model(images))
-        reconstruct(model, calibration, recipe, progress)
+        parts.search_maps(model.operations, lambda: model(images))
+        parts.reconstruct(model, calibration, recipe, progress)

@@ -1,12 +1,20 @@
+# Bit widths and tables; without torch.
 from .bits import FLOAT as FLOAT
 from .bits import BitTable as BitTable
 from .bits import BitWidth as BitWidth
 from .bits import Protocol as Protocol
 from .bits import TensorSpec as TensorSpec
 from .bits import equal_table as equal_table
+
+# Calibration: images, passes over them, range rules, recordings.
 from .calibration.data import Calibration as Calibration
 from .calibration.data import CalibrationProgress as CalibrationProgress
+from .calibration.gradients import fisher_loss as fisher_loss
+from .calibration.gradients import self_divergence_loss as self_divergence_loss
+from .calibration.memory import range_images as range_images
+from .calibration.passes import RangeRule as RangeRule
 from .calibration.passes import calibrate_activations as calibrate_activations
+from .calibration.passes import calibrate_sites as calibrate_sites
 from .calibration.passes import calibrate_weights as calibrate_weights
 from .calibration.range_rules import best_percentile_rule as best_percentile_rule
 from .calibration.range_rules import histogram_shrink_rule as histogram_shrink_rule
@@ -14,10 +22,37 @@ from .calibration.range_rules import minmax_rule as minmax_rule
 from .calibration.range_rules import percentile_rule as percentile_rule
 from .calibration.range_rules import power_of_two_factor_rule as power_of_two_factor_rule
 from .calibration.range_rules import shrink_rule as shrink_rule
+from .calibration.recording import Recording as Recording
+from .calibration.recording import record_operations as record_operations
+from .calibration.segment_recording import SegmentRecording as SegmentRecording
+from .calibration.segment_recording import record_segments as record_segments
+
+# Weights that make up for errors in closed form.
+from .error_compensation.columnwise import round_columnwise as round_columnwise
+from .error_compensation.layer_repair import RidgeRepair as RidgeRepair
+from .error_compensation.layer_repair import repair_layers as repair_layers
+from .error_compensation.visiting import visit_layers as visit_layers
+
+# The model with quantizers, and scales that move inside it.
 from .model.families import find_family as find_family
 from .model.families import wrap_model as wrap_model
+from .model.folding import fold_into_reader as fold_into_reader
+from .model.folding import fold_into_values as fold_into_values
+from .model.layers import QuantConv2d as QuantConv2d
+from .model.layers import QuantLinear as QuantLinear
+from .model.layers import QuantMatMul as QuantMatMul
+from .model.layers import QuantOperation as QuantOperation
+from .model.layers import WeightedOperation as WeightedOperation
 from .model.quantized_model import QuantizedModel as QuantizedModel
+from .model.structure import NormLink as NormLink
+from .model.structure import Segment as Segment
 from .model.structure import Site as Site
+from .model.structure import ValueLink as ValueLink
+from .model.structure import sites_of as sites_of
+
+# Reconstruction: units trained on their output, one after the other.
+from .reconstruction.choices import UnitGranularity as UnitGranularity
+from .reconstruction.choices import Weighting as Weighting
 from .reconstruction.engine import reconstruct as reconstruct
 from .reconstruction.losses import BlockError as BlockError
 from .reconstruction.losses import FisherError as FisherError
@@ -28,7 +63,6 @@ from .reconstruction.losses import MeanError as MeanError
 from .reconstruction.losses import NegativeLogCosine as NegativeLogCosine
 from .reconstruction.losses import PredictionDivergence as PredictionDivergence
 from .reconstruction.recipe import Recipe as Recipe
-from .reconstruction.recipe import Weighting as Weighting
 from .reconstruction.smoothing import Smoothing as Smoothing
 from .reconstruction.trainables import BatchRanges as BatchRanges
 from .reconstruction.trainables import Clipping as Clipping
@@ -36,6 +70,22 @@ from .reconstruction.trainables import Roundings as Roundings
 from .reconstruction.trainables import Steps as Steps
 from .reconstruction.trainables import Trainable as Trainable
 from .reconstruction.trainables import Weights as Weights
-from .reconstruction.units import Granularity as Granularity
+
+# Scales that move from LayerNorm outputs into weights.
+from .reparameterization import calibrate_reparameterized as calibrate_reparameterized
+from .reparameterization import smooth_norm_outputs as smooth_norm_outputs
+
+# Search of scales by the error of outputs.
+from .search.attention_maps import search_maps as search_maps
+from .search.blockwise import BlockwiseSearch as BlockwiseSearch
+from .search.candidates import Grid as Grid
+from .search.candidates import SearchMode as SearchMode
+from .search.operation import search_operation as search_operation
+from .search.scores import CosineMetric as CosineMetric
+from .search.scores import EliminatedFisherMetric as EliminatedFisherMetric
+from .search.scores import FisherMetric as FisherMetric
+from .search.scores import SquaredErrorMetric as SquaredErrorMetric
+
+# Quantized models on disk.
 from .storage import load_quantized as load_quantized
 from .storage import save_quantized as save_quantized

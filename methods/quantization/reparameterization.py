@@ -1,13 +1,75 @@
-"""Scale reparameterization of LayerNorm outputs (RepQ-ViT)."""
+"""Equivalent transformations of LayerNorm outputs: scales that move into the weights behind them.
 
+RepQ-ViT's scale reparameterization, a whole calibration, and SmoothQuant's migration, which goes in front of
+any calibration. The full-precision function stays the same.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.calibration.passes import (
+    calibrate_activations,
+    calibrate_weights,
+    check_finite,
+)
+from vit_ptq_bench.methods.quantization.calibration.range_rules import best_percentile_rule
+from vit_ptq_bench.methods.quantization.model.folding import fold_into_reader
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.model.structure import NormLink
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
 
 PERCENTILES = (0.999, 0.9999, 0.99999)
+"""Of which RepQ-ViT takes the one of least squared error."""
+
+
+SMALLEST = 1e-5
+"""Lower bound of maxima and of smoothing scales."""
+
+
+def calibrate_reparameterized(
+    model: QuantizedModel,
+    calibration: Calibration,
+    *,
+    zero_point: Literal["integer", "fractional"] = "integer",
+    scale: Literal["mean", "median"] = "mean",
+    progress: CalibrationProgress | None = None,
+) -> None:
+    """Calibrate everything, LayerNorm outputs per channel at first, then fold their scales away.
+
+    Source: RepQ-ViT (Li et al., ICCV 2023), section 3.2. One forward pass in which each quantizer sees
+    quantized predecessors and takes the best of `PERCENTILES`. Behind it the channels' scales ``s`` and zero
+    points ``z`` of a LayerNorm output become one scale and one zero point per tensor: the ratios go into
+    LayerNorm and reader (`fold_into_reader`). Weights are calibrated before and after. LayerNorm outputs in
+    floating point, dynamic or of another form than uniform are left as they are.
+
+    Args:
+        model: the wrapped model; its weights are changed where scales are folded.
+        calibration: the images, shown as one batch.
+        zero_point: round the averaged zero point (codes are integers) or keep the ``fractional`` mean.
+        scale: the tensor's scale is the mean or the median of the channels'.
+        progress: called after each activation site.
+
+    Raises:
+        MethodError: NaN or infinite activations; the site is named.
+    """
+    rule = best_percentile_rule(PERCENTILES)
+    links = [link for link in model.structure.norm_links if _foldable(link)]
+    for link in links:
+        _use_channels(link)
+    calibrate_weights(model, rule)
+    model.activate(weights=True, activations=False)
+    calibrate_activations(model, calibration, rule, sequential=True, progress=progress)
+    for link in links:
+        _reparameterize(link, zero_point, scale)
+    calibrate_weights(model, rule)
 
 
 def _foldable(link: NormLink) -> bool:
@@ -22,9 +84,61 @@ def _use_channels(link: NormLink) -> None:
     link.reader.input_quantizer = UniformQuantizer(spec, quantizer.site, axis=-1)
 
 
-def _tensor_quantizer(
-    channels: UniformQuantizer, scale: Tensor, zero_point: Tensor
-) -> UniformQuantizer:
+def _reparameterize(link: NormLink, zero_point: str, scale: str) -> None:
+    """Replace the quantizer per channel by one per tensor; fold the ratios into norm and reader."""
+    channels = link.reader.input_quantizer
+    assert isinstance(channels, UniformQuantizer)
+    scales, zero_points = channels.scale, channels.zero_point.float()
+    common = scales.mean() if scale == "mean" else scales.median()
+    zero = zero_points.mean()
+    if zero_point == "integer":
+        zero = zero.round()
+    fold_into_reader(link, scales / common, scales * (zero_points - zero))
     quantizer = UniformQuantizer(replace(channels.spec, granularity="tensor"), channels.site)
-    quantizer.set_parameters(scale, zero_point)
-    return quantizer
+    quantizer.set_parameters(common, zero)
+    link.reader.input_quantizer = quantizer
+
+
+def smooth_norm_outputs(model: QuantizedModel, calibration: Calibration, alpha: float) -> None:
+    """Divide each channel of each quantized LayerNorm output by s and multiply the weight's column by it.
+
+    ``s_j = max|X_j|^alpha / max|W_:j|^(1 - alpha)`` (SmoothQuant, Xiao et al., ICML 2023, equation 4). The
+    full-precision function stays the same, so any calibration can follow.
+
+    Args:
+        model: the wrapped model, its quantizers inactive; LayerNorms and their readers are changed.
+        calibration: the images, shown as one batch.
+        alpha: migration strength in [0, 1]; 0 leaves the activations as they are.
+
+    Raises:
+        MethodError: NaN or infinite activations or weights; the site is named.
+    """
+    for link, largest in _channel_maxima(model, calibration):
+        if link.reader.input_quantizer.spec.is_float:
+            continue
+        weight = link.reader.weight.abs().amax(dim=0).clamp_min(SMALLEST)
+        check_finite(weight, f"{link.reader.name}.weight")
+        scale = largest.clamp_min(SMALLEST) ** alpha / weight ** (1 - alpha)
+        fold_into_reader(link, scale.clamp_min(SMALLEST), torch.zeros_like(scale))
+
+
+@torch.no_grad()
+def _channel_maxima(
+    model: QuantizedModel, calibration: Calibration
+) -> list[tuple[NormLink, Tensor]]:
+    """Largest absolute value of each channel of each linked LayerNorm's output ([C])."""
+    maxima: dict[str, Tensor] = {}
+
+    def watch(link: NormLink, module: Any, inputs: tuple[Tensor, ...]) -> None:
+        check_finite(inputs[0], f"{link.reader.name}.input")
+        maxima[link.reader.name] = inputs[0].abs().flatten(0, -2).amax(dim=0)
+
+    links = model.structure.norm_links
+    patch_embed = model.weighted_operations()[0]
+    check_finite(calibration.whole(), f"{patch_embed.name}.input")
+    with ExitStack() as stack:
+        for link in links:
+            hook = partial(watch, link)
+            stack.callback(link.reader.register_forward_pre_hook(hook).remove)
+        model(calibration.whole())
+    return [(link, maxima[link.reader.name]) for link in links]

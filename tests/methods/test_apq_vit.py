@@ -17,7 +17,7 @@ from vit_ptq_bench.methods.quantization.calibration.range_rules import minmax_ru
 from vit_ptq_bench.methods.quantization.calibration.segment_recording import record_segments
 from vit_ptq_bench.methods.quantization.model.families import wrap_model
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
-from vit_ptq_bench.methods.quantization.search.block import BlockSearch, _look, replayed
+from vit_ptq_bench.methods.quantization.search.blockwise import BlockwiseSearch, _look, replayed
 from vit_ptq_bench.methods.quantization.search.candidates import Grid
 from vit_ptq_bench.methods.quantization.search.scores import bottom_eliminated
 
@@ -100,12 +100,12 @@ def test_the_weighted_error_of_a_block_is_not_above_that_of_min_max(percent, vit
 
     def minmax(model, segment, recording):
         calibrate_weights(model, minmax_rule)
-        search = BlockSearch(lambda op: Grid(1.0, 2.0, 1), percent, 1, True, "exhaustive")
+        search = BlockwiseSearch(lambda op: Grid(1.0, 2.0, 1), percent, 1, True, "exhaustive")
         search.run(segment, recording)
 
     def searched(model, segment, recording):
         # The grid holds the factor 1, so that the first choice is never worse.
-        search = BlockSearch(lambda op: Grid(0.7, 1.1, 40), percent, 3, True, "exhaustive")
+        search = BlockwiseSearch(lambda op: Grid(0.7, 1.1, 40), percent, 3, True, "exhaustive")
         search.run(segment, recording)
 
     assert error(searched) < 0.9 * error(minmax)
@@ -116,7 +116,7 @@ def test_a_scale_far_too_small_loses(vit, calibration):
     model = wrap_model(vit, equal_table(BitWidth(8, 8)))
     recording = record_segments(model, calibration, fisher_loss, 1, 8)[1]
     segment = model.structure.segments[1]
-    search = BlockSearch(lambda op: Grid(0.01, 1.99, 2), 10.0, 1, True, "exhaustive")
+    search = BlockwiseSearch(lambda op: Grid(0.01, 1.99, 2), 10.0, 1, True, "exhaustive")
     search.run(segment, recording)  # factors 0.01 and 1.0
     for operation in segment.operations:
         if operation.role in ("qkv", "proj", "fc1", "fc2"):
@@ -126,7 +126,7 @@ def test_a_scale_far_too_small_loses(vit, calibration):
 
 
 @torch.no_grad()
-def test_records_are_those_of_the_model_and_no_gradient_is_an_error(vit, images, calibration):
+def test_recordings_are_those_of_the_model_and_no_gradient_is_an_error(vit, images, calibration):
     model = wrap_model(vit, equal_table(BitWidth(4, 4)))
     recordings = record_segments(model, calibration, fisher_loss, 1, 3)
     torch.testing.assert_close(recordings[-1].output, vit(images), rtol=0, atol=1e-5)
@@ -158,7 +158,7 @@ def test_what_is_not_searched_again_would_not_change(vit, calibration):
         model = wrap_model(vit, equal_table(BitWidth(4, 4)))
         recording = recording or record_segments(model, calibration, fisher_loss, 2, 4)[1]
         segment = model.structure.segments[1]
-        search = BlockSearch(lambda op: Grid(0.4, 1.1, 12), 10.0, 3, True, "coarse-to-fine")
+        search = BlockwiseSearch(lambda op: Grid(0.4, 1.1, 12), 10.0, 3, True, "coarse-to-fine")
         if forgetful:
             vars(search)["_operation"] = _forgetting(search._operation)
         search.run(segment, recording)

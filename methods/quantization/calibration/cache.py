@@ -1,4 +1,4 @@
-"""Full-precision results that several calibrations need and only one has to compute."""
+"""The cache of full-precision results, which several calibrations need and only one has to compute."""
 
 import hashlib
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""The calibration set."""
+"""The calibration set of a run, and the report of progress through it."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -64,4 +64,4 @@ class Calibration:
 
     def split(self, size: int) -> Iterator[Tensor]:
         """Yield mini-batches of at most ``size`` images."""
-        yield from self.whole().split(size)
+        yield from torch.split(self.whole(), size)

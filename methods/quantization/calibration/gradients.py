@@ -1,11 +1,12 @@
-"""Losses whose squared gradients weigh errors."""
+"""Losses whose squared gradients weigh errors, and those gradients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.model.structure import Output
 
 OutputLoss = Callable[[Output, torch.Generator], Tensor]
@@ -50,19 +51,36 @@ def self_divergence_loss(output: Output, generator: torch.Generator) -> Tensor:
     return F.kl_div(F.log_softmax(logits, dim=-1), target, reduction="batchmean")
 
 
-def _squared_gradients(
+def squared_gradients(
     prediction: Output,
-    outputs: dict[str, Tensor],
+    outputs: Sequence[Tensor],
     loss: OutputLoss,
     draws: int,
     generator: torch.Generator,
-) -> dict[str, Tensor]:
-    sums = {name: torch.zeros_like(output) for name, output in outputs.items()}
+) -> list[Tensor]:
+    """Return the mean over draws of (dL/doutput)^2 for each of ``outputs``, in their shapes.
+
+    Args:
+        prediction: the model's, with a graph that goes through ``outputs``; it is freed.
+        outputs: of operations or segments.
+        loss: drawn anew ``draws`` times.
+        draws: at least 1.
+        generator: of the draws.
+    """
+    sums = [torch.zeros_like(output) for output in outputs]
     for draw in range(draws):
-        value = loss(prediction, generator)
-        gradients = torch.autograd.grad(
-            value, list(outputs.values()), retain_graph=draw < draws - 1
-        )
-        for name, gradient in zip(outputs, gradients, strict=True):
-            sums[name].addcmul_(gradient, gradient, value=1 / draws)
+        with torch.enable_grad():
+            value = loss(prediction, generator)
+        gradients = torch.autograd.grad(value, outputs, retain_graph=draw < draws - 1)
+        for total, gradient in zip(sums, gradients, strict=True):
+            total.addcmul_(gradient, gradient, value=1 / draws)
     return sums
+
+
+def require_gradient(squared_gradient: Tensor, name: str, kind: str) -> None:
+    """Raise `MethodError` if no error would count at the ``kind`` (layer or block) called ``name``."""
+    if bool(squared_gradient.amax() == 0):
+        raise MethodError(
+            f"{name}: the loss has no gradient here, so no scale can be preferred; "
+            f"check that the model's output depends on this {kind}"
+        )

@@ -1,4 +1,4 @@
-"""How much memory calibration may take, how much there is, and refusing what cannot fit before it starts."""
+"""The memory that calibration may take and that there is; what cannot fit is refused before it starts."""
 
 import ctypes
 import math
@@ -27,7 +27,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 RANGE_IMAGES, LEAST_RANGE_IMAGES = 128, 4
 """Most and fewest images that a reconstruction takes ranges from, and the scales of attention maps.
 
-A pass over more takes many gigabytes, and the steps are learned from all images afterwards.
+A pass over more takes many gigabytes, and the steps are trained on all images afterwards.
 """
 
 
@@ -45,7 +45,7 @@ AMPLE = 80
 """Times the images' bytes that no pass of a known family needs."""
 
 
-def _require_room(model: QuantizedModel, calibration: Calibration) -> None:
+def require_room(model: QuantizedModel, calibration: Calibration) -> None:
     """Refuse a pass over all images that cannot fit, before it starts.
 
     What it takes is known from one image, which is looked at only where it could be too much.
@@ -53,12 +53,12 @@ def _require_room(model: QuantizedModel, calibration: Calibration) -> None:
     image = calibration.batches[0][:1]
     if calibration.n_images * image.numel() * 4 * AMPLE < available(image.device):
         return
-    need = calibration.n_images * (AT_ONCE * _largest_activation(model, image) + 4 * image.numel())
+    need = calibration.n_images * (AT_ONCE * largest_activation(model, image) + 4 * image.numel())
     require(need, image.device, f"one pass over {calibration.n_images} calibration images")
 
 
 @torch.no_grad()
-def _largest_activation(model: QuantizedModel, image: Tensor) -> int:
+def largest_activation(model: QuantizedModel, image: Tensor) -> int:
     """Bytes of the largest tensor that a quantizer sees of one image."""
     largest = 0
 
@@ -82,7 +82,7 @@ def range_images(model: QuantizedModel, calibration: Calibration) -> int:
     count = calibration.n_images
     if count <= LEAST_RANGE_IMAGES:
         return count
-    fitting = RANGE_BYTES // _largest_activation(model, calibration.batches[0][:1])
+    fitting = RANGE_BYTES // largest_activation(model, calibration.batches[0][:1])
     return min(count, max(LEAST_RANGE_IMAGES, min(RANGE_IMAGES, fitting)))
 
 
@@ -142,7 +142,7 @@ def require(need: float, device: torch.device, what: str) -> None:
 def give_back() -> None:
     """Return to the system what was freed, which glibc keeps for later until it is asked.
 
-    Records outlive the passes that they come from, and are freed one by one: the holes that they leave are
+    Recordings outlive the passes that they come from, and are freed one by one: the holes that they leave are
     too small for the next pass.
     """
     if sys.platform != "linux":

@@ -1,6 +1,6 @@
 """Calibration data, and passes over it that show every quantizer its input."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
-from vit_ptq_bench.methods.quantization.calibration.memory import _require_room
+from vit_ptq_bench.methods.quantization.calibration.memory import require_room
 from vit_ptq_bench.methods.quantization.model.hooks import _watch, hooks
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.model.structure import Site
 
-SHARED_ROLES = ("rpn_head",)
+SEVERAL_LEVELS = ("rpn_head",)
 """Roles of layers that a detector applies to several feature maps, one after the other."""
 
 
-Rule = Callable[[Site, Tensor], None]
+RangeRule = Callable[[Site, Tensor], None]
 """Sets the parameters of one site's quantizer, given the tensor that arrives there."""
 
 
@@ -25,7 +25,7 @@ Rule = Callable[[Site, Tensor], None]
 def calibrate_activations(
     model: QuantizedModel,
     calibration: Calibration,
-    rule: Rule,
+    rule: RangeRule,
     sequential: bool = False,
     progress: CalibrationProgress | None = None,
 ) -> None:
@@ -42,7 +42,7 @@ def calibrate_activations(
     Raises:
         MethodError: NaN or infinite activations; the site is named.
     """
-    _require_room(model, calibration)
+    require_room(model, calibration)
     calibrate_sites(
         list(model.sites()), lambda: model(calibration.whole()), rule, sequential, progress
     )
@@ -52,7 +52,7 @@ def calibrate_activations(
 def calibrate_sites(
     sites: Sequence[Site],
     run: Callable[[], Any],
-    rule: Rule,
+    rule: RangeRule,
     sequential: bool,
     progress: CalibrationProgress | None = None,
 ) -> None:
@@ -68,11 +68,7 @@ def calibrate_sites(
                 stack, site.quantizer, _Visitor(site, rule, sequential, seen, progress, len(sites))
             )
         run()
-    unseen = [site.name for site in sites if site.name not in seen]
-    if unseen:
-        raise MethodError(
-            f"the forward pass never reached {unseen[:5]}; the model is not supported"
-        )
+    require_reached((site.name for site in sites), seen)
 
 
 def needs_calibration(site: Site) -> bool:
@@ -86,7 +82,7 @@ class _Visitor:
     def __init__(
         self,
         site: Site,
-        rule: Rule,
+        rule: RangeRule,
         sequential: bool,
         seen: set[str],
         progress: CalibrationProgress | None,
@@ -106,10 +102,19 @@ class _Visitor:
 
     def _joined(self, x: Tensor) -> Tensor:
         """What arrived so far: the maps of all levels [B, C, H, W] in a row, where a layer sees several."""
-        if self.site.operation.role not in SHARED_ROLES:
+        if self.site.operation.role not in SEVERAL_LEVELS:
             return x
         self._parts.append(x.detach().flatten(2).unsqueeze(-1))
         return torch.cat(self._parts, dim=2)
+
+
+def require_reached(names: Iterable[str], reached: Container[str]) -> None:
+    """Raise `MethodError` unless a pass has reached all of ``names``, of sites or operations."""
+    missing = [name for name in names if name not in reached]
+    if missing:
+        raise MethodError(
+            f"the forward pass never reached {missing[:5]}; the model is not supported"
+        )
 
 
 def check_finite(x: Tensor, site: str) -> None:
@@ -122,7 +127,7 @@ def check_finite(x: Tensor, site: str) -> None:
 
 
 @torch.no_grad()
-def calibrate_weights(model: QuantizedModel, rule: Rule) -> None:
+def calibrate_weights(model: QuantizedModel, rule: RangeRule) -> None:
     """Apply ``rule`` to every weight site."""
     for site in model.sites():
         if site.is_weight and needs_calibration(site):

@@ -1,4 +1,4 @@
-"""Rules that choose the range of a quantizer from the tensor it will quantize.
+"""Range rules: each chooses the range of a quantizer from the tensor it will quantize.
 
 All work on every channel, head or the whole tensor at once: a tensor is brought into the form
 [groups, elements] by `grouped`.
@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vit_ptq_bench.methods.quantization.calibration.passes import Rule
+from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule
 from vit_ptq_bench.methods.quantization.model.structure import Site
 from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
@@ -21,6 +21,10 @@ HISTOGRAM_BINS = 4096
 
 HISTOGRAM_FROM = 2**16
 """Elements per group from which the squared error is taken from a histogram."""
+
+
+EXPONENTS = 4
+"""Powers of two that a channel of the Power-of-Two Factor chooses from, as in the paper."""
 
 
 def grouped(x: Tensor, quantizer: Quantizer) -> Tensor:
@@ -38,16 +42,15 @@ def minmax_rule(site: Site, x: Tensor) -> None:
     site.quantizer.set_range(low, high)
 
 
-def power_of_two_factor_rule(site: Site, x: Tensor, exponents: int = 4) -> None:
+def power_of_two_factor_rule(site: Site, x: Tensor) -> None:
     """Give each channel the layer's step divided by the power of two of least squared error.
 
-    ``D_c = D / 2^(E - 1 - e_c)``, e_c in 0 .. E - 1, D and the zero point from the extreme values of all
-    channels (FQ-ViT, Power-of-Two Factor, equations 4 to 8).
+    ``D_c = D / 2^(E - 1 - e_c)``, e_c in 0 .. E - 1, E being `EXPONENTS`, D and the zero point from the
+    extreme values of all channels (FQ-ViT, Power-of-Two Factor, equations 4 to 8).
 
     Args:
         site: with a uniform quantizer per channel of the last dimension.
         x: [..., C].
-        exponents: E; 4 as in the paper.
     """
     quantizer = site.quantizer
     assert isinstance(quantizer, UniformQuantizer)
@@ -55,7 +58,7 @@ def power_of_two_factor_rule(site: Site, x: Tensor, exponents: int = 4) -> None:
     low, high = torch.aminmax(x)
     whole = UniformQuantizer(replace(quantizer.spec, granularity="tensor"), site.name)
     whole.set_range(low.reshape(1), high.reshape(1))
-    steps = [whole.scale.expand(channels) / 2**shift for shift in range(exponents - 1, -1, -1)]
+    steps = [whole.scale.expand(channels) / 2**shift for shift in range(EXPONENTS - 1, -1, -1)]
     errors = []
     for step in steps:
         quantizer.set_parameters(step, whole.zero_point.expand(channels))
@@ -93,7 +96,7 @@ def _from_end(ordered: Tensor, position: float) -> Tensor:
     return torch.lerp(ordered[:, index], ordered[:, following], position - index)
 
 
-def percentile_rule(fraction: float) -> Rule:
+def percentile_rule(fraction: float) -> RangeRule:
     """Return a rule that covers the (1 - fraction) .. fraction quantiles."""
 
     def rule(site: Site, x: Tensor) -> None:
@@ -103,7 +106,7 @@ def percentile_rule(fraction: float) -> Rule:
     return rule
 
 
-def best_percentile_rule(fractions: Sequence[float]) -> Rule:
+def best_percentile_rule(fractions: Sequence[float]) -> RangeRule:
     """Return a rule that takes, of several percentiles, the one of least squared error per group."""
 
     def rule(site: Site, x: Tensor) -> None:
@@ -114,8 +117,8 @@ def best_percentile_rule(fractions: Sequence[float]) -> Rule:
     return rule
 
 
-def shrink_rule(steps: int = 90, step: float = 0.01) -> Rule:
-    """Return a rule that shrinks (min, max) together by ``step`` at a time (OMSE, spec 5.3)."""
+def shrink_rule(steps: int = 90, step: float = 0.01) -> RangeRule:
+    """Return a rule that shrinks (min, max) together by ``step`` at a time (OMSE)."""
 
     def rule(site: Site, x: Tensor) -> None:
         groups = grouped(x, site.quantizer)
@@ -149,7 +152,7 @@ def range_errors(quantizer: Quantizer, x: Tensor, low: Tensor, high: Tensor) -> 
     return grouped(error, quantizer).sum(dim=1)
 
 
-def histogram_shrink_rule(steps: int = 90, step: float = 0.01) -> Rule:
+def histogram_shrink_rule(steps: int = 90, step: float = 0.01) -> RangeRule:
     """Return `shrink_rule` with the error of large per-tensor activations taken from a histogram.
 
     One pass builds the histogram, after which a candidate costs bins instead of elements.
@@ -175,9 +178,10 @@ def histogram_shrink_rule(steps: int = 90, step: float = 0.01) -> Rule:
     return rule
 
 
-def histogram(x: Tensor, bins: int = HISTOGRAM_BINS) -> tuple[Tensor, Tensor]:
-    """Return (centres, counts), each [bins], of all values of ``x`` between its extremes."""
+def histogram(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (centres, counts), each [`HISTOGRAM_BINS`], of all values of ``x`` between its extremes."""
     low, high = (float(v) for v in torch.aminmax(x))
+    bins = HISTOGRAM_BINS
     counts = torch.histc(x.reshape(-1), bins=bins, min=low, max=high)
     width = (high - low) / bins
     centres = low + width * (torch.arange(bins, device=x.device, dtype=x.dtype) + 0.5)

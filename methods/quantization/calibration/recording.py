@@ -1,4 +1,4 @@
-"""Recording what goes through each operation of the full-precision model."""
+"""Recordings of what goes through each operation of the full-precision model."""
 
 import math
 import time
@@ -9,13 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.calibration import memory
 from vit_ptq_bench.methods.quantization.calibration.cache import fingerprint, lies_channels_last
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
-from vit_ptq_bench.methods.quantization.calibration.gradients import OutputLoss, _squared_gradients
+from vit_ptq_bench.methods.quantization.calibration.gradients import (
+    OutputLoss,
+    require_gradient,
+    squared_gradients,
+)
 from vit_ptq_bench.methods.quantization.calibration.memory import require
-from vit_ptq_bench.methods.quantization.calibration.passes import check_finite
+from vit_ptq_bench.methods.quantization.calibration.passes import check_finite, require_reached
 from vit_ptq_bench.methods.quantization.model.layers import QuantOperation
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 
@@ -29,7 +32,7 @@ The rest is for the pass itself, for searches, and for what the allocator does n
 
 @dataclass
 class Recording:
-    """What one operation saw over the whole calibration set.
+    """The inputs and output of one operation over the whole calibration set.
 
     Attributes:
         inputs: its inputs, first dimension = images (or images x windows).
@@ -61,7 +64,7 @@ def record_operations(
         loss: gives squared gradients if present.
         draws: how many times the loss is drawn per batch.
         batch_size: images per forward (and backward) pass.
-        operations: those to recording; None: all.
+        operations: those to record; None: all.
     """
     model.activate(weights=False, activations=False)
     wanted = model.operations if operations is None else operations
@@ -80,7 +83,7 @@ def _cached_recordings(
     draws: int,
     batch_size: int,
 ) -> dict[str, Recording]:
-    """Records of a group, from an earlier calibration if one has left them.
+    """Recordings of a group, from an earlier calibration if one has left them.
 
     Without gradients they are one forward pass, and writing and reading them takes as long.
     """
@@ -94,7 +97,7 @@ def _cached_recordings(
     else:
         words = ("operations", names, loss.__qualname__, draws, batch_size, calibration.seed)
         tensors = cached(model, calibration, words, make)
-    return {name: _record(name, tensors) for name in names}
+    return {name: _as_recording(name, tensors) for name in names}
 
 
 def cached(
@@ -166,14 +169,11 @@ def _tensors(recordings: Mapping[str, Recording]) -> dict[str, Tensor]:
     return tensors
 
 
-def _record(name: str, tensors: Mapping[str, Tensor]) -> Recording:
+def _as_recording(name: str, tensors: Mapping[str, Tensor]) -> Recording:
     inputs = [tensors.get(f"{name}/input{i}") for i in range(2)]
     gradient = tensors.get(f"{name}/squared_gradient")
-    if gradient is not None and bool(gradient.amax() == 0):
-        raise MethodError(
-            f"{name}: the loss has no gradient here, so no scale can be preferred; "
-            "check that the model's output depends on this layer"
-        )
+    if gradient is not None:
+        require_gradient(gradient, name, "layer")
     return Recording(tuple(x for x in inputs if x is not None), tensors[f"{name}/output"], gradient)
 
 
@@ -257,12 +257,9 @@ def _record_batch(
             stack.callback(operation.register_forward_hook(hook).remove)
         # The parameters are frozen, so the graph hangs on the images.
         prediction = model(images.clone().requires_grad_(loss is not None))
-        gradients = (
-            {} if loss is None else _squared_gradients(prediction, outputs, loss, draws, generator)
-        )
-    missing = [op.name for op in operations if op.name not in outputs]
-    if missing:
-        raise MethodError(
-            f"the forward pass never reached {missing[:5]}; the model is not supported"
-        )
+        gradients: dict[str, Tensor] = {}
+        if loss is not None:
+            squared = squared_gradients(prediction, list(outputs.values()), loss, draws, generator)
+            gradients = dict(zip(outputs, squared, strict=True))
+    require_reached((op.name for op in operations), outputs)
     return {n: Recording(inputs[n], outputs[n].detach(), gradients.get(n)) for n in outputs}

@@ -1,4 +1,4 @@
-"""Recordings of whole segments with gradients of the model's loss."""
+"""Recordings of whole segments, with squared gradients of a loss."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
@@ -6,9 +6,12 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
-from vit_ptq_bench.methods.quantization.calibration.gradients import OutputLoss
+from vit_ptq_bench.methods.quantization.calibration.gradients import (
+    OutputLoss,
+    require_gradient,
+    squared_gradients,
+)
 from vit_ptq_bench.methods.quantization.calibration.passes import check_finite
 from vit_ptq_bench.methods.quantization.calibration.recording import cached, gathered
 from vit_ptq_bench.methods.quantization.model.layers import QuantOperation
@@ -18,7 +21,7 @@ from vit_ptq_bench.methods.quantization.model.structure import Output, Structure
 
 @dataclass
 class SegmentRecording:
-    """What one segment saw over the whole calibration set.
+    """The inputs and output of one segment over the whole calibration set.
 
     Attributes:
         inputs: full-precision inputs, [images, ...].
@@ -36,7 +39,7 @@ def record_segments(
 ) -> list[SegmentRecording]:
     """Return a recording of each segment, all from the same passes, with all quantizers off.
 
-    Arguments as in `capture.record_operations`.
+    Arguments as in `recording.record_operations`.
 
     Raises:
         MethodError: NaN or infinite activations, or a segment on which the loss does not depend.
@@ -56,11 +59,7 @@ def record_segments(
         for i in range(len(segments))
     ]
     for segment, recording in zip(segments, recordings, strict=True):
-        if bool(recording.squared_gradient.amax() == 0):
-            raise MethodError(
-                f"{segment.name}: the loss has no gradient here, so no scale can be preferred; "
-                "check that the model's output depends on this block"
-            )
+        require_gradient(recording.squared_gradient, segment.name, "block")
     return recordings
 
 
@@ -81,7 +80,7 @@ def _record_batch(
 ) -> dict[str, Tensor]:
     check_finite(images, f"{structure.segments[0].operations[0].name}.input")
     inputs, outputs, prediction = _chain(structure, images)
-    gradients = _squared_gradients(prediction, outputs, loss, draws, generator)
+    gradients = squared_gradients(prediction, outputs, loss, draws, generator)
     kinds = {"inputs": inputs, "output": outputs, "squared_gradient": gradients}
     return {f"{i}/{kind}": t.detach() for kind, ts in kinds.items() for i, t in enumerate(ts)}
 
@@ -107,20 +106,3 @@ def _chain(structure: Structure, images: Tensor) -> tuple[list[Tensor], list[Ten
 def _check_output(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     assert isinstance(module, QuantOperation)
     check_finite(output.detach(), module.name)
-
-
-def _squared_gradients(
-    prediction: Output,
-    outputs: list[Tensor],
-    loss: OutputLoss,
-    draws: int,
-    generator: torch.Generator,
-) -> list[Tensor]:
-    sums = [torch.zeros_like(output) for output in outputs]
-    for draw in range(draws):
-        with torch.enable_grad():
-            value = loss(prediction, generator)
-        gradients = torch.autograd.grad(value, outputs, retain_graph=draw < draws - 1)
-        for total, gradient in zip(sums, gradients, strict=True):
-            total.addcmul_(gradient, gradient, value=1 / draws)
-    return sums

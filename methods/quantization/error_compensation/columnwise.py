@@ -4,16 +4,14 @@ A layer's output error on the calibration tokens is quadratic in the weight erro
 of the tokens is their second moment ``H = 2 sum x x^T``: [K, K] however many tokens there were.
 """
 
-from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
-from vit_ptq_bench.methods.quantization.calibration.passes import check_finite
+from vit_ptq_bench.methods.quantization.error_compensation.visiting import visit_layers
 from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
@@ -107,9 +105,11 @@ def _inverse_factor(hessian: Tensor) -> Tensor:
     if bool(failed):
         raise MethodError(
             "the second moment of a layer's input is not positive definite; "
-            "use a larger damping or more calibration images"
+            "use a larger damping or more calibration images",
+            parameter="damping",
         )
-    return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    factor: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    return factor
 
 
 def _round_in_order(remaining: Tensor, grid: RowGrid, factor: Tensor) -> Tensor:
@@ -128,35 +128,35 @@ def _round_in_order(remaining: Tensor, grid: RowGrid, factor: Tensor) -> Tensor:
     return codes
 
 
-@torch.no_grad()
-def quantize_layers_in_order(
+def round_columnwise(
     model: QuantizedModel,
     calibration: Calibration,
-    quantize: Callable[[WeightedOperation, Tensor], None],
+    *,
+    damping: float = 0.01,
+    order_by_diagonal: bool = True,
     progress: CalibrationProgress | None = None,
 ) -> None:
-    """Let ``quantize`` set each layer's weight in one pass; later layers see what it has done.
+    """Set the codes of every quantized weight by `compensated_codes`, layer by layer in one pass.
+
+    Each layer's second moment is that of the inputs which the layers before it, already rounded, give.
 
     Args:
-        model: its active quantizers are those that the layers' inputs have gone through.
+        model: its weights are calibrated per row; its active quantizers are those that the layers' inputs go
+            through.
         calibration: the images, shown as one batch.
-        quantize: called with a layer and its quantized input as rows [n, K].
+        damping, order_by_diagonal: as in `compensated_codes`.
         progress: called after each layer.
+
+    Raises:
+        MethodError: NaN or infinite activations, or too small a damping.
     """
+
+    def visit(layer: WeightedOperation, x: Tensor) -> None:
+        quantizer = layer.weight_quantizer
+        assert isinstance(quantizer, UniformQuantizer)
+        weight, tokens = layer.weight.flatten(1), layer.columns(layer.input_quantizer(x))
+        grid, hessian = RowGrid.of(quantizer, weight), second_moment(tokens)
+        layer.set_codes(compensated_codes(weight, grid, hessian, damping, order_by_diagonal))
+
     layers = [op for op in model.weighted_operations() if not op.weight_quantizer.spec.is_float]
-    done: list[str] = []
-
-    def visit(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(module, WeightedOperation)
-        if module.name in done:  # a detector's RPN looks at several levels, the finest first
-            return
-        check_finite(inputs[0], f"{module.name}.input")
-        quantize(module, module.columns(module.input_quantizer(inputs[0])))
-        done.append(module.name)
-        if progress is not None:
-            progress(len(done), len(layers))
-
-    with ExitStack() as stack:
-        for layer in layers:
-            stack.callback(layer.register_forward_pre_hook(visit).remove)
-        model(calibration.whole())
+    visit_layers(model, calibration, layers, visit, progress=progress)

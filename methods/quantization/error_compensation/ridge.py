@@ -71,7 +71,8 @@ def _solve(right: Tensor, matrix: Tensor, damping: float) -> Tensor:
     if bool(failed):
         raise MethodError(
             "the second moment of a layer's input is not positive definite; use a larger ridge or "
-            "more calibration images"
+            "more calibration images",
+            parameter="ridge",
         )
     return torch.cholesky_solve(right.T, lower).T
 
@@ -151,18 +152,22 @@ def refine(weight: Tensor, grid: RowGrid, moment: Tensor, flips: int) -> Tensor:
     return codes
 
 
-def outlier_columns(weight: Tensor, share: float = 0.01, count_per_row: float = 0.05) -> Tensor:
+OUTLYING_SHARE, COLUMNS_PER_ROW = 0.01, 0.05
+"""Tail of a row that counts as outlying, and outlier columns per row of a dual uniform weight."""
+
+
+def outlier_columns(weight: Tensor) -> Tensor:
     """Return which columns of ``weight`` [R, K] hold outliers most often (bool [K]).
 
-    Per row: columns above the (1 - share) quantile of its positive values or below the share quantile of
-    its negative ones; over rows the ``count_per_row * R`` most frequent columns (ERQ, dual uniform).
+    Per row: columns in the outermost `OUTLYING_SHARE` of its positive or its negative values; over rows the
+    ``COLUMNS_PER_ROW * R`` most frequent columns (ERQ, TPAMI 2025, dual uniform quantization).
     """
     positive = torch.where(weight > 0, weight, torch.nan)
     negative = torch.where(weight < 0, weight, torch.nan)
-    high = positive.nanquantile(1 - share, dim=1, keepdim=True)
-    low = negative.nanquantile(share, dim=1, keepdim=True)
+    high = positive.nanquantile(1 - OUTLYING_SHARE, dim=1, keepdim=True)
+    low = negative.nanquantile(OUTLYING_SHARE, dim=1, keepdim=True)
     votes = ((weight > high) | (weight < low)).sum(dim=0)
-    wanted = min(int(count_per_row * len(weight)), weight.shape[1] - 1)
+    wanted = min(int(COLUMNS_PER_ROW * len(weight)), weight.shape[1] - 1)
     chosen = votes.argsort(descending=True, stable=True)[:wanted]
     mask = torch.zeros(weight.shape[1], dtype=torch.bool, device=weight.device)
     mask[chosen] = votes[chosen] > 0

@@ -1,4 +1,4 @@
-"""Where the activations of all calibration images live: on the device, in memory, or on disk.
+"""Caches of the activations of all calibration images: on the device, in memory, or on disk.
 
 The rule, for a cache of n bytes of which `COPIES` exist at once:
 

@@ -1,4 +1,7 @@
-"""The engine: units one after the other, two streams of activations, one loop."""
+"""The engine of block-wise reconstruction: units one after the other, two streams of activations, one loop.
+
+Not block-wise search (`search.blockwise`), which chooses scales from a grid.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.calibration.gradients import fisher_loss
 from vit_ptq_bench.methods.quantization.calibration.memory import is_out_of_memory, range_images
-from vit_ptq_bench.methods.quantization.calibration.passes import Rule, calibrate_sites
+from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule, calibrate_sites
 from vit_ptq_bench.methods.quantization.model.layers import QuantOperation, WeightedOperation
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.model.structure import Output, Segment, sites_of
@@ -36,7 +39,7 @@ def reconstruct(
     recipe: Recipe,
     progress: CalibrationProgress | None = None,
 ) -> None:
-    """Learn what the recipe says in every unit, in execution order.
+    """Train what the recipe says in every unit, in execution order.
 
     Quantizers must be calibrated (or `Recipe.rule` does it). Units behind the current one stay in full
     precision until it is their turn; the memory held is four activations, however many units there
@@ -86,9 +89,9 @@ class _Engine:
             target = send_through(segment.run, streams.exact, self._device)
             rest = partial(self._rest, index)
             if self._recipe.unit == "layer" and segment.kind == "block":
-                self._learn_layers(segment)
+                self._train_layers(segment)
             else:
-                self._learn(segment, streams, target, rest)
+                self._train(segment, streams, target, rest)
             _finish(segment)
             quantized = send_through(segment.run, streams.quantized, self._device)
             self._streams = Streams(target, quantized, streams.prediction)
@@ -122,7 +125,7 @@ class _Engine:
         taps = [take(tap, chosen, self._device) for tap in self._taps]
         return run_rest(self._units[index:], self._structure.tail, taps, x)
 
-    def _learn_layers(self, segment: Segment) -> None:
+    def _train_layers(self, segment: Segment) -> None:
         """Take a block layer by layer, each on what the layers before it now give."""
         streams, device = self._streams, self._device
         layers = [op for op in segment.operations if isinstance(op, WeightedOperation)]
@@ -138,11 +141,11 @@ class _Engine:
                 streams.prediction,
             )
             target = send_through(alone.run, own.exact, device)
-            self._learn(alone, own, target, partial(_run_alone, alone))
+            self._train(alone, own, target, partial(_run_alone, alone))
             _finish(alone)
 
-    def _learn(self, segment: Segment, streams: Streams, target: Tensor, rest: Rest) -> None:
-        """Learn one unit, with half the batch as long as memory does not suffice."""
+    def _train(self, segment: Segment, streams: Streams, target: Tensor, rest: Rest) -> None:
+        """Train one unit, with half the batch as long as memory does not suffice."""
         size = self._recipe.batch_size
         while True:
             try:
@@ -223,8 +226,8 @@ def _finish(segment: Segment) -> None:
             operation.freeze()
 
 
-def _calibrate(segment: Segment, images: Tensor, rule: Rule) -> None:
-    """Calibrate the static activations of a learned unit on its quantized input, one by one."""
+def _calibrate(segment: Segment, images: Tensor, rule: RangeRule) -> None:
+    """Calibrate the static activations of a trained unit on its quantized input, one by one."""
     _finish_weights(segment)
     sites = list(sites_of(segment.operations))
     for site in sites:
@@ -263,7 +266,7 @@ def _input_of(
         finally:
             handle.remove()
         # Windows of Swin: [images * windows, N, C] -> [images, windows, N, C].
-        return seen[0].unflatten(0, (len(images), -1))
+        return torch.unflatten(seen[0], 0, (len(images), -1))
 
     return send_through(run, x, device)
 

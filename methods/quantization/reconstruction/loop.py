@@ -1,4 +1,4 @@
-"""The iterations of one unit: batches, losses, and one optimizer over all that is learned."""
+"""The iterations of one unit: batches, losses, and one optimizer over all that is trained."""
 
 import logging
 import math
@@ -15,12 +15,9 @@ from vit_ptq_bench.methods.quantization.model.layers import QuantOperation
 from vit_ptq_bench.methods.quantization.model.structure import Output, Segment
 from vit_ptq_bench.methods.quantization.quantizers.arithmetic import choose
 from vit_ptq_bench.methods.quantization.reconstruction.caches import take, take_output
+from vit_ptq_bench.methods.quantization.reconstruction.choices import Weighting
 from vit_ptq_bench.methods.quantization.reconstruction.losses import Batch, Loss
-from vit_ptq_bench.methods.quantization.reconstruction.recipe import (
-    Recipe,
-    Weighting,
-    inner_operations,
-)
+from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe, inner_operations
 from vit_ptq_bench.methods.quantization.reconstruction.trainables import Attachment, Trainable
 
 logger = logging.getLogger(__name__)
@@ -48,7 +45,7 @@ class Streams:
 
 @dataclass
 class Data:
-    """What the iterations of one unit draw from."""
+    """The activations and settings that the iterations of one unit draw batches from."""
 
     streams: Streams
     target: Tensor
@@ -67,13 +64,13 @@ class Data:
 
 @dataclass
 class _Scales:
-    """What each loss is divided by."""
+    """The values that losses are divided by."""
 
     weighting: Weighting
     values: dict[int, Tensor] = field(default_factory=dict)
 
     def weighted(self, index: int, loss: Loss, value: Tensor) -> Tensor:
-        """Return the loss's share of the loss."""
+        """Return what the loss adds to the sum of all losses."""
         detached = value.detach()
         if self.weighting == "plain":
             return loss.weight * value
@@ -98,7 +95,7 @@ class Loop:
         data: Data,
         recipe: Recipe,
     ) -> None:
-        self._segment, self._terms, self._data, self._recipe = segment, losses, data, recipe
+        self._segment, self._losses, self._data, self._recipe = segment, losses, data, recipe
         self._places = [place for _, place in attached]
         self._scales = _Scales(recipe.weighting)
         self._rates: list[tuple[float, bool]] = []
@@ -135,12 +132,12 @@ class Loop:
         if not bool(torch.isfinite(loss)):
             return False
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         return True
 
     def _loss(self, iteration: int, share: float) -> Tensor:
-        due = [(i, t) for i, t in enumerate(self._terms) if iteration % t.every == 0]
+        due = [(i, loss) for i, loss in enumerate(self._losses) if iteration % loss.every == 0]
         batch = self._batch([loss for _, loss in due])
         parts = [loss.every * self._scales.weighted(i, loss, loss(batch)) for i, loss in due]
         penalties = self._penalties(share)

@@ -1,5 +1,9 @@
-"""Terms of the reconstruction loss, at the granularity of a block, the whole model, a layer."""
+"""Reconstruction losses: on the output of a unit, on the model's prediction, on the layers inside.
 
+A recipe's loss is the weighted sum of one or several of them.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -13,7 +17,7 @@ from vit_ptq_bench.methods.quantization.model.structure import Output
 
 @dataclass
 class Batch:
-    """What the losses see in one iteration.
+    """The activations that losses compare in one iteration; tensors are float32, images first.
 
     Attributes:
         output: output of the quantized unit for the mixed input.
@@ -38,8 +42,8 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Loss:
-    """One loss of the loss.
+class Loss(ABC):
+    """One reconstruction loss; a recipe adds up several.
 
     Attributes:
         weight: its share; a loss of weight 0 is not computed at all.
@@ -59,9 +63,9 @@ class Loss:
     needs_importance: ClassVar[bool] = False
     needs_homologous: ClassVar[bool] = False
 
+    @abstractmethod
     def __call__(self, batch: Batch) -> Tensor:
-        """Return the loss's value (scalar)."""
-        raise AssertionError("defined by each loss")
+        """Return the loss's value (scalar), differentiable."""
 
 
 def divergence(target: Tensor, output: Tensor, temperature: float) -> Tensor:

@@ -1,26 +1,22 @@
-"""What a method says of a reconstruction: units, inputs, what is learned, losses, schedule."""
+"""The recipe of a reconstruction: units, inputs, trainables, losses, schedule; and its checks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from vit_ptq_bench.methods.errors import MethodError
-from vit_ptq_bench.methods.quantization.calibration.passes import Rule
+from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule
 from vit_ptq_bench.methods.quantization.model.layers import QuantOperation
 from vit_ptq_bench.methods.quantization.model.structure import Segment, Structure
+from vit_ptq_bench.methods.quantization.reconstruction.choices import UnitGranularity, Weighting
 from vit_ptq_bench.methods.quantization.reconstruction.losses import (
     BlockError,
     LogitDivergence,
     Loss,
 )
 from vit_ptq_bench.methods.quantization.reconstruction.trainables import Roundings, Steps, Trainable
-from vit_ptq_bench.methods.quantization.reconstruction.units import Granularity
 
 INNER_ROLES = ("qkv", "context", "proj", "fc1", "fc2", "reduction")
 """Operations whose outputs the local loss compares."""
-
-
-Weighting = Literal["first", "shared", "running", "plain"]
 
 
 @dataclass(frozen=True)
@@ -28,25 +24,25 @@ class Recipe:
     """How units are reconstructed.
 
     Attributes:
-        losses: the loss.
-        trainables: what is learned, in the order in which it is put into a unit.
+        losses: added up.
+        trainables: in the order in which they are put into a unit.
         unit: what is reconstructed at once.
         iterations: per unit.
         batch_size: images per iteration.
         input_mix: probability that an input value comes from the quantized prefix, else it is the
             full-precision model's (QDrop: 0.5, BRECQ: 0).
-        keep: probability that an activation inside the unit is quantized while learning.
+        keep: probability that an activation inside the unit is quantized while training.
         weighting: ``first``: each loss is divided by its value in the unit's first iteration and
             doubled; ``shared``: all losses by the first loss's; ``running``: each by its running mean;
             ``plain``: as they are.
         rounding_weight: weight of the rounding regulariser.
         warmup: share of the iterations without it.
-        rule: calibrates the unit's static activations once it is learned; None: they are.
+        rule: calibrates the unit's static activations once it is trained; None: they are.
     """
 
     losses: Sequence[Loss] = (BlockError(),)
     trainables: Sequence[Trainable] = (Roundings(), Steps())
-    unit: Granularity = "block"
+    unit: UnitGranularity = "block"
     iterations: int = 2000
     batch_size: int = 32
     input_mix: float = 0.5
@@ -54,7 +50,7 @@ class Recipe:
     weighting: Weighting = "first"
     rounding_weight: float = 0.01
     warmup: float = 0.2
-    rule: Rule | None = None
+    rule: RangeRule | None = None
 
     def check(self, structure: Structure, images: int) -> None:
         """Refuse what cannot work before any work is done.
@@ -62,34 +58,57 @@ class Recipe:
         Raises:
             MethodError: too few images, a setting out of range, or losses that the units cannot give.
         """
+        self._check_schedule(images)
+        if self.unit == "layer":
+            self._check_layers()
+        if any(loss.needs_inner for loss in self.losses):
+            _check_inner(structure)
+
+    def _check_schedule(self, images: int) -> None:
         if self.iterations < 0 or self.batch_size < 1:
-            raise MethodError("reconstruction needs iterations >= 0 and batch_size >= 1")
+            raise MethodError(
+                "reconstruction needs iterations >= 0 and batch_size >= 1",
+                parameter="iterations" if self.iterations < 0 else "batch_size",
+            )
         if images < self.batch_size:
             raise MethodError(
                 f"reconstruction in batches of {self.batch_size} images needs at least as many "
-                f"calibration images, got {images}; use more images or a smaller batch_size"
+                f"calibration images, got {images}; use more images or a smaller batch_size",
+                parameter="batch_size",
             )
-        if self.unit == "layer":
-            wide = [t for t in self.losses if t.needs_clean or t.needs_inner or t.needs_importance]
-            if wide:
-                names = ", ".join(type(loss).__name__ for loss in wide)
-                raise MethodError(f"units of one layer cannot give {names}; use another unit")
-        if any(loss.needs_inner for loss in self.losses):
-            for segment in structure.segments:
-                if segment.kind == "block" and not inner_operations(segment):
-                    raise MethodError(
-                        f"{segment.name} has none of the layers {', '.join(INNER_ROLES)} "
-                        "whose outputs the local loss compares"
-                    )
+
+    def _check_layers(self) -> None:
+        """Refuse losses that need more than the output of one layer."""
+        wide = [
+            type(loss).__name__
+            for loss in self.losses
+            if loss.needs_clean or loss.needs_inner or loss.needs_importance
+        ]
+        if wide:
+            raise MethodError(
+                f"units of one layer cannot give {', '.join(wide)}; use another unit",
+                parameter="unit",
+            )
+
+
+def _check_inner(structure: Structure) -> None:
+    """Refuse blocks in which a loss on inner layers would find none."""
+    for segment in structure.segments:
+        if segment.kind == "block" and not inner_operations(segment):
+            raise MethodError(
+                f"{segment.name} has none of the layers {', '.join(INNER_ROLES)} "
+                "whose outputs the local loss compares"
+            )
 
 
 def inner_operations(segment: Segment) -> list[QuantOperation]:
+    """Return the operations of a segment whose outputs a loss on inner layers compares."""
     return [op for op in segment.operations if op.role in INNER_ROLES]
 
 
 def losses_of(segment: Segment, losses: Sequence[Loss]) -> list[Loss]:
-    """The losses that count in a segment: the head gives the logits, so KL on them alone."""
+    """Return the losses that count in a segment: the head gives the logits, so KL on them alone."""
     if segment.kind == "head":
         return [LogitDivergence()]
     inner = inner_operations(segment)
-    return [t for t in losses if t.weight > 0 and (inner or not t.needs_inner)]
+    return [loss for loss in losses if loss.weight > 0 and (inner or not loss.needs_inner)]

@@ -30,8 +30,8 @@ class Smoothing(Trainable):
     equivalent), z the middle of the channel's range.
 
     Attributes:
-        shift: learn z too; never where the attention map is quantized, for its rows do not sum to 1 then.
-        gain: learn a factor per column of the dequantized weight (LRQuant+'s r2), folded into the
+        shift: train z too; never where the attention map is quantized, for its rows do not sum to 1 then.
+        gain: train a factor per column of the dequantized weight (LRQuant+'s r2), folded into the
             input's scale.
     """
 

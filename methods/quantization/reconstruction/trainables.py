@@ -1,12 +1,15 @@
-"""What a recipe can learn in a unit, and how it is put in and taken out."""
+"""Trainables: the quantities that a recipe can train in a unit, and how they are put in and taken out."""
 
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from vit_ptq_bench.methods.errors import MethodError
-from vit_ptq_bench.methods.quantization.calibration.passes import Rule, calibrate_sites
+from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule, calibrate_sites
 from vit_ptq_bench.methods.quantization.model.layers import (
     QuantMatMul,
     QuantOperation,
@@ -27,7 +30,7 @@ from vit_ptq_bench.methods.quantization.reconstruction.trainable_quantizers impo
 
 @dataclass(frozen=True)
 class Unit:
-    """What is reconstructed at once.
+    """A piece of the model that is reconstructed at once.
 
     Attributes:
         segment: the piece of the model.
@@ -54,7 +57,7 @@ class Unit:
 
 
 class Attachment:
-    """Learned quantities that stand in one place of a unit until they are taken out."""
+    """Trained quantities that stand in one place of a unit until they are taken out."""
 
     def parameters(self) -> list[nn.Parameter]:
         """Return what the optimizer moves."""
@@ -71,12 +74,12 @@ class Attachment:
         return None
 
     def detach(self, accept: bool) -> None:
-        """Put back what was there, with what was learned if ``accept``."""
+        """Put back what was there, with what was trained if ``accept``."""
 
 
 @dataclass(frozen=True)
-class Trainable:
-    """One kind of learned quantity, with its learning rate.
+class Trainable(ABC):
+    """One kind of trained quantity, with its learning rate.
 
     Attributes:
         rate: Adam's learning rate; 0 keeps the start values.
@@ -86,29 +89,29 @@ class Trainable:
     rate: float = 0.0
     cosine: bool = True
 
+    @abstractmethod
     def attach(self, unit: Unit) -> list[Attachment]:
         """Put it into every place of ``unit`` where it belongs."""
-        raise AssertionError("defined by each kind")
 
 
 class _WeightAttachment(Attachment):
-    def __init__(self, operation: WeightedOperation, learned: TrainableWeight) -> None:
-        self.operation, self.learned = operation, learned
-        operation.weight_quantizer = learned
+    def __init__(self, operation: WeightedOperation, trainable: TrainableWeight) -> None:
+        self.operation, self.trainable = operation, trainable
+        operation.weight_quantizer = trainable
 
     def parameters(self) -> list[nn.Parameter]:
-        return list(self.learned.parameters(recurse=False))
+        return list(self.trainable.parameters(recurse=False))
 
     def switch(self, on: bool) -> None:
-        self.learned.active = on
+        self.trainable.active = on
 
     def regulariser(self, exponent: float) -> Tensor | None:
-        return self.learned.regulariser(exponent)
+        return self.trainable.regulariser(exponent)
 
     def detach(self, accept: bool) -> None:
-        self.operation.weight_quantizer = self.learned.inner
+        self.operation.weight_quantizer = self.trainable.inner
         if accept:
-            codes = self.learned.codes(self.operation.weight.detach())
+            codes = self.trainable.codes(self.operation.weight.detach())
             self.operation.set_codes(codes)
 
 
@@ -116,7 +119,7 @@ def _uniform(operation: WeightedOperation) -> UniformQuantizer:
     quantizer = operation.weight_quantizer
     if type(quantizer) is not UniformQuantizer:
         raise MethodError(
-            f"{quantizer.site}: only uniform weight quantizers can be learned, "
+            f"{quantizer.site}: only uniform weight quantizers can be trained, "
             f"not {quantizer.spec.scheme}"
         )
     return quantizer
@@ -165,34 +168,34 @@ class Clipping(Trainable):
 
 class _ActivationAttachment(Attachment):
     def __init__(
-        self, operation: QuantOperation, name: str, learned: TrainableStep | BatchRange
+        self, operation: QuantOperation, name: str, trainable: TrainableStep | BatchRange
     ) -> None:
-        self.operation, self.name, self.learned = operation, name, learned
-        setattr(operation, name, learned)
+        self.operation, self.name, self.trainable = operation, name, trainable
+        setattr(operation, name, trainable)
 
     def switch(self, on: bool) -> None:
-        self.learned.active = on
+        self.trainable.active = on
 
 
 class _StepAttachment(_ActivationAttachment):
-    learned: TrainableStep
+    trainable: TrainableStep
 
     def parameters(self) -> list[nn.Parameter]:
-        return [] if self.learned.step is None else [self.learned.step]
+        return [] if self.trainable.step is None else [self.trainable.step]
 
     def keep(self, probability: float) -> None:
-        self.learned.keep = probability
+        self.trainable.keep = probability
 
     def detach(self, accept: bool) -> None:
         if not accept:
-            self.learned.step = None
-        setattr(self.operation, self.name, self.learned.finish())
+            self.trainable.step = None
+        setattr(self.operation, self.name, self.trainable.finish())
 
 
 class _RangeAttachment(_ActivationAttachment):
     def detach(self, accept: bool) -> None:
-        self.learned.inner.active = True
-        setattr(self.operation, self.name, self.learned.inner)
+        self.trainable.inner.active = True
+        setattr(self.operation, self.name, self.trainable.inner)
 
 
 @dataclass(frozen=True)
@@ -210,15 +213,15 @@ class Steps(Trainable):
 
 @dataclass(frozen=True)
 class BatchRanges(Trainable):
-    """Nothing to learn: activations are quantized over the range of each batch while others learn.
+    """Nothing to train: activations are quantized over the range of each batch while others are trained.
 
     Attributes:
         rule: for static per-tensor activations, what will calibrate them afterwards: it is asked once
             before, on the unit's quantized input, and the share of the range that it keeps is kept of
-            each batch's range. Without it smoothing would learn for wider ranges than it will get.
+            each batch's range. Without it smoothing would be trained for wider ranges than it will get.
     """
 
-    rule: Rule | None = None
+    rule: RangeRule | None = None
 
     def attach(self, unit: Unit) -> list[Attachment]:
         shares = {} if self.rule is None else _kept_shares(unit, self.rule)
@@ -228,8 +231,8 @@ class BatchRanges(Trainable):
         ]
 
 
-def _kept_shares(unit: Unit, rule: Rule) -> dict[str, tuple[Tensor, Tensor]]:
-    """Which shares of the lowest and the highest value a rule keeps, per static per-tensor site."""
+def _kept_shares(unit: Unit, rule: RangeRule) -> dict[str, tuple[Tensor, Tensor]]:
+    """The shares of the lowest and the highest value that a rule keeps, per static per-tensor site."""
     shares: dict[str, tuple[Tensor, Tensor]] = {}
 
     def ask(site: Site, x: Tensor) -> None:

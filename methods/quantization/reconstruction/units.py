@@ -1,18 +1,18 @@
-"""What is reconstructed at once: a layer, half a block, a block, a stage."""
+"""The units of a reconstruction: layers, halves of blocks, blocks, stages."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
-from typing import Literal
 
 from torch import Tensor
 
 from vit_ptq_bench.methods.quantization.model.structure import Output, Segment, Structure
+from vit_ptq_bench.methods.quantization.reconstruction.choices import UnitGranularity
 
-Granularity = Literal["layer", "half", "block", "stage"]
 
-
-def units_of(structure: Structure, granularity: Granularity) -> list[Segment]:
+def units_of(structure: Structure, granularity: UnitGranularity) -> list[Segment]:
     """Return units whose composition is the model, in execution order.
 
     ``stage`` joins the blocks (and the merging before them) of one resolution: in a ViT all blocks.

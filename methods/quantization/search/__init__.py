@@ -1,1 +1,1 @@
-"""Search of quantizers' scales by the error of outputs."""
+"""Search of quantizers' scales on a grid, by the error of an operation's or a whole block's output."""

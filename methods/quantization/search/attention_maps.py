@@ -1,4 +1,4 @@
-"""Scales of attention maps by the error of attention x value."""
+"""Search of the scales of attention maps by the error of attention x value."""
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""The candidate settings of one quantizer, and the search among them."""
+"""The candidate settings of one quantizer on a grid, and the search among them."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Search of operand scales by the error of the operation's output.
+"""Operation-wise search: operand scales chosen from a grid by the error of the operation's own output.
 
 For one operation the scales of its two operands are searched in turn: for each candidate the operand
 is quantized, the operation is recomputed with the other operand as it is quantized now, and the output

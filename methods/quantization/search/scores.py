@@ -1,4 +1,4 @@
-"""How like the true output of an operation an estimate is, for every candidate of one operand.
+"""Scores of candidates: how like the true output of an operation the one with a candidate is.
 
 A score is made of sums over rows (tokens of a linear layer, images of a convolution or an attention
 product), so a candidate is scored chunk by chunk in the processor's cache, on the rows that count alone
@@ -60,15 +60,15 @@ class EliminatedFisherMetric:
     weighted: ClassVar[bool] = True
     by_token: ClassVar[bool] = False
 
-    def terms(self, recording: Recording, estimate: Tensor, groups: int, axis: int) -> Tensor:
+    def sums(self, recording: Recording, estimate: Tensor, groups: int, axis: int) -> Tensor:
         """Return the weighted squared error per group, [1, groups]."""
         assert recording.squared_gradient is not None
         error = bottom_eliminated(estimate.sub_(recording.output), self.percent)
         return sum_by_group(error.square_().mul_(recording.squared_gradient), groups, axis)[None]
 
-    def score(self, terms: Tensor) -> Tensor:
+    def score(self, sums: Tensor) -> Tensor:
         """Return minus the error."""
-        return -terms[0]
+        return -sums[0]
 
 
 CHUNK_BYTES = 2**20
@@ -98,14 +98,14 @@ class Metric(Protocol):
     weighted: ClassVar[bool]
     by_token: ClassVar[bool]
 
-    def terms(self, recording: Recording, estimate: Tensor, groups: int, axis: int) -> Tensor:
-        """Return sums over rows, [terms, groups], the groups being equal blocks of dimension ``axis``.
+    def sums(self, recording: Recording, estimate: Tensor, groups: int, axis: int) -> Tensor:
+        """Return sums over rows, [sums, groups], the groups being equal blocks of dimension ``axis``.
 
-        The terms of several chunks add up. ``estimate`` may be overwritten.
+        Those of several chunks add up. ``estimate`` may be overwritten.
         """
 
-    def score(self, terms: Tensor) -> Tensor:
-        """Return the likeness, [groups], from [terms, groups]."""
+    def score(self, sums: Tensor) -> Tensor:
+        """Return the likeness, [groups], from [sums, groups]."""
 
 
 def sum_by_group(x: Tensor, groups: int, axis: int) -> Tensor:
@@ -123,11 +123,11 @@ class SquaredErrorMetric:
     weighted: ClassVar[bool] = False
     by_token: ClassVar[bool] = True
 
-    def terms(self, recording: Recording, estimate: Tensor, groups: int, axis: int) -> Tensor:
+    def sums(self, recording: Recording, estimate: Tensor, groups: int, axis: int) -> Tensor:
         return sum_by_group(estimate.sub_(recording.output).square_(), groups, axis)[None]
 
-    def score(self, terms: Tensor) -> Tensor:
-        return -terms[0]
+    def score(self, sums: Tensor) -> Tensor:
+        return -sums[0]
 
 
 class FisherMetric(SquaredErrorMetric):
@@ -135,7 +135,7 @@ class FisherMetric(SquaredErrorMetric):
 
     weighted: ClassVar[bool] = True
 
-    def terms(self, recording: Recording, estimate: Tensor, groups: int, axis: int) -> Tensor:
+    def sums(self, recording: Recording, estimate: Tensor, groups: int, axis: int) -> Tensor:
         assert recording.squared_gradient is not None
         error = estimate.sub_(recording.output).square_().mul_(recording.squared_gradient)
         return sum_by_group(error, groups, axis)[None]
@@ -147,21 +147,22 @@ class CosineMetric:
     weighted: ClassVar[bool] = False
     by_token: ClassVar[bool] = True
 
-    def terms(self, recording: Recording, estimate: Tensor, groups: int, axis: int) -> Tensor:
+    def sums(self, recording: Recording, estimate: Tensor, groups: int, axis: int) -> Tensor:
         inner = sum_by_group(recording.output * estimate, groups, axis)
         true_norm = sum_by_group(recording.output.square(), groups, axis)
         return torch.stack([inner, sum_by_group(estimate.square_(), groups, axis), true_norm])
 
-    def score(self, terms: Tensor) -> Tensor:
-        inner, norm, true_norm = terms
-        return inner / (true_norm * norm).clamp_min(1e-30).sqrt()
+    def score(self, sums: Tensor) -> Tensor:
+        inner, norm, true_norm = sums
+        cosine: Tensor = inner / (true_norm * norm).clamp_min(1e-30).sqrt()
+        return cosine
 
 
 def likeness(
     metric: Metric, recording: Recording, estimate: Tensor, groups: int, axis: int
 ) -> Tensor:
-    """Return the score of one whole estimate, [groups]; arguments as of `Metric.terms`."""
-    return metric.score(metric.terms(recording, estimate, groups, axis))
+    """Return the score of one whole estimate, [groups]; arguments as of `Metric.sums`."""
+    return metric.score(metric.sums(recording, estimate, groups, axis))
 
 
 def by_row(operation: QuantOperation, recording: Recording) -> Recording:
@@ -237,8 +238,8 @@ class DirectScore:
         self.chunks = list(
             zip(
                 chunks,
-                [None] * len(sizes) if self.whole is not None else own.split(sizes),
-                [fixed] * len(sizes) if self._is_weight(1 - which) else fixed.split(sizes),
+                [None] * len(sizes) if self.whole is not None else torch.split(own, sizes),
+                [fixed] * len(sizes) if self._is_weight(1 - which) else torch.split(fixed, sizes),
                 strict=True,
             )
         )
@@ -250,15 +251,15 @@ class DirectScore:
         """Return the score of candidate ``index`` per group."""
         self.apply(index)
         weight = None if self.whole is None else self.quantizer.fake_quantize(self.whole)
-        terms = []
+        sums = []
         for recording, own, fixed in self.chunks:
             moving = weight if own is None else self.quantizer.fake_quantize(own)
             assert moving is not None
             pair = (moving, fixed) if self.which == 0 else (fixed, moving)
             estimate = self.operation.compute(*pair)
             axis = self.operation.output_axis
-            terms.append(self.metric.terms(recording, estimate, self.groups, axis))
-        return self.metric.score(torch.stack(terms).sum(dim=0))
+            sums.append(self.metric.sums(recording, estimate, self.groups, axis))
+        return self.metric.score(torch.stack(sums).sum(dim=0))
 
 
 def _chunks(recording: Recording) -> Sequence[Recording]:
@@ -267,9 +268,9 @@ def _chunks(recording: Recording) -> Sequence[Recording]:
     if recording.output.device.type != "cpu" or rows >= len(recording.output):
         return [recording]
     gradient = recording.squared_gradient
-    outputs = recording.output.split(rows)
-    gradients = [None] * len(outputs) if gradient is None else gradient.split(rows)
-    inputs = zip(*(x.split(rows) for x in recording.inputs), strict=True)
+    outputs = torch.split(recording.output, rows)
+    gradients = [None] * len(outputs) if gradient is None else torch.split(gradient, rows)
+    inputs = zip(*(torch.split(x, rows) for x in recording.inputs), strict=True)
     return [Recording(*parts) for parts in zip(inputs, outputs, gradients, strict=True)]
 
 
@@ -318,8 +319,8 @@ class GramCosine:
         inner = (moving * self.cross).sum(-1).double() + self.inner_constant
         quadratic = (moving @ self.gram).add_(self.linear).mul_(moving)
         norm = quadratic.sum(-1).double() + self.norm_constant
-        terms = [self._by_group(inner), self._by_group(norm), self.true_norm]
-        return CosineMetric().score(torch.stack(terms))
+        sums = [self._by_group(inner), self._by_group(norm), self.true_norm]
+        return CosineMetric().score(torch.stack(sums))
 
     def _by_group(self, rows: Tensor) -> Tensor:
         """Sum [C] of a weight, [n] of an input or [B, heads, N] of an attention operand to [groups]."""
@@ -332,13 +333,13 @@ def _product(first: Tensor, second: Tensor) -> Tensor:
     """``first @ second`` in float64 where the sum is long (each part of it in float32)."""
     if first.dim() > 2 or first.shape[-1] <= SUMMANDS:
         return (first @ second).double()
-    parts = zip(first.split(SUMMANDS, dim=1), second.split(SUMMANDS), strict=True)
+    parts = zip(torch.split(first, SUMMANDS, dim=1), torch.split(second, SUMMANDS), strict=True)
     return torch.stack([a @ b for a, b in parts]).sum(0, dtype=torch.float64)
 
 
 def _bias(operation: QuantOperation, which: int, true: Tensor) -> Tensor:
     """What the bias adds to ``true`` [rows of the searched operand, rows of the fixed one]; broadcasts."""
-    bias = getattr(operation, "bias", None)
+    bias: Tensor | None = getattr(operation, "bias", None)
     if bias is None:
         return true.new_zeros(())
     return bias.detach() if which == 0 else bias.detach()[:, None]

@@ -55,7 +55,7 @@ def test_first_ranges_come_from_a_bounded_number_of_images(images):
 def test_images_for_ranges_follow_from_model_and_images_alone(
     vit, monkeypatch, images, bytes_each, expected
 ):
-    monkeypatch.setattr(memory, "_largest_activation", lambda model, image: bytes_each)
+    monkeypatch.setattr(memory, "largest_activation", lambda model, image: bytes_each)
     model = wrap_model(vit, METHODS.get("minmax").create().bit_table(BitWidth(4, 4)))
     found = []
     for cache in ("6", "0.001"):
@@ -64,12 +64,12 @@ def test_images_for_ranges_follow_from_model_and_images_alone(
     assert found == [expected, expected]
 
 
-def test_the_largest_activation_is_what_one_image_shows_a_quantizer(vit, images):
+def test_thelargest_activation_is_what_one_image_shows_a_quantizer(vit, images):
     """Of this ViT: the hidden layer of an MLP, or the attention maps."""
     model = wrap_model(vit, METHODS.get("minmax").create().bit_table(BitWidth(4, 4)))
     block, tokens = vit.blocks[0], vit.pos_embed.shape[1]
     hidden, maps = tokens * block.mlp.fc1.out_features, block.attn.num_heads * tokens**2
-    largest = memory._largest_activation(model, images[:1])
+    largest = memory.largest_activation(model, images[:1])
     assert largest == 4 * max(hidden, maps, images[0].numel())
 
 

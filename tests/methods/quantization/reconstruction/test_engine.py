@@ -26,10 +26,10 @@ from vit_ptq_bench.methods.quantization.reconstruction.trainable_quantizers impo
     TrainableStep,
 )
 from vit_ptq_bench.methods.quantization.reconstruction.units import run_all, units_of
+from vit_ptq_bench.methods.quantization.reparameterization import calibrate_reparameterized
 from vit_ptq_bench.methods.quantization.search.attention_maps import search_maps
-from vit_ptq_bench.methods.repq_vit import RepQViT
 
-TERMS = (BlockError(), PredictionDivergence(), LocalDivergence())
+LOSSES = (BlockError(), PredictionDivergence(), LocalDivergence())
 FAST = {"iterations": 10, "batch_size": 8}
 NAMES = ["brecq", "mgrq", "pd-quant", "qdrop"]
 
@@ -77,32 +77,32 @@ def test_finer_and_coarser_units_are_the_model_too(tiny, images):
 
 def test_soft_rounding_starts_at_the_weight_and_hard_rounding_is_within_a_step():
     weight, quantizer = _weight()
-    learned = TrainableRounding(quantizer, weight)
+    trained = TrainableRounding(quantizer, weight)
     limits = [quantizer.dequantize(torch.full_like(weight, c).int()) for c in quantizer.code_range]
     inside = torch.clamp(weight, *limits)
-    torch.testing.assert_close(learned(weight), inside, rtol=0, atol=1e-5)
+    torch.testing.assert_close(trained(weight), inside, rtol=0, atol=1e-5)
     with torch.no_grad():
-        learned.alpha.normal_(generator=torch.Generator().manual_seed(1))
-    hard = quantizer.dequantize(learned.codes(weight))
+        trained.alpha.normal_(generator=torch.Generator().manual_seed(1))
+    hard = quantizer.dequantize(trained.codes(weight))
     assert ((hard - inside).abs() <= quantizer.scale[:, None] * (1 + 1e-4)).all()
 
 
 def test_trained_weight_starts_as_plain_rounding_and_passes_gradients():
     weight, quantizer = _weight()
-    learned = TrainableOffset(quantizer, weight)
-    torch.testing.assert_close(learned(weight), quantizer.fake_quantize(weight))
-    learned(weight).sum().backward()
-    assert (learned.trained.grad == 1).float().mean() > 0.9  # 0 where the code is clipped
-    assert torch.equal(learned.codes(weight), quantizer.quantize(weight))
+    trained = TrainableOffset(quantizer, weight)
+    torch.testing.assert_close(trained(weight), quantizer.fake_quantize(weight))
+    trained(weight).sum().backward()
+    assert (trained.trained.grad == 1).float().mean() > 0.9  # 0 where the code is clipped
+    assert torch.equal(trained.codes(weight), quantizer.quantize(weight))
 
 
 def test_step_gradient_is_that_of_lsq_and_drop_probabilities_hold():
     x = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
     quantizer = UniformQuantizer(TensorSpec(3), "x")
     quantizer.set_range(x.amin().reshape(1) / 2, x.amax().reshape(1) / 2)
-    learned = TrainableStep(quantizer, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(learned(x), quantizer.fake_quantize(x))
-    learned(x).sum().backward()
+    trained = TrainableStep(quantizer, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(trained(x), quantizer.fake_quantize(x))
+    trained(x).sum().backward()
     # Esser et al. 2020, equation 3, with a zero point: inside round(x/s) - x/s, outside the code.
     scale, zero, high = quantizer.scale, quantizer.zero_point, 7
     codes = torch.round(x / scale) + zero
@@ -111,15 +111,15 @@ def test_step_gradient_is_that_of_lsq_and_drop_probabilities_hold():
         inside, torch.round(x / scale) - x / scale, codes.clamp(0, high) - zero
     ).sum()
     expected = gradient / (x.numel() * high) ** 0.5
-    torch.testing.assert_close(learned.step.grad, expected.reshape(1), rtol=1e-4, atol=1e-5)
-    learned.keep = 0.0
-    assert torch.equal(learned(x), x)
-    learned.keep = 0.5
-    quantized = (learned(x) == quantizer.fake_quantize(x)).float().mean()
+    torch.testing.assert_close(trained.step.grad, expected.reshape(1), rtol=1e-4, atol=1e-5)
+    trained.keep = 0.0
+    assert torch.equal(trained(x), x)
+    trained.keep = 0.5
+    quantized = (trained(x) == quantizer.fake_quantize(x)).float().mean()
     assert 0.35 < quantized < 0.65
 
 
-def test_prediction_term_matches_finite_differences_and_leaves_the_rest_alone(vit, images):
+def test_prediction_divergence_matches_finite_differences_and_leaves_the_rest_alone(vit, images):
     wrapped = wrap_model(vit, equal_table(BitWidth(4, 4)))
     segments = wrapped.structure.segments
     with torch.no_grad():
@@ -148,7 +148,7 @@ def test_prediction_term_matches_finite_differences_and_leaves_the_rest_alone(vi
     assert all(p.grad is None for p in wrapped.parameters())
 
 
-def test_local_term_is_zero_at_the_target_and_reaches_every_tap():
+def test_local_divergence_is_zero_at_the_target_and_reaches_every_tap():
     generator = torch.Generator().manual_seed(0)
     targets = {
         n: s * torch.randn(2, 5, 8, generator=generator) for n, s in (("a", 1.0), ("b", 1e-3))
@@ -168,17 +168,17 @@ def test_local_term_is_zero_at_the_target_and_reaches_every_tap():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_terms_are_lower_after_reconstruction(name, vit, calibration):
-    """Each block's output error on all images, with the learned quantizers made hard."""
+def test_block_errors_are_lower_after_reconstruction(name, vit, calibration):
+    """Each block's output error on all images, with the trained quantizers made hard."""
     before, after = [], []
     plain = _quantize(name, vit, calibration, "W3A3", iterations=0)
-    learned = _quantize(
+    trained = _quantize(
         name, vit, calibration, "W3A3", iterations=60, learn="weights", weight_rate=2e-3
     )
     images = calibration.whole()
     with torch.no_grad():
         exact = wrap_model(vit, equal_table(BitWidth(32, 32))).structure.segments
-        for model, found in ((plain, before), (learned, after)):
+        for model, found in ((plain, before), (trained, after)):
             x, y = images, images
             for segment, original in zip(model.structure.segments, exact, strict=True):
                 x, y = segment.run(x), original.run(y)
@@ -187,12 +187,12 @@ def test_terms_are_lower_after_reconstruction(name, vit, calibration):
     assert after[-1] < before[-1]
 
 
-def test_each_term_of_mgrq_is_lower_after_reconstruction(vit, calibration):
+def test_each_loss_of_mgrq_is_lower_after_reconstruction(vit, calibration):
     """Block, prediction and inner layers, measured anew on each block's full-precision input."""
     images = calibration.whole()
     exact = wrap_model(vit, equal_table(BitWidth(32, 32))).structure.segments
     plain = _quantize("mgrq", vit, calibration, "W3A3", block=False)
-    learned = _quantize("mgrq", vit, calibration, "W3A3", iterations=60, weight_rate=2e-3)
+    trained = _quantize("mgrq", vit, calibration, "W3A3", iterations=60, weight_rate=2e-3)
 
     @torch.no_grad()
     def measure(model):
@@ -206,15 +206,15 @@ def test_each_term_of_mgrq_is_lower_after_reconstruction(vit, calibration):
             if segment.kind == "block":
                 rest = partial(run_all, exact[index + 1 :])
                 batch = Batch(output, target, rest, vit(images), output, inner, inner_target)
-                found.append([float(t(batch)) for t in TERMS])
+                found.append([float(loss(batch)) for loss in LOSSES])
             x = target
         return found
 
-    for before, after in zip(measure(plain), measure(learned), strict=True):
+    for before, after in zip(measure(plain), measure(trained), strict=True):
         assert all(b > a for b, a in zip(before, after, strict=True))
 
 
-def test_without_its_terms_mgrq_is_qdrop(vit, images, calibration):
+def test_without_its_losses_mgrq_is_qdrop(vit, images, calibration):
     off = {"global_weight": 0.0, "local_weight": 0.0}
     bare = _quantize("mgrq", vit, calibration, attention="uniform", **off)
     qdrop = _quantize("qdrop", vit, calibration)
@@ -267,7 +267,7 @@ def test_attention_scale_is_the_best_of_its_candidates(granularity, vit, calibra
 def test_logarithmic_maps_are_left_alone(vit, calibration):
     method = METHODS.get("mgrq").create()
     model = wrap_model(vit, method.bit_table(BitWidth(4, 4)))
-    RepQViT.calibrate(method, model, calibration)
+    calibrate_reparameterized(model, calibration)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.activate()
     search_maps(model.operations, lambda: model(calibration.whole()))
@@ -400,7 +400,7 @@ def test_caches_on_disk_change_nothing_and_do_not_grow_with_depth(
     assert torch.equal(in_memory, on_disk)
 
 
-def test_what_the_caches_will_take_is_said_before_anything_is_learned(vit, calibration, caplog):
+def test_what_the_caches_will_take_is_said_before_anything_is_trained(vit, calibration, caplog):
     """Four activations of the widest unit and the logits, in float32."""
     with caplog.at_level(logging.INFO, logger="vit_ptq_bench.methods"):
         _quantize("brecq", vit, calibration)

@@ -38,7 +38,7 @@ TABLE = equal_table(BitWidth(4, 4))
 FISHER, COSINE = FisherMetric(), CosineMetric()
 
 
-def _records(model, calibration, **options):
+def _recordings(model, calibration, **options):
     wrapped = wrap_model(model, TABLE)
     return {
         op.name: (op, recording)
@@ -46,8 +46,8 @@ def _records(model, calibration, **options):
     }
 
 
-def test_records_hold_what_the_model_computed(tiny, calibration, images):
-    for operation, recording in _records(tiny, calibration, batch_size=3).values():
+def test_recordings_hold_what_the_model_computed(tiny, calibration, images):
+    for operation, recording in _recordings(tiny, calibration, batch_size=3).values():
         assert recording.squared_gradient is None
         torch.testing.assert_close(
             operation.compute(*operation.operands(recording.inputs)),
@@ -55,16 +55,16 @@ def test_records_hold_what_the_model_computed(tiny, calibration, images):
             rtol=1e-4,
             atol=1e-4,
         )
-    head = next(r for op, r in _records(tiny, calibration).values() if op.role == "head")
+    head = next(r for op, r in _recordings(tiny, calibration).values() if op.role == "head")
     if type(tiny).__name__ == "VisionTransformer":
         torch.testing.assert_close(head.output, tiny(images), rtol=1e-4, atol=1e-4)
 
 
 def test_grouping_by_memory_changes_nothing(vit, calibration, monkeypatch):
     options = {"loss": fisher_loss, "draws": 2, "batch_size": 4}
-    together = _records(vit, calibration, **options)
+    together = _recordings(vit, calibration, **options)
     monkeypatch.setenv("BENCH_CACHE_GB", "1e-9")
-    apart = _records(vit, calibration, **options)
+    apart = _recordings(vit, calibration, **options)
     for name, (_, recording) in together.items():
         assert torch.equal(recording.squared_gradient, apart[name][1].squared_gradient)
         assert torch.equal(recording.output, apart[name][1].output)
@@ -98,14 +98,14 @@ def test_gathered_images_lie_as_before():
 
 def test_fisher_gradient_at_the_head_is_the_softmax_covariance(vit, calibration):
     """At the logits E[g g^T] = diag(p) - p p^T, so the mean squared gradient tends to p (1 - p)."""
-    _, recording = _records(vit, calibration, loss=fisher_loss, draws=3000)["head"]
+    _, recording = _recordings(vit, calibration, loss=fisher_loss, draws=3000)["head"]
     p = recording.output.softmax(-1)
     torch.testing.assert_close(recording.squared_gradient, p * (1 - p), rtol=0, atol=0.03)
 
 
 def test_self_divergence_gradient_is_only_rounding_noise(vit, calibration):
-    fisher = _records(vit, calibration, loss=fisher_loss)["blocks.0.mlp.fc1"][1].squared_gradient
-    noise = _records(vit, calibration, loss=self_divergence_loss)["blocks.0.mlp.fc1"][
+    fisher = _recordings(vit, calibration, loss=fisher_loss)["blocks.0.mlp.fc1"][1].squared_gradient
+    noise = _recordings(vit, calibration, loss=self_divergence_loss)["blocks.0.mlp.fc1"][
         1
     ].squared_gradient
     assert noise.mean() < 1e-6 * fisher.mean()
@@ -113,14 +113,14 @@ def test_self_divergence_gradient_is_only_rounding_noise(vit, calibration):
 
 def test_a_loss_without_gradient_is_an_error(vit, calibration):
     with pytest.raises(MethodError, match="no gradient"):
-        _records(vit, calibration, loss=lambda logits, _: (logits * 0).sum())
+        _recordings(vit, calibration, loss=lambda logits, _: (logits * 0).sum())
 
 
 @pytest.mark.parametrize(
     "name", ["blocks.0.attn.qkv", "blocks.1.mlp.fc2", "patch_embed.proj", "head"]
 )
 def test_exhaustive_weight_search_is_the_argmax_of_the_definition(vit, calibration, name):
-    operation, recording = _records(vit, calibration, loss=fisher_loss, draws=2)[name]
+    operation, recording = _recordings(vit, calibration, loss=fisher_loss, draws=2)[name]
     grid = Grid(0.3, 1.2, 30)
     operation.input_quantizer.spec = equal_table(BitWidth(4, 32))["qkv.input"]  # weight alone
     search_operation(operation, recording, FISHER, grid, rounds=1, mode="exhaustive")
@@ -186,7 +186,7 @@ def test_sum_by_group_is_a_plain_sum():
 def test_coarse_to_fine_scores_about_as_high_as_exhaustive(metric, alpha, tiny, calibration):
     """Summed over all operations; a single score may be caught in a smaller peak."""
     losses = {"exhaustive": 0.0, "coarse-to-fine": 0.0}
-    for operation, recording in _records(tiny, calibration, loss=fisher_loss, draws=2).values():
+    for operation, recording in _recordings(tiny, calibration, loss=fisher_loss, draws=2).values():
         for mode in losses:
             search_operation(operation, recording, metric, Grid(alpha, 1.2), 1, mode)
             quantizers, tensors = (
@@ -201,7 +201,7 @@ def test_coarse_to_fine_scores_about_as_high_as_exhaustive(metric, alpha, tiny, 
 
 def test_search_lowers_the_output_error_it_measures(tiny, images):
     calibration = Calibration([images])
-    for operation, recording in _records(tiny, calibration, loss=fisher_loss, draws=4).values():
+    for operation, recording in _recordings(tiny, calibration, loss=fisher_loss, draws=4).values():
         if operation.role not in ("qkv", "proj", "fc1", "fc2", "reduction"):
             continue
 
@@ -234,7 +234,7 @@ def _scores(score, groups, indices):
 @torch.no_grad()
 def test_second_moments_give_the_cosine_of_the_outputs(tiny, calibration):
     seen = set()
-    for operation, recording in _records(tiny, calibration).values():
+    for operation, recording in _recordings(tiny, calibration).values():
         recording = by_row(operation, recording)
         for which in (0, 1):
             searched = _searched(operation, recording, which)
@@ -250,7 +250,7 @@ def test_second_moments_give_the_cosine_of_the_outputs(tiny, calibration):
 @torch.no_grad()
 @pytest.mark.parametrize("metric", [FISHER, COSINE])
 def test_chunks_add_up_to_the_whole(metric, vit, calibration, monkeypatch):
-    for operation, recording in _records(vit, calibration, loss=fisher_loss).values():
+    for operation, recording in _recordings(vit, calibration, loss=fisher_loss).values():
         for which in (0, 1):
             searched = _searched(operation, recording, which)
             whole = _scores(DirectScore(metric, searched), searched.groups, (10, 50))
@@ -280,7 +280,7 @@ def test_the_heaviest_rows_hold_their_share_and_are_no_more_than_needed(masses, 
 def test_operands_that_need_no_second_search_are_those_that_would_not_change(tiny, calibration):
     """Against alternation that searches everything in every round."""
     grid = Grid(0.3, 1.2, 20)
-    for operation, recording in _records(tiny, calibration).values():
+    for operation, recording in _recordings(tiny, calibration).values():
         quantizers, tensors = (
             list(operation.quantizers().values()),
             operation.operands(recording.inputs),
@@ -314,10 +314,10 @@ class _Kept(dict):
 def test_records_that_another_calibration_has_left_are_the_same_to_the_bit(vit, images):
     kept = _Kept()
     options = {"loss": fisher_loss, "draws": 2, "batch_size": 4}
-    alone = _records(vit, Calibration([images], seed=3), **options)
-    _records(vit, Calibration([images], seed=3, cache=kept), **options)
+    alone = _recordings(vit, Calibration([images], seed=3), **options)
+    _recordings(vit, Calibration([images], seed=3, cache=kept), **options)
     assert len(kept) == 1
-    found = _records(vit, Calibration([images], seed=3, cache=kept), **options)
+    found = _recordings(vit, Calibration([images], seed=3, cache=kept), **options)
     for name, (_, recording) in alone.items():
         other = found[name][1]
         assert all(torch.equal(a, b) for a, b in zip(recording.inputs, other.inputs, strict=True))
@@ -328,15 +328,15 @@ def test_records_that_another_calibration_has_left_are_the_same_to_the_bit(vit, 
 def test_other_weights_images_seeds_and_settings_share_nothing(vit, images):
     kept = _Kept()
     options = {"loss": fisher_loss, "draws": 2, "batch_size": 4}
-    _records(vit, Calibration([images], seed=3, cache=kept), **options)
-    _records(vit, Calibration([images], seed=4, cache=kept), **options)
-    _records(vit, Calibration([images + 1], seed=3, cache=kept), **options)
-    _records(vit, Calibration([images], seed=3, cache=kept), **options | {"draws": 3})
-    _records(vit, Calibration([images], seed=3, cache=kept), **options | {"loss": _square_loss})
+    _recordings(vit, Calibration([images], seed=3, cache=kept), **options)
+    _recordings(vit, Calibration([images], seed=4, cache=kept), **options)
+    _recordings(vit, Calibration([images + 1], seed=3, cache=kept), **options)
+    _recordings(vit, Calibration([images], seed=3, cache=kept), **options | {"draws": 3})
+    _recordings(vit, Calibration([images], seed=3, cache=kept), **options | {"loss": _square_loss})
     other = copy.deepcopy(vit)
     with torch.no_grad():
         next(iter(other.parameters())).add_(1e-3)
-    _records(other, Calibration([images], seed=3, cache=kept), **options)
+    _recordings(other, Calibration([images], seed=3, cache=kept), **options)
     assert len(kept) == 6
 
 
@@ -347,7 +347,7 @@ def _square_loss(logits, generator):
 @torch.no_grad()
 def test_where_tokens_are_few_all_are_looked_at(vit, calibration):
     """The gradient of a head may lie on one image; the scales of its classes must serve all."""
-    operation, recording = _records(vit, calibration, loss=fisher_loss)["head"]
+    operation, recording = _recordings(vit, calibration, loss=fisher_loss)["head"]
     one = Recording(recording.inputs, recording.output, torch.zeros_like(recording.output))
     one.squared_gradient[0] = 1.0
     one.squared_gradient[1:] = 1e-4

@@ -1,4 +1,8 @@
-"""Search of operand scales by the error of the whole block's output (APQ-ViT)."""
+"""Block-wise search: operand scales chosen from a grid by the error of the whole block's output (APQ-ViT).
+
+Not block-wise reconstruction (`quantization.reconstruction`), which trains a block's weights and steps by
+gradients.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.calibration.passes import require_reached
 from vit_ptq_bench.methods.quantization.calibration.segment_recording import SegmentRecording
 from vit_ptq_bench.methods.quantization.model.layers import QuantMatMul, QuantOperation
 from vit_ptq_bench.methods.quantization.model.structure import Segment
@@ -39,7 +43,7 @@ def replayed(outputs: dict[QuantOperation, Tensor]) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class BlockSearch:
+class BlockwiseSearch:
     """Search of the scales of all operations of a segment by the error of its output.
 
     A candidate is one factor on the ranges of all groups (rows, heads) of a quantizer, for the score is one
@@ -178,6 +182,5 @@ def _look(segment: Segment, x: Tensor, wanted: QuantOperation) -> _Look:
         for operation in parts[position].operations:
             stack.callback(operation.register_forward_hook(watch).remove)
         parts[position].run(x)
-    if not inputs:
-        raise MethodError(f"the forward pass never reached {wanted.name}; the model is unsupported")
+    require_reached([wanted.name], [wanted.name] if inputs else [])
     return _Look(inputs[0], before, x, parts[position:])

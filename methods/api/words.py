@@ -1,0 +1,15 @@
+"""Bit tables in words."""
+
+from __future__ import annotations
+
+from vit_ptq_bench.methods.quantization.bits import BitTable
+
+
+def table_words(table: BitTable) -> tuple[str, ...]:
+    """Return which sites of ``table`` are left in floating point and which are dynamic, in two parts."""
+    floating = [key for key, spec in table.items() if spec.is_float]
+    dynamic = [key for key, spec in table.items() if spec.dynamic and not spec.is_float]
+    return (
+        f"floating point: {', '.join(floating)}" if floating else "every site quantized",
+        f"dynamic: {', '.join(dynamic)}" if dynamic else "static",
+    )

@@ -1,0 +1,12 @@
+"""The choices of a reconstruction that have names."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+UnitGranularity = Literal["layer", "half", "block", "stage"]
+"""How much of a model one unit is, see `units.units_of`."""
+
+
+Weighting = Literal["first", "shared", "running", "plain"]
+"""How losses are weighted against each other, see `recipe.Recipe`."""
