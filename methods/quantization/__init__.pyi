@@ -18,6 +18,9 @@ from .model.families import find_family as find_family
 from .model.families import wrap_model as wrap_model
 from .model.quantized_model import QuantizedModel as QuantizedModel
 from .model.structure import Site as Site
+from .quantizers.base import Quantizer as Quantizer
+from .quantizers.registry import FORMS as FORMS
+from .quantizers.registry import register_form as register_form
 from .reconstruction.engine import reconstruct as reconstruct
 from .reconstruction.losses import BlockError as BlockError
 from .reconstruction.losses import FisherError as FisherError

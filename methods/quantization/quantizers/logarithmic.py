@@ -5,8 +5,10 @@ from torch import Tensor
 
 from vit_ptq_bench.methods.quantization.bits import TensorSpec
 from vit_ptq_bench.methods.quantization.quantizers.base import TINY, Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.registry import register_form
 
 
+@register_form("log2", "log-sqrt2", "log-sqrt2-plus-zero")
 class LogQuantizer(Quantizer):
     """Logarithmic quantizer for values in [0, 1]: ``code = round(-k log2(x / s))``, ``s 2^(-code/k)``.
 
@@ -41,6 +43,7 @@ class LogQuantizer(Quantizer):
         return self.scale.view(shape)
 
 
+@register_form("log-int-softmax")
 class LogIntSoftmaxQuantizer(Quantizer):
     """Log-Int-Softmax (FQ-ViT, section 3.3): codes of attention weights from integer ratios.
 

@@ -1,8 +1,6 @@
-"""Quantizers: uniform (affine, symmetric; static, dynamic), logarithmic, twin uniform.
+"""Uniform quantizers: affine or symmetric, static or dynamic, of one grid or two per row.
 
-Every quantizer is a module that stands at one site and maps a float tensor to a float tensor of the
-same shape ("fake quantization"). Its parameters are buffers, so they travel with the model.
-Notation and formulas: ``U(x) = s (clip(round(x / s) + z, 0, 2^b - 1) - z)``; rounding is half to even.
+Notation: ``U(x) = s (clip(round(x / s) + z, 0, 2^b - 1) - z)``; rounding is half to even.
 """
 
 import torch
@@ -11,14 +9,17 @@ from torch import Tensor
 from vit_ptq_bench.methods.quantization.bits import TensorSpec
 from vit_ptq_bench.methods.quantization.quantizers.arithmetic import fake_quantize
 from vit_ptq_bench.methods.quantization.quantizers.base import TINY, Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.registry import register_form
 
 
+@register_form("uniform", "power-of-two-factor")
 class UniformQuantizer(Quantizer):
     """Affine or symmetric uniform quantizer, one scale per tensor, channel, head or token.
 
     Buffers ``scale`` (float32) and ``zero_point`` (int32), both of shape [groups]. Affine codes are
     0 .. 2^b - 1, symmetric codes -2^(b-1) .. 2^(b-1) - 1 with zero point 0. The zero point need not
-    lie among the codes: the range of a channel may exclude zero.
+    lie among the codes: the range of a channel may exclude zero. Scheme ``power-of-two-factor`` is the same
+    quantizer with scales that are one step over powers of two (FQ-ViT); the calibration sees to that.
     """
 
     zero_point: Tensor
@@ -136,6 +137,7 @@ class UniformQuantizer(Quantizer):
         return self.scale.repeat_interleave(block), self.zero_point.repeat_interleave(block)
 
 
+@register_form("dual-uniform")
 class DualUniformQuantizer(UniformQuantizer):
     """Affine weight quantizer with two scales per row: one for the outlier columns, one for the rest (ERQ).
 
