@@ -14,8 +14,11 @@ from .calibration.range_rules import minmax_rule as minmax_rule
 from .calibration.range_rules import percentile_rule as percentile_rule
 from .calibration.range_rules import power_of_two_factor_rule as power_of_two_factor_rule
 from .calibration.range_rules import shrink_rule as shrink_rule
-from .model.families import find_family as find_family
-from .model.families import wrap_model as wrap_model
+from .model.families.base import Family as Family
+from .model.families.registry import FAMILIES as FAMILIES
+from .model.families.registry import find_family as find_family
+from .model.families.registry import register_family as register_family
+from .model.families.registry import wrap_model as wrap_model
 from .model.quantized_model import QuantizedModel as QuantizedModel
 from .model.structure import Site as Site
 from .quantizers.base import Quantizer as Quantizer
