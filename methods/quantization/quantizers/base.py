@@ -8,9 +8,6 @@ from torch import Tensor, nn
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import TensorSpec
 
-TINY = 1e-8
-"""Smallest scale: below it, its reciprocal would overflow."""
-
 
 class Quantizer(nn.Module, ABC):
     """A module that stands at one site and maps a float tensor to a float tensor of the same shape.

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from vit_ptq_bench.methods.quantization.bits import TensorSpec
-from vit_ptq_bench.methods.quantization.quantizers.base import TINY, Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.arithmetic import TINY, spread
+from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
 from vit_ptq_bench.methods.quantization.quantizers.registry import register_form
 
 
@@ -29,18 +30,11 @@ class LogQuantizer(Quantizer):
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return the nearest level in the logarithmic sense; 0 maps to 0."""
-        k, scale = self.steps_per_octave, self._along_axis(x)
+        k, scale = self.steps_per_octave, spread(self.scale, x, self.axis)
         # Minus the codes. log2(0) is -inf, which is beyond the last code, and exp2(-inf) is 0.
         exponents = torch.log2(x / scale).mul_(k).round_().clamp_max_(0)
         torch.threshold_(exponents, -self.zero_code, -torch.inf)
         return exponents.div_(k).exp2_().mul_(scale)
-
-    def _along_axis(self, x: Tensor) -> Tensor:
-        if self.scale.numel() == 1:
-            return self.scale
-        shape = [1] * x.dim()
-        shape[self.axis or 0] = -1
-        return self.scale.view(shape)
 
 
 @register_form("log-int-softmax")

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from vit_ptq_bench.methods.quantization.bits import TensorSpec
-from vit_ptq_bench.methods.quantization.quantizers.arithmetic import choose, fake_quantize
-from vit_ptq_bench.methods.quantization.quantizers.base import TINY, Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.arithmetic import TINY, choose, fake_quantize
+from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
 from vit_ptq_bench.methods.quantization.quantizers.registry import register_form
 
 GELU_MINIMUM = 0.16997124254703522
@@ -28,7 +28,7 @@ class TwinSoftmaxQuantizer(Quantizer):
 
     def __init__(self, spec: TensorSpec, site: str, axis: int | None = None) -> None:
         super().__init__(spec, site, axis)
-        self.last_code = 2 ** (spec.bits - 1) - 1
+        self.last_code: int = 2 ** (spec.bits - 1) - 1
         self.summed = spec.scheme == "twin-softmax-summed"
 
     def set_split(self, index: Tensor) -> None:

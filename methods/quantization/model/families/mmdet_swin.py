@@ -95,7 +95,8 @@ class QuantShiftedWindows(nn.Module):
 
     def _regions(self, length: int, device: torch.device) -> Tensor:
         place = torch.arange(length, device=device)
-        return (place >= length - self.size).int() + (place >= length - self.shift).int()
+        regions: Tensor = (place >= length - self.size).int() + (place >= length - self.shift).int()
+        return regions
 
 
 @register_family
