@@ -116,9 +116,7 @@ class SuiteOverrides:
     calibration_images: int | None = option(
         None, None, "N", replaces="calibration_images", at_least=1
     )
-    limit: int | None = option(
-        None, "evaluate on N images only", "N", replaces="limit", at_least=1
-    )
+    limit: int | None = option(None, "evaluate on N images only", "N", replaces="limit", at_least=1)
 
 
 def resolve_run(words: Mapping[str, Any]) -> RunOptions:

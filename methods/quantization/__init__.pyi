@@ -32,10 +32,13 @@ from .error_compensation.columnwise import round_columnwise as round_columnwise
 from .error_compensation.layer_repair import RidgeRepair as RidgeRepair
 from .error_compensation.layer_repair import repair_layers as repair_layers
 from .error_compensation.visiting import visit_layers as visit_layers
+from .model.families.base import Family as Family
+from .model.families.registry import FAMILIES as FAMILIES
+from .model.families.registry import find_family as find_family
+from .model.families.registry import register_family as register_family
+from .model.families.registry import wrap_model as wrap_model
 
 # The model with quantizers, and scales that move inside it.
-from .model.families import find_family as find_family
-from .model.families import wrap_model as wrap_model
 from .model.folding import fold_into_reader as fold_into_reader
 from .model.folding import fold_into_values as fold_into_values
 from .model.layers import QuantConv2d as QuantConv2d
@@ -49,6 +52,11 @@ from .model.structure import Segment as Segment
 from .model.structure import Site as Site
 from .model.structure import ValueLink as ValueLink
 from .model.structure import sites_of as sites_of
+
+# Quantizer forms.
+from .quantizers.base import Quantizer as Quantizer
+from .quantizers.registry import FORMS as FORMS
+from .quantizers.registry import register_form as register_form
 
 # Reconstruction: units trained on their output, one after the other.
 from .reconstruction.choices import UnitGranularity as UnitGranularity

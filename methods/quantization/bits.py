@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 from vit_ptq_bench.methods.errors import MethodError
 
@@ -12,44 +12,41 @@ FLOAT = 32
 
 
 MIN_BITS, MAX_BITS = 2, 8
+"""Bounds of the bits of what is quantized."""
 
 
 Granularity = Literal["tensor", "channel", "projection", "head", "token"]
+"""How many scales a tensor has; see `TensorSpec`."""
 
 
-Scheme = Literal[
-    "uniform",
-    "dual-uniform",
-    "log2",
-    "log-sqrt2",
-    "log-sqrt2-plus-zero",
-    "log-int-softmax",
-    "power-of-two-factor",
-    "twin-softmax",
-    "twin-softmax-summed",
-    "twin-gelu",
-]
+Scheme: TypeAlias = str
+"""Name of a quantizer form, lower-case kebab; `quantizers.registry.FORMS` has those that exist."""
 
 
 Protocol = Literal["equal", "authors"]
+"""Whose bit table: the common one of the benchmark, or that of a method's authors."""
 
 
 LINEAR_ROLES = ("patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head")
+"""Layers with a weight, by their place in the network."""
 
 
 OPERAND_ROLES = ("query", "key", "attention", "value")
+"""Operands of the two matrix products of attention."""
 
 
 WEIGHT_SITES = tuple(f"{role}.weight" for role in LINEAR_ROLES)
 
 
 LINEAR_WEIGHTS = tuple(key for key in WEIGHT_SITES if key != "patch_embed.weight")
+"""Weights but that of the patch embedding, which is a convolution."""
 
 
 INPUT_SITES = tuple(f"{role}.input" for role in LINEAR_ROLES)
 
 
 SITE_KEYS = WEIGHT_SITES + INPUT_SITES + OPERAND_ROLES
+"""Sites that every table has."""
 
 
 DETECTOR_ROLES = ("neck", "rpn_head", "bbox_head", "mask_head")
@@ -80,12 +77,12 @@ class BitWidth:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``W4A4``, ``W4A8`` or ``W4A32``.
+        """Read ``W4A4``, ``W4A8`` or ``W4A32``: a bit width has this one spelling.
 
         Raises:
             MethodError: the text is not of that form, or a number is out of range.
         """
-        match = re.fullmatch(r"[Ww](\d+)[Aa](\d+)", text.strip())
+        match = re.fullmatch(r"W(0|[1-9][0-9]?)A(0|[1-9][0-9]?)", text)
         if match is None:
             raise MethodError(f"{text!r} is not a bit width; write it like W4A4, W4A8 or W4A32")
         return cls(int(match[1]), int(match[2]))
@@ -102,6 +99,12 @@ def check_bits(bits: int, what: str) -> None:
         )
 
 
+def check_name(name: object, what: str) -> None:
+    """Raise `MethodError` unless ``name`` is lower-case kebab, like ``log-sqrt2``."""
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise MethodError(f"{what} must be lower-case kebab, like 'log-sqrt2'; got {name!r}")
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """How one tensor is represented.
@@ -111,9 +114,13 @@ class TensorSpec:
         granularity: how many scales: one (``tensor``), one per weight output channel or per
             activation channel (``channel``), one each for the query, key and value rows of a qkv
             weight (``projection``), per attention head (``head``), per row (``token``).
-        symmetric: signed codes and no zero point (uniform scheme only).
+        symmetric: signed codes and no zero point (uniform forms only).
         dynamic: the range is taken from each tensor at run time instead of being calibrated.
-        scheme: the form of the quantizer.
+        scheme: the form of the quantizer, by the name it is registered under.
+
+    Raises:
+        MethodError: a value is not of the form above. Whether a form of that name exists is asked when the
+            quantizer is built: bit tables do without torch.
     """
 
     bits: int
@@ -124,11 +131,12 @@ class TensorSpec:
 
     def __post_init__(self) -> None:
         check_bits(self.bits, "bits")
-        for name, kind in (("granularity", Granularity), ("scheme", Scheme)):
-            if getattr(self, name) not in get_args(kind):
-                raise MethodError(
-                    f"{name} {getattr(self, name)!r} is unknown; known: {', '.join(get_args(kind))}"
-                )
+        check_name(self.scheme, "scheme")
+        known = get_args(Granularity)
+        if self.granularity not in known:
+            raise MethodError(
+                f"granularity {self.granularity!r} is unknown; known: {', '.join(known)}"
+            )
         if self.granularity == "token" and not self.dynamic:
             raise MethodError("granularity 'token' needs dynamic = true: tokens differ per image")
 

@@ -1,8 +1,8 @@
 """Saving and loading quantized models: safetensors with packed integer codes.
 
 The file holds, by parameter name: the codes of each quantized weight, packed to its bit width
-(``<layer>.weight.codes``), the scales and zero points of every quantizer, and everything that stayed in
-floating point. The header holds the bit table. Loading runs no code from the file.
+(``<layer>.weight.codes``), the buffers of every quantizer (scales, zero points, what else a form has), and
+everything that stayed in floating point. The header holds the bit table. Loading runs no code from the file.
 """
 
 import json
@@ -22,15 +22,12 @@ from vit_ptq_bench.methods.quantization.bits import BitTable
 from vit_ptq_bench.methods.quantization.model.families import wrap_model
 from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
 
 FORMAT = "vit-ptq-bench/1"
 
 
 _CODES = ".weight.codes"
-
-
-QUANTIZER_BUFFERS = ("scale", "zero_point", "outliers")
-"""Buffers that quantizers get by calibration: they are empty in a model just wrapped."""
 
 
 def pack_codes(codes: Tensor, bits: int) -> Tensor:
@@ -116,9 +113,9 @@ def load_quantized(path: Path, model: nn.Module) -> QuantizedModel:
     for operation in quantized.weighted_operations():
         if f"{operation.name}.bias" in tensors:
             operation.ensure_bias()
-    _load_quantizers(quantized, tensors)
+    loaded = _load_quantizers(quantized, tensors)
     _load_codes(quantized, tensors)
-    _load_rest(quantized, tensors, path)
+    _load_rest(quantized, tensors, loaded, path)
     quantized.freeze()
     return quantized
 
@@ -139,13 +136,28 @@ def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, header
 
 
-def _load_quantizers(quantized: QuantizedModel, tensors: dict[str, Tensor]) -> None:
-    """Move the quantizers' buffers out of ``tensors``; they are empty until now, so no copy fits."""
-    for name, module in quantized.module.named_modules():
-        for buffer in QUANTIZER_BUFFERS:
-            value = tensors.pop(f"{name}.{buffer}", None)
-            if value is not None and buffer in dict(module.named_buffers(recurse=False)):
-                setattr(module, buffer, value)
+def _load_quantizers(quantized: QuantizedModel, tensors: dict[str, Tensor]) -> set[str]:
+    """Move the quantizers' buffers out of ``tensors`` and return their names.
+
+    They are put in place, not copied: in a model just wrapped they are empty, so no copy fits.
+    """
+    buffers = _quantizer_buffers(quantized)
+    loaded = set(tensors) & set(buffers)
+    for name in loaded:
+        module, buffer = buffers[name]
+        setattr(module, buffer, tensors.pop(name))
+    return loaded
+
+
+def _quantizer_buffers(quantized: QuantizedModel) -> dict[str, tuple[nn.Module, str]]:
+    """Return, by full name, module and name of every persistent buffer in the quantizers."""
+    return {
+        f"{path}.{buffer}": (part, buffer)
+        for site, quantizer in quantized.module.named_modules()
+        if isinstance(quantizer, Quantizer)
+        for path, part in quantizer.named_modules(prefix=site)
+        for buffer in part._buffers.keys() - part._non_persistent_buffers_set
+    }
 
 
 def _load_codes(quantized: QuantizedModel, tensors: dict[str, Tensor]) -> None:
@@ -166,16 +178,13 @@ def _set_packed(operation: WeightedOperation, packed: Tensor) -> None:
     operation.set_codes(stored.to(torch.int32) + operation.code_offset)
 
 
-def _load_rest(quantized: QuantizedModel, tensors: dict[str, Tensor], path: Path) -> None:
+def _load_rest(
+    quantized: QuantizedModel, tensors: dict[str, Tensor], loaded: set[str], path: Path
+) -> None:
     state = quantized.state_tensors()
     coded = {f"{op.name}.weight" for op in quantized.weighted_operations() if op.frozen}
-    expected = {name for name, tensor in state.items() if tensor.numel()} - coded
-    buffers = {
-        name
-        for name in expected
-        if name.endswith(tuple(f"_quantizer.{buffer}" for buffer in QUANTIZER_BUFFERS))
-    }
-    missing, unexpected = expected - buffers - set(tensors), set(tensors) - expected
+    expected = {name for name, tensor in state.items() if tensor.numel()} - coded - loaded
+    missing, unexpected = expected - set(tensors), set(tensors) - expected
     wrong = [n for n in expected & set(tensors) if tensors[n].shape != state[n].shape]
     if missing or unexpected or wrong:
         raise MethodError(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
-from vit_ptq_bench.methods.quantization.model.hooks import _watch
+from vit_ptq_bench.methods.quantization.model.hooks import watch
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 
 
@@ -62,14 +62,14 @@ def largest_activation(model: QuantizedModel, image: Tensor) -> int:
     """Bytes of the largest tensor that a quantizer sees of one image."""
     largest = 0
 
-    def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         nonlocal largest
         largest = max(largest, inputs[0].numel() * inputs[0].element_size())
 
     with ExitStack() as stack:
         for site in model.sites():
             if not site.is_weight:
-                _watch(stack, site.quantizer, watch)
+                watch(stack, site.quantizer, note)
         model(image)
     return largest
 

@@ -1,6 +1,7 @@
 """Calibration data, and passes over it that show every quantizer its input."""
 
 from collections.abc import Callable, Container, Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.calibration.memory import require_room
-from vit_ptq_bench.methods.quantization.model.hooks import _watch, hooks
+from vit_ptq_bench.methods.quantization.model.hooks import watch
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.model.structure import Site
 
@@ -62,9 +63,9 @@ def calibrate_sites(
     """
     sites = [site for site in sites if not site.is_weight and needs_calibration(site)]
     seen: set[str] = set()
-    with hooks() as stack:
+    with ExitStack() as stack:
         for site in sites:
-            _watch(
+            watch(
                 stack, site.quantizer, _Visitor(site, rule, sequential, seen, progress, len(sites))
             )
         run()

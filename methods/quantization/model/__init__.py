@@ -1,1 +1,1 @@
-"""A model with quantizers: operations, structure, folding, architecture families."""
+"""A model with quantizers: operations, attention, structure, folding, architecture families."""

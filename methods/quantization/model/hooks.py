@@ -1,18 +1,18 @@
 """Hooks on modules that are removed again, whatever happens."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from torch import nn
 
 
-@contextmanager
-def hooks(handles: ExitStack | None = None) -> Iterator[ExitStack]:
-    """Collect hook handles and remove them at the end, whatever happens."""
-    with ExitStack() as stack:
-        yield handles or stack
+def watch(stack: ExitStack, module: nn.Module, hook: Callable[..., Any]) -> None:
+    """Call ``hook`` before each forward of ``module``, until ``stack`` is closed.
 
-
-def _watch(stack: ExitStack, module: nn.Module, hook: Callable[..., Any]) -> None:
+    Args:
+        stack: removes the hook when it closes.
+        module: what is watched.
+        hook: a forward pre-hook of torch, called with the module and its inputs.
+    """
     stack.callback(module.register_forward_pre_hook(hook).remove)

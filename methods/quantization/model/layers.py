@@ -5,6 +5,7 @@ before it multiplies. All share one interface, `QuantOperation`, so that a metho
 scales of any of them with the same code.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import cast
 
@@ -19,7 +20,7 @@ from vit_ptq_bench.methods.quantization.quantizers.build import build_quantizer
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
 
 
-class QuantOperation(nn.Module):
+class QuantOperation(nn.Module, ABC):
     """A bilinear operation ``first x second`` whose operands are quantized.
 
     Attributes:
@@ -32,17 +33,25 @@ class QuantOperation(nn.Module):
     role: str
     output_axis: int = -1
 
+    @abstractmethod
     def quantizers(self) -> dict[str, Quantizer]:
         """Return site key -> quantizer, first operand first."""
-        raise AssertionError("defined by each operation")
 
+    @abstractmethod
     def compute(self, first: Tensor, second: Tensor) -> Tensor:
-        """Multiply two operands as they are, no quantizer involved."""
-        raise AssertionError("defined by each operation")
+        """Multiply two operands as they are, no quantizer involved.
 
+        Raises:
+            MethodError: the operation multiplies no two operands.
+        """
+
+    @abstractmethod
     def operands(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Return both operands in full precision, given the inputs of `forward`."""
-        raise AssertionError("defined by each operation")
+        """Return both operands in full precision, given the inputs of `forward`.
+
+        Raises:
+            MethodError: the operation multiplies no two operands.
+        """
 
 
 class WeightedOperation(QuantOperation):
@@ -84,9 +93,13 @@ class WeightedOperation(QuantOperation):
         weight = self.weight if self.frozen else self.weight_quantizer(self.weight)
         return self.compute(self.input_quantizer(x), weight)
 
+    @abstractmethod
     def columns(self, x: Tensor) -> Tensor:
-        """Return the input ``x`` as rows [n, K] that ``weight.flatten(1)`` [C_out, K] multiplies."""
-        raise AssertionError("defined by each layer")
+        """Return the input ``x`` as rows [n, K] that ``weight.flatten(1)`` [C_out, K] multiplies.
+
+        Raises:
+            MethodError: the layer has no matrix form.
+        """
 
     @property
     def code_offset(self) -> int:
@@ -168,8 +181,14 @@ class QuantLayerNorm(QuantOperation, nn.LayerNorm):
     def quantizers(self) -> dict[str, Quantizer]:
         return {"norm.input": self.input_quantizer}
 
+    def compute(self, first: Tensor, second: Tensor) -> Tensor:
+        raise self._refusal()
+
     def operands(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        raise MethodError(f"{self.name}: a norm multiplies no two operands to search scales of")
+        raise self._refusal()
+
+    def _refusal(self) -> MethodError:
+        return MethodError(f"{self.name}: a norm multiplies no two operands to search scales of")
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` [..., C] after quantizing it."""
@@ -211,15 +230,3 @@ class QuantMatMul(QuantOperation):
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Multiply both operands after quantizing them."""
         return self.compute(self.first_quantizer(first), self.second_quantizer(second))
-
-
-def scores_product(name: str, table: BitTable) -> QuantMatMul:
-    """Return the product query x key^T of an attention layer."""
-    return QuantMatMul(f"{name}.scores", "scores", ("query", "key"), table, transposed=True)
-
-
-def context_product(name: str, table: BitTable) -> QuantMatMul:
-    """Return the product attention x value of an attention layer."""
-    return QuantMatMul(
-        f"{name}.context", "context", ("attention", "value"), table, transposed=False
-    )

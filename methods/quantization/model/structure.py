@@ -1,4 +1,4 @@
-"""A model with quantizers at its sites."""
+"""The structure of a wrapped model: its sites, segments, and the links along which scales can move."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -111,14 +111,12 @@ class Structure:
         blocks: dotted names of the transformer blocks.
         segments: the model cut into pieces; every operation is in exactly one, but for those of a
             detector behind its backbone.
-        family: name of the architecture family.
         tail: of a detector, maps the segments' taps to what the whole says (the neck); None where the
             last segment gives the model's output.
         observe: maps images to outputs that depend on every operation, where the model itself asks for
             more than images.
     """
 
-    family: str
     operations: list[QuantOperation] = field(default_factory=list)
     norm_links: list[NormLink] = field(default_factory=list)
     value_links: list[ValueLink] = field(default_factory=list)

@@ -1,1 +1,1 @@
-"""Quantizers, one form a class, and their arithmetic."""
+"""Quantizers: one class a form, the registry of forms, and their arithmetic."""

@@ -1,4 +1,4 @@
-"""Arithmetic of fake quantization in a few vectorised passes, with straight-through gradients.
+"""Arithmetic of quantization: grids from ranges, and fake quantization in a few vectorised passes.
 
 On a CPU torch's own operators (`torch.fake_quantize_per_tensor_affine`, `torch.where`,
 `Tensor.masked_fill_`) go through a tensor one element at a time and take about ten times what these
@@ -6,10 +6,63 @@ passes take. The values are the same to the last bit (tests). On a GPU the fused
 and are used.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+TINY = 1e-8
+"""Smallest scale: below it, its reciprocal would overflow."""
+
+
+def round_through(x: Tensor) -> Tensor:
+    """Round to the nearest integer; the gradient passes as if nothing had happened (straight-through)."""
+    return x + (x.round() - x).detach()
+
+
+def scale_and_zero_point(
+    low: Tensor,
+    high: Tensor,
+    bits: int,
+    symmetric: bool,
+    rounding: Callable[[Tensor], Tensor] = torch.round,
+) -> tuple[Tensor, Tensor]:
+    """Return scale and zero point (whole, in the type of ``low``) of the grid that covers a range.
+
+    Affine: ``s = (high - low) / (2^b - 1)``, ``z = round(-low / s)``. Symmetric:
+    ``s = max(|low|, |high|) / (2^(b-1) - 0.5)``, so that the extreme value falls on the border of the last
+    code's cell, and ``z = 0``.
+
+    Args:
+        low, high: float, of one shape; the results have it too.
+        bits: b.
+        symmetric: which of the two.
+        rounding: of the zero point; `round_through` lets gradients pass.
+    """
+    if symmetric:
+        bound = torch.maximum(low.abs(), high.abs())
+        scale = (bound / (2 ** (bits - 1) - 0.5)).clamp_min(TINY)
+        return scale, torch.zeros_like(scale)
+    scale = ((high - low) / (2**bits - 1)).clamp_min(TINY)
+    return scale, rounding(-low / scale)
+
+
+def spread(values: Tensor, x: Tensor, axis: int | None) -> Tensor:
+    """Return one value per group in a shape that meets its entries of ``x``.
+
+    Args:
+        values: [groups]; each belongs to an equal block of entries of the axis, one after the other.
+        x: of any shape; the size of the axis is a multiple of the number of groups.
+        axis: the dimension of ``x`` that is grouped; None: the first. A single value meets everything.
+    """
+    if values.numel() == 1:
+        return values
+    axis = axis or 0
+    block = x.shape[axis] // values.numel()
+    shape = [1] * x.dim()
+    shape[axis] = -1
+    return (values if block == 1 else values.repeat_interleave(block)).view(shape)
 
 
 def fake_quantize(
@@ -26,7 +79,7 @@ def fake_quantize(
     The gradient passes to ``x`` where the code is within its range, and not to the parameters.
     """
     if torch.is_grad_enabled() and x.requires_grad:
-        return _FakeQuantize.apply(x, scale, zero_point, code_range, divide)
+        return _fake_quantize(x, scale, zero_point, code_range, divide)
     return _clip(_codes(x, scale, divide), zero_point, code_range).mul_(scale)
 
 
@@ -59,15 +112,17 @@ class _FakeQuantize(torch.autograd.Function):
     ) -> Tensor:
         codes = _codes(x, scale, divide)
         shifted = codes + zero_point  # a zero point may be no whole number: compare before it goes
-        ctx.save_for_backward(
-            shifted.clamp(*code_range).eq_(shifted)
-        )  # 1.0 or 0.0, no slow booleans
+        inside = shifted.clamp(*code_range).eq_(shifted)  # 1.0 or 0.0, no slow booleans
+        ctx.save_for_backward(inside)
         return _clip(codes, zero_point, code_range).mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         (inside,) = ctx.saved_tensors
         return gradients[0] * inside, None, None, None, None
+
+
+_fake_quantize: Callable[..., Tensor] = _FakeQuantize.apply
 
 
 def trainable_fake_quantize(
@@ -83,7 +138,7 @@ def trainable_fake_quantize(
         scale, zero_point: float, of as many dimensions as ``x`` or of one element.
         code_range: low and high.
     """
-    return _TrainableFakeQuantize.apply(x, scale, zero_point, code_range)
+    return _trainable_fake_quantize(x, scale, zero_point, code_range)
 
 
 class _TrainableFakeQuantize(torch.autograd.Function):
@@ -119,14 +174,16 @@ class _TrainableFakeQuantize(torch.autograd.Function):
         return grad_x, grad_scale, grad_zero, None
 
 
+_trainable_fake_quantize: Callable[..., Tensor] = _TrainableFakeQuantize.apply
+
+
 def extremes(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Return lowest and highest value over ``dims``, which stay as size 1.
 
     The gradient of each is shared equally among the values that attain it, as that of `Tensor.amin` is,
     which takes a comparison to booleans and back for it, ten times these passes.
     """
-    low, high = _Extremes.apply(x, dims)
-    return low, high
+    return _extremes(x, dims)
 
 
 class _Extremes(torch.autograd.Function):
@@ -145,6 +202,9 @@ class _Extremes(torch.autograd.Function):
             attains = torch.eq(x, end, out=torch.empty_like(x))  # 1.0 or 0.0, no slow booleans
             shares.append(attains.mul_(gradient / attains.sum(ctx.dims, keepdim=True)))
         return shares[0].add_(shares[1]), None
+
+
+_extremes: Callable[..., tuple[Tensor, Tensor]] = _Extremes.apply
 
 
 def choose(chosen: Tensor, first: Tensor, second: Tensor) -> Tensor:

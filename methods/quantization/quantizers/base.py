@@ -1,18 +1,23 @@
 """The base of all quantizers."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import TensorSpec
 
-TINY = 1e-8
 
+class Quantizer(nn.Module, ABC):
+    """A module that stands at one site and maps a float tensor to a float tensor of the same shape.
 
-class Quantizer(nn.Module):
-    """Base of all quantizers.
+    That is "fake quantization". What the calibration sets are buffers, empty until then and of any shape
+    and type afterwards; they travel with the model and into its file. What a form keeps besides must follow
+    from ``spec`` and the buffers, because a saved model brings nothing else back.
 
     Attributes:
+        scale: buffer, float32; the base asks it alone whether the quantizer has been calibrated.
         spec: what the bit table says of this site.
         site: name of the site in the model, for messages.
         axis: the dimension that has a scale per entry, None for one scale.
@@ -47,13 +52,20 @@ class Quantizer(nn.Module):
             raise MethodError(f"{self.site}: the quantizer was used before it was calibrated")
         return self.fake_quantize(x)
 
+    @abstractmethod
     def fake_quantize(self, x: Tensor) -> Tensor:
-        """Quantize and dequantize ``x``, whether active or not."""
-        raise MethodError(f"{type(self).__name__} cannot quantize")
+        """Quantize and dequantize ``x`` (any float tensor; same shape and dtype), whether active or not."""
 
     def set_range(self, low: Tensor, high: Tensor) -> None:
-        """Set the parameters so that the codes cover [low, high] (shape [groups])."""
-        raise MethodError(f"{type(self).__name__} has no range")
+        """Set the parameters so that the codes cover [low, high] (shape [groups]).
+
+        Raises:
+            MethodError: the form has no range to set, or a bound is not finite.
+        """
+        raise MethodError(
+            f"{self.site}: a {type(self).__name__} has no range that could be set; "
+            "calibrate this site in another way"
+        )
 
     def _require_finite(self, *tensors: Tensor) -> None:
         if not all(bool(torch.isfinite(t).all()) for t in tensors):

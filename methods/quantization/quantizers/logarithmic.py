@@ -4,9 +4,12 @@ import torch
 from torch import Tensor
 
 from vit_ptq_bench.methods.quantization.bits import TensorSpec
-from vit_ptq_bench.methods.quantization.quantizers.base import TINY, Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.arithmetic import TINY, spread
+from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.registry import register_form
 
 
+@register_form("log2", "log-sqrt2", "log-sqrt2-plus-zero")
 class LogQuantizer(Quantizer):
     """Logarithmic quantizer for values in [0, 1]: ``code = round(-k log2(x / s))``, ``s 2^(-code/k)``.
 
@@ -27,20 +30,14 @@ class LogQuantizer(Quantizer):
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return the nearest level in the logarithmic sense; 0 maps to 0."""
-        k, scale = self.steps_per_octave, self._along_axis(x)
+        k, scale = self.steps_per_octave, spread(self.scale, x, self.axis)
         # Minus the codes. log2(0) is -inf, which is beyond the last code, and exp2(-inf) is 0.
         exponents = torch.log2(x / scale).mul_(k).round_().clamp_max_(0)
         torch.threshold_(exponents, -self.zero_code, -torch.inf)
         return exponents.div_(k).exp2_().mul_(scale)
 
-    def _along_axis(self, x: Tensor) -> Tensor:
-        if self.scale.numel() == 1:
-            return self.scale
-        shape = [1] * x.dim()
-        shape[self.axis or 0] = -1
-        return self.scale.view(shape)
 
-
+@register_form("log-int-softmax")
 class LogIntSoftmaxQuantizer(Quantizer):
     """Log-Int-Softmax (FQ-ViT, section 3.3): codes of attention weights from integer ratios.
 

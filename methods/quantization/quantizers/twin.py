@@ -1,16 +1,20 @@
 """Twin uniform quantizers: two grids for one tensor (PTQ4ViT)."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from vit_ptq_bench.methods.quantization.bits import TensorSpec
-from vit_ptq_bench.methods.quantization.quantizers.arithmetic import choose, fake_quantize
-from vit_ptq_bench.methods.quantization.quantizers.base import TINY, Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.arithmetic import TINY, choose, fake_quantize
+from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.registry import register_form
 
 GELU_MINIMUM = 0.16997124254703522
 """Absolute value of the minimum of GELU: the range of the negative side after it."""
 
 
+@register_form("twin-softmax", "twin-softmax-summed")
 class TwinSoftmaxQuantizer(Quantizer):
     """Twin uniform quantizer after softmax (PTQ4ViT): a fine grid up to ``s``, a coarse one up to 1.
 
@@ -20,11 +24,11 @@ class TwinSoftmaxQuantizer(Quantizer):
     released code does, which moves every value by about s.
     """
 
-    SPLITS = 20
+    SPLITS: ClassVar[int] = 20
 
     def __init__(self, spec: TensorSpec, site: str, axis: int | None = None) -> None:
         super().__init__(spec, site, axis)
-        self.last_code = 2 ** (spec.bits - 1) - 1
+        self.last_code: int = 2 ** (spec.bits - 1) - 1
         self.summed = spec.scheme == "twin-softmax-summed"
 
     def set_split(self, index: Tensor) -> None:
@@ -51,6 +55,7 @@ class TwinSoftmaxQuantizer(Quantizer):
         return choose(x.detach().clone().lt_((split + next_level) / 2), fine, coarse)
 
 
+@register_form("twin-gelu")
 class TwinGeluQuantizer(Quantizer):
     """Twin uniform quantizer after GELU (PTQ4ViT): one step per sign.
 

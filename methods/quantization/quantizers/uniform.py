@@ -1,24 +1,30 @@
-"""Quantizers: uniform (affine, symmetric; static, dynamic), logarithmic, twin uniform.
+"""Uniform quantizers: affine or symmetric, static or dynamic, of one grid or two per row.
 
-Every quantizer is a module that stands at one site and maps a float tensor to a float tensor of the
-same shape ("fake quantization"). Its parameters are buffers, so they travel with the model.
-Notation and formulas: ``U(x) = s (clip(round(x / s) + z, 0, 2^b - 1) - z)``; rounding is half to even.
+Notation: ``U(x) = s (clip(round(x / s) + z, 0, 2^b - 1) - z)``; rounding is half to even.
 """
 
 import torch
 from torch import Tensor
 
 from vit_ptq_bench.methods.quantization.bits import TensorSpec
-from vit_ptq_bench.methods.quantization.quantizers.arithmetic import fake_quantize
-from vit_ptq_bench.methods.quantization.quantizers.base import TINY, Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.arithmetic import (
+    TINY,
+    fake_quantize,
+    scale_and_zero_point,
+    spread,
+)
+from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.registry import register_form
 
 
+@register_form("uniform", "power-of-two-factor")
 class UniformQuantizer(Quantizer):
     """Affine or symmetric uniform quantizer, one scale per tensor, channel, head or token.
 
     Buffers ``scale`` (float32) and ``zero_point`` (int32), both of shape [groups]. Affine codes are
     0 .. 2^b - 1, symmetric codes -2^(b-1) .. 2^(b-1) - 1 with zero point 0. The zero point need not
-    lie among the codes: the range of a channel may exclude zero.
+    lie among the codes: the range of a channel may exclude zero. Scheme ``power-of-two-factor`` is the same
+    quantizer with scales that are one step over powers of two (FQ-ViT); the calibration sees to that.
     """
 
     zero_point: Tensor
@@ -36,25 +42,20 @@ class UniformQuantizer(Quantizer):
         return 0, 2**self.spec.bits - 1
 
     def set_range(self, low: Tensor, high: Tensor) -> None:
-        """Cover [low, high]; shapes [groups].
+        """Cover [low, high]; shapes [groups]. See `scale_and_zero_point` for the formulas.
 
-        Symmetric: ``s = max(|low|, |high|) / (2^(b-1) - 0.5)``, so that the extreme value falls on
-        the border of the last code's cell.
+        Raises:
+            MethodError: a bound is not finite.
         """
         self._require_finite(low, high)
-        if self.spec.symmetric:
-            bound = torch.maximum(low.abs(), high.abs())
-            scale = (bound / (2 ** (self.spec.bits - 1) - 0.5)).clamp_min(TINY)
-            self.set_parameters(scale, torch.zeros_like(scale))
-            return
-        # A constant tensor has no width: widen its range to zero, else 1 / scale overflows.
-        flat = high - low < TINY
-        low, high = (
-            torch.where(flat, low.clamp_max(0), low),
-            torch.where(flat, high.clamp_min(0), high),
-        )
-        scale = ((high - low) / (2**self.spec.bits - 1)).clamp_min(TINY)
-        self.set_parameters(scale, torch.round(-low / scale))
+        if not self.spec.symmetric:
+            # A constant tensor has no width: widen its range to zero, else 1 / scale overflows.
+            flat = high - low < TINY
+            low, high = (
+                torch.where(flat, low.clamp_max(0), low),
+                torch.where(flat, high.clamp_min(0), high),
+            )
+        self.set_parameters(*scale_and_zero_point(low, high, self.spec.bits, self.spec.symmetric))
 
     def set_parameters(self, scale: Tensor, zero_point: Tensor) -> None:
         """Set scale (> 0) and zero point, each of shape [groups].
@@ -95,22 +96,21 @@ class UniformQuantizer(Quantizer):
         if self.scale.numel() == 1:
             return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, low, high)
         axis = (self.axis or 0) % x.dim()
-        scale, zero_point = self._expanded(x)
+        scale, zero_point = (values.flatten() for values in self.shaped(x))
         return torch.fake_quantize_per_channel_affine(x, scale, zero_point, axis, low, high)
 
     def _dynamic(self, x: Tensor) -> Tensor:
         if x.numel() == 0:  # a detector's heads, where nothing was found
             return x
         dims = (-1,) if self.spec.granularity == "token" else tuple(range(x.dim()))
-        levels = 2**self.spec.bits - 1
-        if self.spec.symmetric:
-            low, high = self.code_range
-            scale = (x.abs().amax(dims, keepdim=True) / (levels / 2)).clamp_min(TINY)
-            return torch.round(x / scale).clamp_(low, high).mul_(scale)
         minimum, maximum = x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
-        scale = ((maximum - minimum) / levels).clamp_min(TINY)
-        zero_point = torch.round(-minimum / scale)
-        return (torch.round(x / scale) + zero_point).clamp_(0, levels).sub_(zero_point).mul_(scale)
+        scale, zero_point = scale_and_zero_point(
+            minimum, maximum, self.spec.bits, self.spec.symmetric
+        )
+        codes = torch.round(x / scale)
+        if self.spec.symmetric:
+            return codes.clamp_(*self.code_range).mul_(scale)
+        return codes.add_(zero_point).clamp_(*self.code_range).sub_(zero_point).mul_(scale)
 
     def _is_fusible(self) -> bool:
         if self._fusible is None:
@@ -121,21 +121,10 @@ class UniformQuantizer(Quantizer):
 
     def shaped(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return scale and zero point in a shape that meets ``x``."""
-        if self.scale.numel() == 1:
-            return self.scale, self.zero_point
-        shape = [1] * x.dim()
-        shape[self.axis or 0] = -1
-        scale, zero_point = self._expanded(x)
-        return scale.view(shape), zero_point.view(shape)
-
-    def _expanded(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Repeat each scale over its equal block of entries of the axis."""
-        block = x.shape[self.axis or 0] // self.scale.numel()
-        if block == 1:
-            return self.scale, self.zero_point
-        return self.scale.repeat_interleave(block), self.zero_point.repeat_interleave(block)
+        return spread(self.scale, x, self.axis), spread(self.zero_point, x, self.axis)
 
 
+@register_form("dual-uniform")
 class DualUniformQuantizer(UniformQuantizer):
     """Affine weight quantizer with two scales per row: one for the outlier columns, one for the rest (ERQ).
 
@@ -169,8 +158,7 @@ class DualUniformQuantizer(UniformQuantizer):
         """Return scale and zero point of every entry of a weight [R, ...]."""
         if self.outliers.numel() == 0:
             return super().shaped(x)
-        scale, zero_point = (self._by_column(v, x) for v in (self.scale, self.zero_point))
-        return scale, zero_point
+        return self._by_column(self.scale, x), self._by_column(self.zero_point, x)
 
     def _by_column(self, values: Tensor, x: Tensor) -> Tensor:
         ordinary, outlying = values[:, None].chunk(2)

@@ -1,22 +1,26 @@
-"""Quantizers whose parameters are learned: roundings, weights, clipping, activation steps and ranges.
+"""Trainable quantizers: roundings, weights, clipping, activation steps and ranges.
 
 Each stands in the place of a calibrated quantizer while its unit is reconstructed, and hands back what
 it has learned at the end.
 """
 
 import math
+from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
 
-from vit_ptq_bench.methods.quantization.bits import TensorSpec
 from vit_ptq_bench.methods.quantization.calibration.range_rules import grouped
 from vit_ptq_bench.methods.quantization.quantizers.arithmetic import (
+    TINY,
     choose,
     extremes,
+    round_through,
+    scale_and_zero_point,
+    spread,
     trainable_fake_quantize,
 )
-from vit_ptq_bench.methods.quantization.quantizers.base import TINY, Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
 
 ZETA, GAMMA = 1.1, -0.1
@@ -27,13 +31,12 @@ CLIP_START = 4.0
 """Start of the clipping logits: sigmoid(4) = 0.982 of the range (OmniQuant, LRQuant)."""
 
 
-def round_through(x: Tensor) -> Tensor:
-    """Round to the nearest integer; the gradient passes as if nothing had happened."""
-    return x + (x.round() - x).detach()
+SMALLEST_GAIN = 0.01
+"""A scale must stay positive."""
 
 
 class TrainableQuantizer(Quantizer):
-    """Base of all: active from the start, with the calibrated quantizer at hand.
+    """Base of all trainable quantizers: active from the start, with the calibrated quantizer at hand.
 
     Attributes:
         inner: the calibrated quantizer.
@@ -54,12 +57,12 @@ class TrainableWeight(TrainableQuantizer):
 
     inner: UniformQuantizer
 
+    @abstractmethod
     def codes(self, weight: Tensor) -> Tensor:
         """Return the integer codes that were learned (int32, shape of ``weight``).
 
         Sets the scales of `inner` where those were learned too.
         """
-        raise AssertionError("defined by each form")
 
     def regulariser(self, exponent: float) -> Tensor | None:
         """Return the penalty on undecided roundings; None where there are none."""
@@ -144,11 +147,10 @@ class TrainableClip(TrainableWeight):
         return self.lower.sigmoid() * low.squeeze(1), self.upper.sigmoid() * high.squeeze(1)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        scale, zero = scale_and_zero(self.spec, *self._range(x))
-        values = quantize_through(x, scale, zero, self.inner)
-        return (
-            values if self.gain is None else values * _spread(self._gains(self.gain), self.inner, x)
-        )
+        values = quantize_through(x, *grid_through(*self._range(x), self.inner), self.inner)
+        if self.gain is None:
+            return values
+        return values * spread(self._gains(self.gain), x, self.axis)
 
     def codes(self, weight: Tensor) -> Tensor:
         self.inner.set_range(*(end.detach() for end in self._range(weight)))
@@ -161,10 +163,6 @@ class TrainableClip(TrainableWeight):
     @staticmethod
     def _gains(gain: Tensor) -> Tensor:
         return gain.clamp_min(SMALLEST_GAIN)
-
-
-SMALLEST_GAIN = 0.01
-"""A scale must stay positive."""
 
 
 class BatchRange(TrainableQuantizer):
@@ -189,7 +187,7 @@ class BatchRange(TrainableQuantizer):
             return x + (self.inner.fake_quantize(x.detach()) - x).detach()
         low, high = extremes(x, self._dims(x))
         shares = [share.to(x) for share in self.shares]
-        scale, zero = scale_and_zero(self.spec, shares[0] * low, shares[1] * high)
+        scale, zero = grid_through(shares[0] * low, shares[1] * high, self.inner)
         return quantize_through(x, scale, zero, self.inner)
 
     def _dims(self, x: Tensor) -> tuple[int, ...]:
@@ -199,14 +197,10 @@ class BatchRange(TrainableQuantizer):
         return tuple(d for d in range(x.dim()) if d != kept)
 
 
-def scale_and_zero(spec: TensorSpec, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Return scale and zero point of a range as `UniformQuantizer.set_range`, differentiable."""
-    if spec.symmetric:
-        bound = torch.maximum(low.abs(), high.abs())
-        scale = (bound / (2 ** (spec.bits - 1) - 0.5)).clamp_min(TINY)
-        return scale, torch.zeros_like(scale)
-    scale = ((high - low) / (2**spec.bits - 1)).clamp_min(TINY)
-    return scale, round_through(-low / scale)
+def grid_through(low: Tensor, high: Tensor, quantizer: UniformQuantizer) -> tuple[Tensor, Tensor]:
+    """Return scale and zero point of a range as ``quantizer`` would have them, differentiable."""
+    spec = quantizer.spec
+    return scale_and_zero_point(low, high, spec.bits, spec.symmetric, round_through)
 
 
 def quantize_through(x: Tensor, scale: Tensor, zero: Tensor, quantizer: UniformQuantizer) -> Tensor:
@@ -218,7 +212,7 @@ def quantize_through(x: Tensor, scale: Tensor, zero: Tensor, quantizer: UniformQ
         quantizer: gives axis and code range.
     """
     if scale.dim() != x.dim():
-        scale, zero = _spread(scale, quantizer, x), _spread(zero, quantizer, x)
+        scale, zero = (spread(values, x, quantizer.axis) for values in (scale, zero))
     return trainable_fake_quantize(x, scale, zero.to(scale.dtype), quantizer.code_range)
 
 
@@ -241,13 +235,13 @@ class TrainableStep(TrainableQuantizer):
         if self.step is None:
             values = x + (self.inner.fake_quantize(x.detach()) - x).detach()
         else:
-            values = self._learnable(x, self.step)
+            values = self._with_step(x, self.step)
         if self.keep >= 1:
             return values
         kept = torch.rand(x.shape, generator=self._generator, device=x.device).lt_(self.keep)
         return choose(kept, values, x)
 
-    def _learnable(self, x: Tensor, step: Tensor) -> Tensor:
+    def _with_step(self, x: Tensor, step: Tensor) -> Tensor:
         inner = self.inner
         assert isinstance(inner, UniformQuantizer)
         # LSQ, section 2.2: without it the step's gradient grows with the number of values.
@@ -264,13 +258,3 @@ class TrainableStep(TrainableQuantizer):
             self.inner.set_parameters(step, self.inner.zero_point)
         self.inner.active = True
         return self.inner
-
-
-def _spread(values: Tensor, quantizer: UniformQuantizer, x: Tensor) -> Tensor:
-    """Shape one value per group so that it meets its entries of ``x``."""
-    if values.numel() == 1:
-        return values
-    axis = (quantizer.axis or 0) % x.dim()
-    shape = [1] * x.dim()
-    shape[axis] = -1
-    return values.repeat_interleave(x.shape[axis] // values.numel()).view(shape)

@@ -17,7 +17,8 @@ from vit_ptq_bench.bench.records import files as output
 
 PROTOCOLS = [["equal"], ["authors"]]
 LIGHT = (
-    "import sys; from vit_ptq_bench.bench.cli import make_parser; make_parser(); sys.exit('torch' in sys.modules)"
+    "import sys; from vit_ptq_bench.bench.cli import make_parser; make_parser(); "
+    "sys.exit('torch' in sys.modules)"
 )
 
 

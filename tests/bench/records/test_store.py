@@ -62,7 +62,7 @@ def test_outcomes_pack_losslessly_and_deterministically(bits):
 
 def test_run_id_is_the_hash_of_the_canonical_spec():
     first, second = {"b": 1, "a": [1.5, None]}, {"a": [1.5, None], "b": 1}
-    assert canonical_json(first) == '{"a":[1.5,null],"b":1}'
+    assert canonical_json(first) == canonical_json(second) == '{"a":[1.5,null],"b":1}'
     record = make_record()
     digest = hashlib.sha256(canonical_json(record.spec.to_dict()).encode()).hexdigest()
     assert record.run_id == digest[:16] == "44849c273c5a565f"

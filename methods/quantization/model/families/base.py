@@ -1,5 +1,6 @@
-"""What family adapters share: replacing layers and recording the structure."""
+"""The base of family adapters: replacing layers, and noting the structure of what was replaced."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -22,11 +23,13 @@ from vit_ptq_bench.methods.quantization.model.structure import (
 )
 
 
-class Family:
+class Family(ABC):
     """Replaces the layers of one model by quantized ones, in place.
 
+    Subclass it and decorate with `register_family`.
+
     Attributes:
-        name: short name of the family.
+        name: short name of the family, lower-case kebab.
         description: what is supported, for error messages.
     """
 
@@ -37,25 +40,37 @@ class Family:
         # Any: the concrete classes have attributes that nn.Module does not declare.
         self.model: Any = model
         self.table = table
-        self.structure = Structure(self.name)
+        self.structure = Structure()
 
     @classmethod
+    @abstractmethod
     def matches(cls, model: nn.Module) -> bool:
         """Whether the model belongs to this family."""
-        raise AssertionError("defined by each family")
 
     def wrap(self) -> Structure:
-        """Replace the layers and return what was found."""
+        """Replace the layers and return what was found.
+
+        Raises:
+            MethodError: the model is a variant that the adapter does not know, or has a layer that no role
+                is known for.
+        """
         self.replace_layers()
         self._refuse_leftovers()
         return self.structure
 
+    @abstractmethod
     def replace_layers(self) -> None:
         """Walk the model in execution order and replace each layer."""
-        raise AssertionError("defined by each family")
 
     def replace(self, parent: nn.Module, child: str, name: str, role: str) -> WeightedOperation:
-        """Put a quantized layer in the place of ``parent.child``."""
+        """Put a quantized layer in the place of ``parent.child`` and return it.
+
+        Args:
+            parent: the module that holds the layer.
+            child: the layer's name in it.
+            name: the layer's dotted name in the model.
+            role: its place in the network, one of the bit table's.
+        """
         layer = getattr(parent, child)
         if isinstance(layer, nn.Linear):
             operation: WeightedOperation = QuantLinear(layer, name, role, self.table)
@@ -80,7 +95,7 @@ class Family:
     def link(
         self, norm: nn.Module, reader: WeightedOperation, padding: Padding | None = None
     ) -> None:
-        """Recording that ``reader`` alone reads the output of ``norm``, if that is a LayerNorm."""
+        """Note that ``reader`` alone reads the output of ``norm``, if that is a LayerNorm."""
         if isinstance(norm, nn.LayerNorm):
             self.structure.norm_links.append(NormLink(norm, reader, padding))
 
@@ -93,7 +108,7 @@ class Family:
         halves: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None,
         tap: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        """Recording the segment that holds the operations replaced since the last one.
+        """Note the segment that holds the operations replaced since the last one.
 
         ``halves`` are the attention and the MLP of a block, each with its residual; ``tap`` is what a
         detector's neck reads of it.

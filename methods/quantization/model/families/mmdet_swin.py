@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vit_ptq_bench.methods.quantization.model.families.base import Family
+from vit_ptq_bench.methods.quantization.model.families.registry import register_family
 from vit_ptq_bench.methods.quantization.model.families.window import QuantWindowAttention
 from vit_ptq_bench.methods.quantization.model.structure import Padding, ValueLink
 
@@ -54,7 +55,8 @@ class QuantShiftedWindows(nn.Module):
         x = self._merged(self.w_msa(self._windows(x).flatten(1, 2), mask), shape)
         if self.shift:
             x = x.roll((self.shift, self.shift), dims=(1, 2))
-        return self.drop(x[:, :height, :width].reshape(batch, height * width, channels))
+        dropped: Tensor = self.drop(x[:, :height, :width].reshape(batch, height * width, channels))
+        return dropped
 
     def _padded(self, x: Tensor) -> Tensor:
         """Add rows below and columns on the right up to whole windows ([B, H, W, C])."""
@@ -71,8 +73,10 @@ class QuantShiftedWindows(nn.Module):
 
     def _windows(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B * windows, size, size, C]."""
-        rows = x.unflatten(1, (-1, self.size)).unflatten(3, (-1, self.size))
-        return rows.transpose(2, 3).flatten(0, 2)
+        batch, height, width, channels = x.shape
+        size = self.size
+        x = x.view(batch, height // size, size, width // size, size, channels)
+        return x.transpose(2, 3).flatten(0, 2)
 
     def _merged(self, windows: Tensor, shape: Sequence[int]) -> Tensor:
         """Inverse of `_windows` for windows with flat tokens ([B * windows, size^2, C])."""
@@ -83,17 +87,19 @@ class QuantShiftedWindows(nn.Module):
 
     def _mask(self, x: Tensor) -> Tensor:
         """Additive mask [windows, size^2, size^2]: regions that the shift brought together stay apart."""
-        regions = [self._regions(length, x.device) for length in x.shape[1:3]]
-        numbers = regions[0][:, None] * 3 + regions[1][None, :]
+        rows, columns = (self._regions(length, x.device) for length in x.shape[1:3])
+        numbers = rows[:, None] * 3 + columns[None, :]
         windows = self._windows(numbers[None, :, :, None]).flatten(1)
         apart = windows[:, None, :] != windows[:, :, None]
         return torch.zeros(apart.shape, device=x.device).masked_fill_(apart, MASKED)
 
     def _regions(self, length: int, device: torch.device) -> Tensor:
         place = torch.arange(length, device=device)
-        return (place >= length - self.size).int() + (place >= length - self.shift).int()
+        regions: Tensor = (place >= length - self.size).int() + (place >= length - self.shift).int()
+        return regions
 
 
+@register_family
 class MMDetSwin(Family):
     """mmdet detectors of one backbone (Swin), one neck, an RPN and RoI heads.
 
@@ -138,7 +144,8 @@ class MMDetSwin(Family):
         x, shape = backbone.patch_embed(images)
         if backbone.use_abs_pos_embed:
             x = x + backbone.absolute_pos_embed
-        return backbone.drop_after_pos(x).unflatten(1, shape)
+        maps: Tensor = backbone.drop_after_pos(x).unflatten(1, shape)
+        return maps
 
     def _replace_stage(self, stage: Any, index: int) -> None:
         name = f"backbone.stages.{index}"
@@ -194,7 +201,8 @@ class MMDetSwin(Family):
     def _tap(self, index: int, x: Tensor) -> Tensor:
         """What the neck reads of a stage: [B, C, H, W]."""
         norm = getattr(self.model.backbone, f"norm{index}")
-        return norm(x).permute(0, 3, 1, 2).contiguous()
+        normalised: Tensor = norm(x)
+        return normalised.permute(0, 3, 1, 2).contiguous()
 
     def _neck(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tuple(self.model.neck(list(maps)))
@@ -262,23 +270,25 @@ def _submodule(model: nn.Module, path: str) -> nn.Module | None:
 
 def _run_block(block: Any, x: Tensor) -> Tensor:
     """A block on a map [B, H, W, C]."""
-    shape = x.shape[1:3]
-    return block(x.flatten(1, 2), tuple(shape)).unflatten(1, shape)
+    tokens: Tensor = block(x.flatten(1, 2), tuple(x.shape[1:3]))
+    return tokens.view(x.shape)
 
 
 def _attention_half(block: Any, x: Tensor) -> Tensor:
     """Attention with its residual; [B, H, W, C]."""
-    shape = x.shape[1:3]
     flat = x.flatten(1, 2)
-    return (flat + block.attn(block.norm1(flat), tuple(shape))).unflatten(1, shape)
+    attended: Tensor = block.attn(block.norm1(flat), tuple(x.shape[1:3]))
+    return (flat + attended).view(x.shape)
 
 
 def _mlp_half(block: Any, x: Tensor) -> Tensor:
     """The MLP with its residual; [B, H, W, C]."""
-    return block.ffn(block.norm2(x), identity=x)
+    result: Tensor = block.ffn(block.norm2(x), identity=x)
+    return result
 
 
 def _merge(merging: Any, x: Tensor) -> Tensor:
     """Patch merging of a map [B, H, W, C]."""
-    x, shape = merging(x.flatten(1, 2), tuple(x.shape[1:3]))
-    return x.unflatten(1, shape)
+    tokens, shape = merging(x.flatten(1, 2), tuple(x.shape[1:3]))
+    merged: Tensor = tokens.unflatten(1, shape)
+    return merged

@@ -13,10 +13,12 @@ from timm.models.swin_transformer import (
 from torch import Tensor, nn
 
 from vit_ptq_bench.methods.quantization.model.families.base import Family
+from vit_ptq_bench.methods.quantization.model.families.registry import register_family
 from vit_ptq_bench.methods.quantization.model.families.window import QuantWindowAttention
 from vit_ptq_bench.methods.quantization.model.structure import ValueLink
 
 
+@register_family
 class TimmSwin(Family):
     """`timm.models.SwinTransformer` (version 1; relative position bias table)."""
 
@@ -75,9 +77,11 @@ class TimmSwin(Family):
 
 def _attention_half(block: Any, x: Tensor) -> Tensor:
     """The first half of `timm.models.swin_transformer.SwinTransformerBlock.forward`; [B, H, W, C]."""
-    return x + block.drop_path1(block._attn(block.norm1(x)))
+    result: Tensor = x + block.drop_path1(block._attn(block.norm1(x)))
+    return result
 
 
 def _mlp_half(block: Any, x: Tensor) -> Tensor:
     """The second half; [B, H, W, C]."""
-    return x + block.drop_path2(block.mlp(block.norm2(x)))
+    result: Tensor = x + block.drop_path2(block.mlp(block.norm2(x)))
+    return result

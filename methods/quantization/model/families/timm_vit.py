@@ -12,26 +12,18 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import BitTable
+from vit_ptq_bench.methods.quantization.model.attention import QuantSelfAttention
 from vit_ptq_bench.methods.quantization.model.families.base import Family
-from vit_ptq_bench.methods.quantization.model.layers import context_product, scores_product
+from vit_ptq_bench.methods.quantization.model.families.registry import register_family
 from vit_ptq_bench.methods.quantization.model.structure import ValueLink
 
 
-class QuantAttention(nn.Module):
-    """timm's multi-head self-attention with its two products made explicit.
-
-    Takes over the submodules (and so the parameter names) of the original.
-    """
+class QuantAttention(QuantSelfAttention):
+    """timm's multi-head self-attention with its two products made explicit."""
 
     def __init__(self, attention: Attention, name: str, table: BitTable) -> None:
-        super().__init__()
-        self.num_heads, self.head_dim = attention.num_heads, attention.head_dim
-        self.scale = attention.scale
-        self.qkv, self.proj = attention.qkv, attention.proj
+        super().__init__(attention, name, table)
         self.q_norm, self.k_norm, self.norm = attention.q_norm, attention.k_norm, attention.norm
-        self.attn_drop, self.proj_drop = attention.attn_drop, attention.proj_drop
-        self.scores = scores_product(name, table)
-        self.context = context_product(name, table)
 
     def forward(
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
@@ -43,21 +35,18 @@ class QuantAttention(nn.Module):
         """
         if attn_mask is not None or is_causal:
             raise MethodError("masked attention is not supported in a quantized ViT")
-        batch, tokens, _ = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = self.split_heads(x)
         x = self._attend(self.q_norm(query), self.k_norm(key), value)
-        x = x.transpose(1, 2).reshape(batch, tokens, -1)
-        return self.proj_drop(self.proj(self.norm(x)))
+        return self.project(x, self.norm)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if self.scores.idle and self.context.idle:
             # What the original does: faster, and equal to it to the last digit.
             return scaled_dot_product_attention(query, key, value)
-        logits = self.scores(query * self.scale, key)
-        return self.context(self.attn_drop(logits.softmax(dim=-1)), value)
+        return self.attended(self.scores(query * self.scale, key), value)
 
 
+@register_family
 class TimmViT(Family):
     """`timm.models.VisionTransformer` and `VisionTransformerDistilled` made of standard blocks."""
 
@@ -90,8 +79,8 @@ class TimmViT(Family):
     def _embed(self, images: Tensor) -> Tensor:
         """What comes before the blocks (`VisionTransformer.forward_features`): [B, N, C]."""
         model = self.model
-        x = model._pos_embed(model.patch_embed(images))
-        return model.norm_pre(model.patch_drop(x))
+        x: Tensor = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
+        return x
 
     def _replace_block(self, block: Any, name: str) -> None:
         self.require(block, Block, name)
@@ -117,9 +106,11 @@ class TimmViT(Family):
 
 def _attention_half(block: Any, x: Tensor) -> Tensor:
     """The first half of `timm.models.vision_transformer.Block.forward`."""
-    return x + block.drop_path1(block.ls1(block.attn(block.norm1(x))))
+    result: Tensor = x + block.drop_path1(block.ls1(block.attn(block.norm1(x))))
+    return result
 
 
 def _mlp_half(block: Any, x: Tensor) -> Tensor:
     """The second half."""
-    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+    result: Tensor = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+    return result

@@ -1,13 +1,25 @@
-"""Wrapping: same function with quantizers off, all layers covered, other architectures refused."""
+"""Wrapping: same function with quantizers off, all layers covered, other architectures refused or added."""
+
+import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from vit_ptq_bench.methods.api.registry import METHODS
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import BitWidth, equal_table
-from vit_ptq_bench.methods.quantization.model.families import wrap_model
+from vit_ptq_bench.methods.quantization.model.families import (
+    FAMILIES,
+    Family,
+    find_family,
+    register_family,
+    registry,
+    wrap_model,
+)
 from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
 
 TABLE = equal_table(BitWidth(4, 4))
@@ -86,5 +98,92 @@ def test_norm_links_cover_the_layernorms_that_fold(tiny):
 )
 def test_other_architectures_are_refused_by_name(name, why):
     model = timm.create_model(name, num_classes=3)
-    with pytest.raises(MethodError, match=rf"{why}.*Supported: timm ViT and DeiT"):
+    with pytest.raises(MethodError, match=rf"{why}.*Supported:.* timm ViT and DeiT"):
         wrap_model(model, TABLE)
+
+
+class ToyNet(nn.Module):
+    """A convolution, an MLP and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, stride=4)
+        self.hidden = nn.Linear(8, 16)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.hidden(self.patches(x).flatten(2).mean(2)).relu())
+
+
+class ToyFamily(Family):
+    """A family from elsewhere."""
+
+    name = "a-toy"
+    description = "toy networks"
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        return True
+
+    def replace_layers(self) -> None:
+        for child, role in (("patches", "patch_embed"), ("hidden", "fc1"), ("head", "head")):
+            self.replace(self.model, child, child, role)
+
+
+@pytest.fixture
+def toy_family() -> Iterator[type[Family]]:
+    yield register_family(ToyFamily)
+    FAMILIES.module_dict.pop("a-toy")
+
+
+@torch.no_grad()
+def test_a_family_from_elsewhere_is_quantized_and_takes_no_model_of_ours(
+    toy_family, vit, images, calibration
+):
+    torch.manual_seed(0)
+    model = ToyNet().eval()
+    method = METHODS.get("minmax").create({})
+    quantized = method.quantize(model, method.bit_table(BitWidth(8, 8)), calibration)
+    assert [op.name for op in quantized.weighted_operations()] == ["patches", "hidden", "head"]
+    torch.testing.assert_close(quantized(images), model(images), rtol=0.1, atol=0.05)
+    assert find_family(model) is ToyFamily
+    assert find_family(vit) is FAMILIES.get("timm-vit")
+
+
+def test_the_order_of_families_does_not_depend_on_who_was_imported_first(toy_family, monkeypatch):
+    names = ["mmdet-swin", "timm-swin", "timm-vit", "a-toy"]
+    assert [family.name for family in FAMILIES.in_order()] == names
+    monkeypatch.setattr(FAMILIES, "_module_dict", dict(reversed(FAMILIES.module_dict.items())))
+    assert [family.name for family in FAMILIES.in_order()] == names
+
+
+def test_a_family_says_what_it_is_and_takes_no_name_twice():
+    with pytest.raises(MethodError, match="'timm-vit' is taken by .*TimmViT"):
+        register_family(type("Mine", (ToyFamily,), {"name": "timm-vit"}))
+    with pytest.raises(MethodError, match=r"Mine\.name must be lower-case kebab"):
+        register_family(type("Mine", (ToyFamily,), {"name": "My Family"}))
+    with pytest.raises(MethodError, match=r"Mine\.description must say"):
+        register_family(type("Mine", (ToyFamily,), {"description": ""}))
+
+
+def test_entry_points_are_loaded_and_broken_families_are_named(tmp_path, monkeypatch):
+    (tmp_path / "families_here").mkdir()
+    (tmp_path / "families_here" / "__init__.py").touch()
+    (tmp_path / "families_here" / "broken_one.py").write_text("import nothing_of_that_name")
+    (tmp_path / "families_elsewhere.py").write_text("LOADED = 1")
+    monkeypatch.syspath_prepend(tmp_path)
+    points = [
+        EntryPoint(name, f"{name}:LOADED", registry.ENTRY_POINTS)
+        for name in ("families_missing", "families_elsewhere")
+    ]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    families = registry.FamilyRegistry("family", "families_here")
+    families.add("a-toy", ToyFamily)
+    assert families.in_order() == [ToyFamily]
+    assert set(families.broken) == {"broken_one", "families_missing"}
+    assert "families_elsewhere" in sys.modules
+
+    monkeypatch.setattr(registry, "FAMILIES", families)
+    monkeypatch.setattr(ToyFamily, "matches", lambda model: False)
+    with pytest.raises(MethodError, match=r"toy networks; broken_one failed: ModuleNotFoundError"):
+        find_family(nn.Linear(1, 1))

@@ -5,12 +5,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vit_ptq_bench.methods.quantization.bits import TensorSpec
 from vit_ptq_bench.methods.quantization.quantizers.arithmetic import (
     choose,
     extremes,
     fake_quantize,
+    round_through,
+    scale_and_zero_point,
+    spread,
     trainable_fake_quantize,
 )
+from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
 
 SEEDS = st.integers(0, 2**16)
 RANGES = st.sampled_from([(0, 7), (0, 15), (0, 255), (-8, 7), (-128, 127)])
@@ -145,3 +150,34 @@ def test_choose_is_exact_and_differentiable(seed):
     assert torch.equal(y, torch.where(chosen, first, second))
     y.sum().backward()
     assert torch.equal(first.grad, chosen.float()) and torch.equal(second.grad, (~chosen).float())
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=SEEDS, bits=st.integers(2, 8), symmetric=st.booleans())
+def test_a_range_gives_one_grid_whoever_asks(seed, bits, symmetric):
+    x, _, _ = _drawn(seed, (0, 7), 1)
+    low, high = x.amin((0, 1)), x.amax((0, 1))
+    scale, zero_point = scale_and_zero_point(low, high, bits, symmetric)
+    leaves = [end.clone().requires_grad_() for end in (low, high)]
+    trained = scale_and_zero_point(*leaves, bits, symmetric, round_through)
+    static = UniformQuantizer(TensorSpec(bits, "channel", symmetric), "x", axis=2)
+    static.set_range(low, high)
+    for found in (trained, (static.scale, static.zero_point)):
+        assert torch.equal(found[0], scale)
+        assert torch.equal(found[1], zero_point)
+    sum(value.sum() for value in trained).backward()
+    assert all((leaf.grad != 0).any() for leaf in leaves)
+    levels = 2**bits - 1
+    width = scale * levels
+    expected = 2 * torch.maximum(low.abs(), high.abs()) if symmetric else high - low
+    torch.testing.assert_close(width, expected)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1, None])
+@pytest.mark.parametrize("groups", [1, 3, 6])
+def test_values_are_spread_over_equal_blocks_of_the_axis(axis, groups):
+    x = torch.zeros(6, 6, 6)
+    values = torch.arange(1.0, groups + 1)
+    found = (x + spread(values, x, axis)).movedim(axis or 0, 0)
+    expected = torch.tensor([float(entry * groups // 6 + 1) for entry in range(6)])
+    assert torch.equal(found, expected[:, None, None].expand(6, 6, 6))

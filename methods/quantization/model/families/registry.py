@@ -1,0 +1,95 @@
+"""The registry of architecture families, and the way from a model to its wrapped copy."""
+
+import copy
+from importlib.metadata import entry_points
+
+from torch import nn
+
+from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.bits import BitTable, check_name
+from vit_ptq_bench.methods.quantization.model.families.base import Family
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.registry import Registry, one_line
+
+PACKAGE = "vit_ptq_bench.methods.quantization.model.families"
+
+
+ENTRY_POINTS = "vit_ptq_bench.families"
+"""Group in which other packages declare families."""
+
+
+class FamilyRegistry(Registry):
+    """Families by name: the modules of a package, then entry points, then what is registered by hand."""
+
+    def import_from_location(self) -> None:
+        """Import the package's modules and load the entry points, once; note what fails in `broken`."""
+        if self._discovered:
+            return
+        super().import_from_location()
+        for point in entry_points(group=ENTRY_POINTS):
+            try:
+                point.load()
+            except Exception as error:  # other people's packages can fail in any way
+                self.broken[point.name] = one_line(error)
+
+    def in_order(self) -> list[type[Family]]:
+        """Return the families in the order in which they are asked whether they know a model.
+
+        The package's own come first, so that no plug-in changes what is done to a model they know; each
+        group goes by name, whatever was imported first.
+        """
+        families: dict[str, type[Family]] = self.module_dict
+        return [families[name] for name in sorted(families, key=self._place)]
+
+    def _place(self, name: str) -> tuple[bool, str]:
+        return not self.module_dict[name].__module__.startswith(f"{self._package}."), name
+
+
+FAMILIES = FamilyRegistry("family", PACKAGE, ("base", "registry", "window"), MethodError)
+"""Name -> family class."""
+
+
+def register_family(cls: type[Family]) -> type[Family]:
+    """Class decorator: make models of a family quantizable.
+
+    Raises:
+        MethodError: the class lacks a ``description``, its ``name`` is not lower-case kebab, or it is taken.
+    """
+    check_name(getattr(cls, "name", None), f"{cls.__name__}.name")
+    if not getattr(cls, "description", ""):
+        raise MethodError(f"{cls.__name__}.description must say which models are supported")
+    if not cls.__module__.startswith(f"{PACKAGE}."):
+        FAMILIES.import_from_location()  # a name that is taken is the newcomer's mistake
+    FAMILIES.add(cls.name, cls)
+    return cls
+
+
+def find_family(model: nn.Module) -> type[Family]:
+    """Return the family of a model.
+
+    Raises:
+        MethodError: no family knows the architecture; the text names the supported ones, and the families
+            that could not be imported.
+    """
+    families = FAMILIES.in_order()
+    for family in families:
+        if family.matches(model):
+            return family
+    supported = "; ".join(family.description for family in families)
+    failed = "".join(f"; {name} failed: {error}" for name, error in FAMILIES.broken.items())
+    raise MethodError(f"cannot quantize a {type(model).__name__}. Supported: {supported}{failed}")
+
+
+def wrap_model(model: nn.Module, table: BitTable) -> QuantizedModel:
+    """Return a copy of ``model`` with quantizers (all inactive) at every site of ``table``.
+
+    The original is not touched; with the quantizers inactive the copy computes the same function.
+
+    Raises:
+        MethodError: the architecture, or a part of it, is not supported, or the table asks for a quantizer
+            form that does not exist.
+    """
+    family = find_family(model)
+    duplicate = copy.deepcopy(model).eval().requires_grad_(False)
+    structure = family(duplicate, table).wrap()
+    return QuantizedModel(duplicate, table, structure)
