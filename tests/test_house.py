@@ -49,11 +49,13 @@ FLOORS = {
         ("reparameterization", "search", "error_compensation"),
         ("reconstruction",),
     ),
-    # Tasks (one module each) are put together from the parts of their kind; training uses tasks.
+    # Storage reads weights and keeps what was computed, for images of any kind; detection takes its image
+    # cache from classification. Tasks (one module each) are put together from the parts of their kind;
+    # training uses tasks.
     f"{PACKAGE}.tasks": (
         ("errors",),
-        ("cache", "checkpoints", "model_cards"),
         ("api",),
+        ("storage",),
         ("classification",),
         ("detection",),
         (REST,),
