@@ -12,7 +12,7 @@ from mmengine.registry import Registry as MMRegistry
 from vit_ptq_bench.errors import UserError
 
 
-class Registry(MMRegistry):
+class Registry(MMRegistry):  # type: ignore[misc]  # mmengine has no types
     """mmengine's registry; imports the modules of a package when it is first read.
 
     A module that cannot be imported is noted in `broken` and does not stop the others.
