@@ -28,12 +28,13 @@ FLOORS = {
     PACKAGE: (("errors",), ("registry",), ("methods", "tasks"), ("bench",), ("__main__",)),
     # The way of the data: what is asked for (planning) is run (execution) and noted (records), and tables
     # are made of the notes (report). Records lie lowest: they are read long after the code that wrote them
-    # has changed. Making tables needs no run, and running no table.
+    # has changed. Making tables needs no run; a sweep ends with its tables.
     f"{PACKAGE}.bench": (
         ("errors",),
         ("records",),
         ("planning",),
-        ("execution", "report"),
+        ("report",),
+        ("execution",),
         ("cli",),
         ("__main__",),
     ),

@@ -1,4 +1,4 @@
-"""What the runs of one sweep share: a folder of tensors, each found by what it was made from.
+"""The cache of one sweep: a folder of tensors, each found by what it was made from.
 
 A key is a hash over everything that the tensors follow from (weights, images, seed, threads, ...), so a run
 that finds them gets what it would have computed itself, to the bit. The folder belongs to one sweep: it is

@@ -1,4 +1,4 @@
-"""What the person at the terminal sees of a sweep: a live display, or one line per event."""
+"""The view of a sweep for the person at the terminal: a live display, or one line per event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a method warns of while it calibrates: a run that went on is not a run without a word."""
+"""The log files of runs, and the warnings of methods while they calibrate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run costs: seconds by phase, and the highest memory of a phase."""
+"""Measurement of a run's cost: seconds by phase, and the highest memory of a phase."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sweep and its worker processes tell each other; any start method can pickle it."""
+"""The messages between a sweep and its worker processes; any start method can pickle them."""
 
 from __future__ import annotations
 

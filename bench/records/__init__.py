@@ -1,1 +1,1 @@
-"""What a run is, what came out of it, and the folder that holds both. Nothing here imports torch."""
+"""Specifications and records of runs, and the folder that holds them. Nothing here imports torch."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from vit_ptq_bench.methods.quantization.bits import BitTable
+from collections.abc import Mapping
+
+from vit_ptq_bench.methods.quantization.bits import TensorSpec
 
 
-def table_words(table: BitTable) -> tuple[str, ...]:
+def table_words(table: Mapping[str, TensorSpec]) -> tuple[str, ...]:
     """Return which sites of ``table`` are left in floating point and which are dynamic, in two parts."""
     floating = [key for key, spec in table.items() if spec.is_float]
     dynamic = [key for key, spec in table.items() if spec.dynamic and not spec.is_float]
