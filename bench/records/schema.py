@@ -61,7 +61,7 @@ def upgraded(data: object) -> object:
     while isinstance(data, dict) and data.get("schema") in _UPGRADES:
         try:
             data = _UPGRADES[data["schema"]](data)
-        except (AttributeError, TypeError):  # not of the layout that it names: `problem` says so
+        except (AttributeError, KeyError, TypeError):  # `problem` says so
             return data
     return data
 
@@ -75,7 +75,7 @@ def _from_2(data: Json) -> Json:
     """Schema 2 had ``convention``, a sentence that told the bit table too, and no titles of metrics."""
     rest = {key: value for key, value in data.items() if key != "convention"}
     titles = _TITLES_2.get(data.get("primary_metric") or "", [])
-    words = own_words(data.get("convention") or "")
+    words = own_words(data["convention"] or "")
     return rest | {"notes": words, "metric_titles": titles, "schema": 3}
 
 
@@ -101,6 +101,8 @@ def problem(data: object) -> str | None:
     if not isinstance(data, dict):
         return "the file does not hold a JSON object"
     version = data.get("schema")
+    if version in _UPGRADES:
+        return f"schema is {version}, but the keys are not those of that layout"
     if version != SCHEMA:
         return f"schema is {version!r}, this program reads 1 to {SCHEMA}"
     return _keys(data) or _complete(data)

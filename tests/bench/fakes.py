@@ -173,7 +173,7 @@ class ToyVandal(MinMax):
 
 
 @register_method
-class ToyPicky(Method):
+class ToyPicky(MinMax):
     """Supports nothing."""
 
     name = "toy-picky"

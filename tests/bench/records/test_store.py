@@ -33,14 +33,37 @@ def test_write_then_read_is_the_same_record(tmp_path):
     assert store.records() == [again] and store.damaged == []
 
 
-def test_a_record_of_the_first_layout_still_loads():
-    old = make_record().to_dict()
-    del old["variant"]
-    assert Record.from_dict(old | {"schema": 1}) == make_record()
-    with pytest.raises(DamagedRecord, match="missing: variant"):
-        Record.from_dict(old)
-    with pytest.raises(DamagedRecord, match="variant must be a text or null, not 3"):
-        Record.from_dict(make_record().to_dict() | {"variant": 3})
+def test_records_of_older_layouts_still_load():
+    record = make_record(notes=("trains weights", "in two steps"))
+    second = record.to_dict() | {
+        "schema": 2,
+        "convention": "floating point: head.input; dynamic: value; trains  weights; in two steps",
+    }
+    del second["notes"], second["metric_titles"]
+    assert Record.from_dict(second) == record
+    first = second | {"schema": 1}
+    del first["variant"]
+    assert Record.from_dict(first) == record
+    silent = Record.from_dict(
+        second | {"convention": None, "primary_metric": None, "status": "failed"}
+    )
+    assert (silent.notes, silent.metric_titles) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"variant": 3}, "variant must be a text or null, not 3"),
+        ({"schema": 1}, "schema is 2, but the keys are not those of that layout"),
+        ({"schema": 2, "convention": 5}, "schema is 2, but the keys"),
+        ({"notes": "one"}, "notes must be a list of texts, not 'one'"),
+        ({"metric_titles": [["top5"]]}, "metric_titles must be a list of pairs of texts"),
+        ({"common_table": {"qkv.input": {"bits": 99}}}, "bits must be 2 to 8"),
+    ],
+)
+def test_what_is_no_record_is_refused(change, message):
+    with pytest.raises(DamagedRecord, match=message):
+        Record.from_dict(make_record().to_dict() | change)
 
 
 def test_the_label_is_no_part_of_the_identity(tmp_path):
