@@ -15,10 +15,9 @@ from vit_ptq_bench.bench.execution.forkserver import start_method
 from vit_ptq_bench.bench.execution.interrupt import hold_interrupts
 from vit_ptq_bench.bench.execution.lock import lock
 from vit_ptq_bench.bench.execution.sweep import Sweep
-from vit_ptq_bench.bench.planning import plugins
+from vit_ptq_bench.bench.planning import plugins, registry
 from vit_ptq_bench.bench.planning.overwrite import Decision, decide, relabel
 from vit_ptq_bench.bench.planning.plan import plan_all
-from vit_ptq_bench.bench.planning.registry import task_class
 from vit_ptq_bench.bench.planning.settings import RunOptions
 from vit_ptq_bench.bench.records.files import prepare
 from vit_ptq_bench.bench.records.store import Store
@@ -76,7 +75,8 @@ def carry_out(options: RunOptions, console: Console | None = None) -> Session:
 
 def _preloads(options: RunOptions) -> list[str]:
     """Modules that the runs' processes need beside the worker's own."""
-    classes = [task_class(suite.task) for suite in options.suites]
+    known = registry.tasks()  # the plan refuses a task that is not among them
+    classes = [known[suite.task] for suite in options.suites if suite.task in known]
     return list(dict.fromkeys(name for cls in classes for name in cls.preload))
 
 

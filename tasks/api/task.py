@@ -26,8 +26,8 @@ EvaluationProgress = Callable[[int, int], None]
 class TaskOptions:
     """Settings of a task, from the command line, the config file or the environment.
 
-    The metadata of each field has a line of ``help`` and the ``metavar`` that stands for its value (None: it
-    is a switch): flags, keys and variables are made of them.
+    The metadata of each field has a line of ``help``, the ``metavar`` that stands for its value (None: it is a
+    switch) and the least number: flags, keys and variables are made of them.
 
     Attributes:
         data_dir: root folder of the data set.
@@ -54,14 +54,18 @@ class TaskOptions:
         default=None, metadata={"help": "weights instead of the model's own", "metavar": "FILE"}
     )
     limit: int | None = field(
-        default=None, metadata={"help": "evaluate on N images only", "metavar": "N"}
+        default=None, metadata={"help": "evaluate on N images only", "metavar": "N", "at_least": 1}
     )
     batch_size: int = field(
-        default=100, metadata={"help": "images per forward pass", "metavar": "N"}
+        default=100, metadata={"help": "images per forward pass", "metavar": "N", "at_least": 1}
     )
     loader_workers: int = field(
         default=0,
-        metadata={"help": "processes that decode images; 0: only the run's own", "metavar": "N"},
+        metadata={
+            "help": "processes that decode images; 0: only the run's own",
+            "metavar": "N",
+            "at_least": 0,
+        },
     )
     holdout: bool = field(
         default=False,
