@@ -26,8 +26,8 @@ EvaluationProgress = Callable[[int, int], None]
 class TaskOptions:
     """Settings of a task, from the command line, the config file or the environment.
 
-    The metadata of each field has a line of ``help``, the ``metavar`` that stands for its value (None: it is a
-    switch) and the least number: flags, keys and variables are made of them.
+    The metadata of each field has a line of ``help``, the ``metavar`` that stands for its value (None: it is
+    a switch) and the least number: flags, keys and variables are made of them.
 
     Attributes:
         data_dir: root folder of the data set.
