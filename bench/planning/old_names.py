@@ -41,6 +41,7 @@ MOVED = {
     f"{_PARTS}.scores": f"{_PARTS}.search.scores",
     f"{_PARTS}.search": f"{_PARTS}.search.operation",
     "tasks.base": "tasks.api.task",
+    "tasks.checkpoints": "tasks.storage.checkpoints",
     "tasks.metrics": "tasks.classification.evaluation",
     "tasks.registry": "tasks.api.registry",
 }
