@@ -9,7 +9,6 @@ import numpy as np
 import timm
 import torch
 
-from vit_ptq_bench.methods.api.method import Method
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.minmax import MinMax
 from vit_ptq_bench.tasks.api.registry import register_task
@@ -173,7 +172,7 @@ class ToyVandal(MinMax):
 
 
 @register_method
-class ToyPicky(Method):
+class ToyPicky(MinMax):
     """Supports nothing."""
 
     name = "toy-picky"
