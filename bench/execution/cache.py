@@ -22,13 +22,6 @@ from torch import Tensor
 
 from vit_ptq_bench.methods.quantization.calibration.cache import lies_channels_last
 
-GB = 10**9
-
-
-DEFAULT_GB = 4.0
-"""What a sweep may keep on disk at a time."""
-
-
 _SUFFIX = ".safetensors"
 
 

@@ -35,7 +35,16 @@ def run(*arguments: str) -> int:
 def start(*arguments: str) -> subprocess.Popen[str]:
     """The same as a process of its own, started by the real command."""
     return subprocess.Popen(
-        [sys.executable, "-m", "vit_ptq_bench", "run", "toy.toml", "--plugin", str(FAKES), *arguments],
+        [
+            sys.executable,
+            "-m",
+            "vit_ptq_bench",
+            "run",
+            "toy.toml",
+            "--plugin",
+            str(FAKES),
+            *arguments,
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

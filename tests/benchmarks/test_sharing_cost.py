@@ -16,7 +16,7 @@ from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 from vit_ptq_bench.methods.quantization.calibration.gradients import fisher_loss
 from vit_ptq_bench.methods.quantization.calibration.recording import record_operations
 from vit_ptq_bench.methods.quantization.model.families import wrap_model
-from vit_ptq_bench.tasks.classification.image_cache import SharedImages
+from vit_ptq_bench.tasks.classification.image_cache import CachedImages
 from vit_ptq_bench.tasks.classification.image_files import ImageFiles
 
 BUDGET = 4 * 10**9
@@ -24,8 +24,8 @@ PHOTOS = 32
 
 
 @pytest.fixture
-def shared(tmp_path):
-    return CacheFolder(tmp_path / "shared", BUDGET, lambda: 0.0)
+def cache(tmp_path):
+    return CacheFolder(tmp_path / "cache", BUDGET, lambda: 0.0)
 
 
 def _compare(benchmark, ratio, work):
@@ -41,9 +41,9 @@ def _compare(benchmark, ratio, work):
     assert benchmark.stats.stats.min < made
 
 
-def test_gradients_of_all_operations(benchmark, ratio, vit, images, shared):
+def test_gradients_of_all_operations(benchmark, ratio, vit, images, cache):
     model = wrap_model(vit, equal_table(BitWidth(4, 4)))
-    calibration = Calibration([images], 0, shared)
+    calibration = Calibration([images], 0, cache)
 
     def record():
         for _ in record_operations(model, calibration, fisher_loss, 4, 8):
@@ -52,7 +52,7 @@ def test_gradients_of_all_operations(benchmark, ratio, vit, images, shared):
     _compare(benchmark, ratio, record)
 
 
-def test_decoded_photos(benchmark, ratio, vit, shared, tmp_path):
+def test_decoded_photos(benchmark, ratio, vit, cache, tmp_path):
     generator = np.random.default_rng(0)
     samples = []
     for i in range(PHOTOS):
@@ -64,7 +64,7 @@ def test_decoded_photos(benchmark, ratio, vit, shared, tmp_path):
     files = ImageFiles(samples, create_transform(**config, is_training=False))
 
     def read():
-        batches = list(SharedImages(files, 16, 0, config, shared))
+        batches = list(CachedImages(files, 16, 0, config, cache))
         assert torch.cat([batch for batch, _ in batches]).shape == (PHOTOS, 3, 224, 224)
 
     _compare(benchmark, ratio, read)

@@ -1,7 +1,7 @@
 """Trainable quantizers: roundings, weights, clipping, activation steps and ranges.
 
 Each stands in the place of a calibrated quantizer while its unit is reconstructed, and hands back what
-it has learned at the end.
+it has trained at the end.
 """
 
 import math
@@ -59,9 +59,9 @@ class TrainableWeight(TrainableQuantizer):
 
     @abstractmethod
     def codes(self, weight: Tensor) -> Tensor:
-        """Return the integer codes that were learned (int32, shape of ``weight``).
+        """Return the integer codes that were trained (int32, shape of ``weight``).
 
-        Sets the scales of `inner` where those were learned too.
+        Sets the scales of `inner` where those were trained too.
         """
 
     def regulariser(self, exponent: float) -> Tensor | None:
@@ -168,7 +168,7 @@ class TrainableClip(TrainableWeight):
 class BatchRange(TrainableQuantizer):
     """An activation quantizer with the range of what passes, through which gradients flow.
 
-    What is learned lies before it (smoothing). A range without gradient would hide from the smoothing
+    What is trained lies before it (smoothing). A range without gradient would hide from the smoothing
     that it changes the step.
 
     Attributes:
@@ -220,7 +220,7 @@ class TrainableStep(TrainableQuantizer):
     """An activation quantizer that passes gradients, learns its step (LSQ) and drops (QDrop).
 
     Attributes:
-        step: the learned scale, or None where the quantizer has no step to learn (logarithmic, dynamic).
+        step: the trained scale, or None where the quantizer has no step to train (logarithmic, dynamic).
         keep: probability that a value is quantized; else it stays in full precision.
     """
 
@@ -251,7 +251,7 @@ class TrainableStep(TrainableQuantizer):
         return quantize_through(x, scaled, inner.zero_point, inner)
 
     def finish(self) -> Quantizer:
-        """Return the calibrated quantizer with the learned step."""
+        """Return the calibrated quantizer with the trained step."""
         if self.step is not None:
             assert isinstance(self.inner, UniformQuantizer)
             step = self.step.detach().clamp_min(TINY)
