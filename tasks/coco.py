@@ -18,7 +18,6 @@ from vit_ptq_bench.tasks.errors import TaskError
 LAYOUTS = (("val2017", "train2017", "instances_val2017.json"), ("val", "train", "val.json"))
 """Folders of evaluation and training images, and the file under ``annotations``."""
 
-
 SCALE = (1333, 800)
 """The size of nearly all published figures: short side 800, long side 1333 at most."""
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 FULL_VALIDATION = 50_000
 
-
 HOLDOUT_SEED = 20_240_609
 
 
@@ -55,10 +54,8 @@ REFERENCES = {
 }
 """Full-precision figures that the PTQ papers (RepQ-ViT, PTQ4ViT, I&S-ViT) print for timm's weights."""
 
-
 ARCHITECTURES = frozenset(name.partition(".")[0] for name in REFERENCES)
 """Of these timm need not be asked whether it knows them."""
-
 
 FAMILIES = ("vit_*", "deit_*", "deit3_*", "swin_*")
 

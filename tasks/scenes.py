@@ -20,12 +20,9 @@ from vit_ptq_bench.tasks.detection.zoo import BUNDLED
 VALIDATION, CALIBRATION = 200, 256
 """Scenes to judge on, of test digits, and scenes to calibrate on, of training digits."""
 
-
 SEEDS = {"validation": 1000, "calibration": 2000}
 
-
 DIGITS = "vit_ptq_bench.tasks.classification.digit_rendering"
-
 
 SCENES = "vit_ptq_bench.tasks.detection.scene_rendering"
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 EXAMPLE_BITS = "W4A4"
 
-
 CONVENTIONS = f"""
 Conventions at {EXAMPLE_BITS} with default settings: where the bit table differs from the common one (weights
 per output channel, activations per tensor, affine, static, 8-bit image), then what else the method says.

@@ -24,10 +24,8 @@ from vit_ptq_bench.methods.quantization.calibration.cache import lies_channels_l
 
 _SUFFIX = ".safetensors"
 
-
 _LOOK_AGAIN = 1.0
 """Seconds after which what other runs have written meanwhile is counted."""
-
 
 logger = logging.getLogger(__name__)
 

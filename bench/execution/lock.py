@@ -14,7 +14,6 @@ from vit_ptq_bench.bench.errors import BenchError
 
 LOCK = ".sweep.lock"
 
-
 HOLDER = ".sweep.pid"
 
 

@@ -17,7 +17,6 @@ def log_file(folder: Path, run_id: str) -> Path:
 MOST = 50
 """Warnings kept of one run; a method may warn of every block."""
 
-
 LOGGER = "vit_ptq_bench.methods"
 
 

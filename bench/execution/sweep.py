@@ -26,7 +26,6 @@ from vit_ptq_bench.bench.records.store import Store
 
 POLL_SECONDS = 0.25
 
-
 CACHE_FOLDER = ".cache"
 
 

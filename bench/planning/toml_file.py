@@ -21,7 +21,6 @@ TYPE_NAMES = {
     float: "a number",
 }
 
-
 _KEY = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
 
 

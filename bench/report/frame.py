@@ -16,7 +16,6 @@ from vit_ptq_bench.bench.report.footnotes import convention, deviation
 Loader = Callable[[Record], "np.ndarray[Any, np.dtype[np.bool_]] | None"]
 """Gives the per-image outcomes of a record, or None."""
 
-
 GROUP = ["task", "task_version", "data", "limit", "protocol", "scope", "model", "weights"]
 """What rows must share to stand in one table, bit width apart."""
 

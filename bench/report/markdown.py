@@ -27,7 +27,6 @@ the scope says what is quantized: its `backbone` alone, or also neck and heads (
 convolution of the mask head stays in floating point). Rows of different protocols, scopes, data or evaluation
 subsets never share a table."""
 
-
 Row = dict[str, Any]
 
 

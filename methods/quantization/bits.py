@@ -10,55 +10,41 @@ from vit_ptq_bench.methods.errors import MethodError
 FLOAT = 32
 """Number of bits that stands for "left in floating point"."""
 
-
 MIN_BITS, MAX_BITS = 2, 8
 """Bounds of the bits of what is quantized."""
-
 
 Granularity = Literal["tensor", "channel", "projection", "head", "token"]
 """How many scales a tensor has; see `TensorSpec`."""
 
-
 Scheme: TypeAlias = str
 """Name of a quantizer form, lower-case kebab; `quantizers.registry.FORMS` has those that exist."""
-
 
 Protocol = Literal["equal", "authors"]
 """Whose bit table: the common one of the benchmark, or that of a method's authors."""
 
-
 LINEAR_ROLES = ("patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head")
 """Layers with a weight, by their place in the network."""
-
 
 OPERAND_ROLES = ("query", "key", "attention", "value")
 """Operands of the two matrix products of attention."""
 
-
 WEIGHT_SITES = tuple(f"{role}.weight" for role in LINEAR_ROLES)
-
 
 LINEAR_WEIGHTS = tuple(key for key in WEIGHT_SITES if key != "patch_embed.weight")
 """Weights but that of the patch embedding, which is a convolution."""
 
-
 INPUT_SITES = tuple(f"{role}.input" for role in LINEAR_ROLES)
-
 
 SITE_KEYS = WEIGHT_SITES + INPUT_SITES + OPERAND_ROLES
 """Sites that every table has."""
 
-
 DETECTOR_ROLES = ("neck", "rpn_head", "bbox_head", "mask_head")
 """Linear layers and convolutions of a detector behind its backbone, by the part they belong to."""
 
-
 DETECTOR_KEYS = tuple(f"{role}.{kind}" for role in DETECTOR_ROLES for kind in ("weight", "input"))
-
 
 OPTIONAL_KEYS = ("norm.input", *DETECTOR_KEYS)
 """Sites that a table may leave out: they are in floating point then, and models have no quantizer there."""
-
 
 Scope = Literal["backbone", "full"]
 """What of a detector is quantized."""

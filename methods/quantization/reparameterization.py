@@ -29,7 +29,6 @@ from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantiz
 PERCENTILES = (0.999, 0.9999, 0.99999)
 """Of which RepQ-ViT takes the one of least squared error."""
 
-
 SMALLEST = 1e-5
 """Lower bound of maxima and of smoothing scales."""
 

@@ -26,7 +26,6 @@ from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
 
 FORMAT = "vit-ptq-bench/1"
 
-
 _CODES = ".weight.codes"
 
 

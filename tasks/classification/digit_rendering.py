@@ -16,28 +16,20 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-
 SIZE = 32
-
 
 CLASSES = 10
 
-
 CHUNK = 500
-
 
 SPLIT_SEED = 7
 
-
 TEST_FRACTION = 0.3
-
 
 VALIDATION_FRACTION = 0.15
 
-
 CLUTTER = 0.25
 """How hard the pictures of the benchmark are to read, between 0 (plain) and 1."""
-
 
 FULL_COLOUR = 0.4
 """Clutter from which on colours are as strong as they get."""
@@ -114,7 +106,6 @@ def render(
 
 
 TEST_IMAGES = 2000
-
 
 TEST_SEED = 20
 

@@ -10,9 +10,7 @@ from vit_ptq_bench.tasks.errors import TaskError
 
 EXTENSIONS = {".jpeg", ".jpg", ".png", ".bmp", ".webp"}
 
-
 VALIDATION_FOLDERS = ("val", "validation")
-
 
 Sample = tuple[Path, int]
 

@@ -30,9 +30,7 @@ class Architecture:
 
 _DIGITS = {"img_size": SIZE, "num_classes": CLASSES}
 
-
 _COLUMNAR = _DIGITS | {"patch_size": 4, "embed_dim": 96, "depth": 12, "num_heads": 3}
-
 
 _HIERARCHICAL = _DIGITS | {
     "patch_size": 2,
@@ -42,7 +40,6 @@ _HIERARCHICAL = _DIGITS | {
     "window_size": 4,
     "drop_path_rate": 0.0,
 }
-
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "vit_mini": Architecture("VisionTransformer", _COLUMNAR),

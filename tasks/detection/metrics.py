@@ -25,7 +25,6 @@ from vit_ptq_bench.tasks.detection.openmmlab import CocoMetric
 RESAMPLES = 100
 """Image sets drawn with replacement, for the uncertainty of average precision."""
 
-
 SHOWN_SCORE = 0.3
 """Detections of a lower score do not count when an image is judged as a whole."""
 

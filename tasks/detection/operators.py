@@ -20,7 +20,6 @@ from vit_ptq_bench.tasks.errors import TaskError
 
 NAME = "mmcv._ext"
 
-
 AVERAGE = 1
 """mmcv's number of the pooling mode "avg"; 0 is "max"."""
 

@@ -27,26 +27,19 @@ from vit_ptq_bench.tasks.classification.digit_rendering import (
 SIZE = 160
 """Width and height of a scene: the least in which a card can be large by COCO's measure (area over 96^2)."""
 
-
 SIDES = {"small": (14, 28), "medium": (38, 84), "large": (104, 132)}
 """Shortest and longest side of a card in pixels; its area is small, medium or large by COCO's measure."""
 
-
 SHARES = (0.45, 0.4, 0.15)
-
 
 MOST_CARDS = 6
 
-
 LEAST_VISIBLE = 0.5
-
 
 CROWD_SHARE = 0.08
 """Share of scenes with a crowd: a heap of tiny cards with one digit, annotated as one region."""
 
-
 TRIES = 20
-
 
 CLUTTER = 0.5
 

@@ -9,9 +9,7 @@ from vit_ptq_bench.tasks.errors import TaskError
 
 CONFIGS = Path(__file__).parent / "configs"
 
-
 BUNDLED = ("mask_rcnn_swin_mini", "cascade_mask_rcnn_swin_mini")
-
 
 COCO_MODELS = {
     "mask_rcnn_swin_t": "mmdet:swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py",

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
-
 CARDS = WEIGHTS / "models.json"
 
 

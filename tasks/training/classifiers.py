@@ -45,22 +45,16 @@ from vit_ptq_bench.tasks.storage.model_cards import (
 
 BATCH = 64
 
-
 ROUND = 1600
 """Pictures rendered at a time; the clutter is decided after each round."""
 
-
 CLUTTER_STEP = 0.02
-
 
 READS_ENOUGH = 0.6
 
-
 WARMUP = 4000
 
-
 CHECKPOINT_ROUNDS = 10
-
 
 GAIN_SPREAD = 1.0
 """Standard deviation of the logarithm of the LayerNorm gains at the start."""

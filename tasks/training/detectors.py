@@ -40,9 +40,7 @@ from vit_ptq_bench.tasks.training.classifiers import spread_gains
 
 SCENES = 6000
 
-
 WARMUP = 300
-
 
 SAVE_EVERY = 100
 

@@ -30,16 +30,13 @@ RANGE_IMAGES, LEAST_RANGE_IMAGES = 128, 4
 A pass over more takes many gigabytes, and the steps are trained on all images afterwards.
 """
 
-
 RANGE_BYTES = 4 * 10**8
 """Of the largest activation of those images, where they are more than the fewest: a detector's image of 800 x
 1216 pixels shows as many tokens as 300 of a classifier, and takes as much."""
 
-
 AT_ONCE = 5
 """Copies of the largest activation that exist at once in a pass: what it is made from, itself, sorted or
 quantized, and what a rule compares."""
-
 
 AMPLE = 80
 """Times the images' bytes that no pass of a known family needs."""
@@ -87,7 +84,6 @@ def range_images(model: QuantizedModel, calibration: Calibration) -> int:
 
 
 GB = 10**9
-
 
 DEFAULT_GB = 6.0
 

@@ -17,7 +17,6 @@ from vit_ptq_bench.methods.quantization.model.structure import Site
 SEVERAL_LEVELS = ("rpn_head",)
 """Roles of layers that a detector applies to several feature maps, one after the other."""
 
-
 RangeRule = Callable[[Site, Tensor], None]
 """Sets the parameters of one site's quantizer, given the tensor that arrives there."""
 

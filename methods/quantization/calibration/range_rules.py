@@ -18,10 +18,8 @@ from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantiz
 HISTOGRAM_BINS = 4096
 """Bins of the squared-error histogram: at 8 bits still 16 per quantization step."""
 
-
 HISTOGRAM_FROM = 2**16
 """Elements per group from which the squared error is taken from a histogram."""
-
 
 EXPONENTS = 4
 """Powers of two that a channel of the Power-of-Two Factor chooses from, as in the paper."""

@@ -27,7 +27,6 @@ from vit_ptq_bench.methods.quantization.quantizers.uniform import (
 
 WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999, 1.0)
 
-
 CONVOLUTION_RIDGE = 10.0
 """How much stronger the ridge of a convolution is in the second step, as released."""
 

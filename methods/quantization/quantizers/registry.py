@@ -11,12 +11,10 @@ from vit_ptq_bench.registry import Registry
 
 PACKAGE = "vit_ptq_bench.methods.quantization.quantizers"
 
-
 FORMS = Registry(
     "quantizer form", PACKAGE, ("arithmetic", "base", "build", "registry"), MethodError
 )
 """Scheme -> class of the quantizer."""
-
 
 Form = TypeVar("Form", bound=type[Quantizer])
 

@@ -27,22 +27,17 @@ from vit_ptq_bench.methods.quantization.model.structure import Output
 
 logger = logging.getLogger(__name__)
 
-
 COPIES = 4
 """Full-precision input, quantized input, target, and the next quantized input while it is made."""
-
 
 FORWARD_BATCH = 64
 """Most images per pass when all are sent through a unit."""
 
-
 FORWARD_BYTES = 48 * 10**6
 """Most bytes of input per pass: one image of a detector's first stage has what 60 of a classifier have."""
 
-
 CACHED_SHARE = 0.75
 """Of `memory.budget`: what caches may take in memory. The rest is for the passes."""
-
 
 _mappings: list[weakref.ref[mmap.mmap]] = []
 

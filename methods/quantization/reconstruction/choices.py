@@ -7,6 +7,5 @@ from typing import Literal
 UnitGranularity = Literal["layer", "half", "block", "stage"]
 """How much of a model one unit is, see `units.units_of`."""
 
-
 Weighting = Literal["first", "shared", "running", "plain"]
 """How losses are weighted against each other, see `recipe.Recipe`."""

@@ -22,7 +22,6 @@ from vit_ptq_bench.methods.quantization.reconstruction.trainables import Attachm
 
 logger = logging.getLogger(__name__)
 
-
 MOMENTUM = 0.95
 """Of the running means of ``weighting = "running"`` (LRQuant+)."""
 

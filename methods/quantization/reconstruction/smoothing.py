@@ -15,7 +15,6 @@ from vit_ptq_bench.methods.quantization.reconstruction.trainables import Attachm
 
 Link = NormLink | ValueLink
 
-
 SMALLEST_SCALE = 1e-2
 """Smoothing scales nearer to zero are moved here: dividing by them would overflow."""
 

@@ -26,10 +26,8 @@ from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantiz
 ZETA, GAMMA = 1.1, -0.1
 """Stretch of the rectified sigmoid (AdaRound, equation 23)."""
 
-
 CLIP_START = 4.0
 """Start of the clipping logits: sigmoid(4) = 0.982 of the range (OmniQuant, LRQuant)."""
-
 
 SMALLEST_GAIN = 0.01
 """A scale must stay positive."""

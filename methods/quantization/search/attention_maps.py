@@ -14,7 +14,6 @@ from vit_ptq_bench.methods.quantization.search.scores import SquaredErrorMetric,
 
 SQUARED_ERROR = SquaredErrorMetric()
 
-
 MAP_GRID = Grid(alpha=1 / 128, beta=129 / 128, steps=128)
 """1/128 to the whole of the extreme values: most of an attention map is far below its largest entry."""
 

@@ -13,9 +13,7 @@ from vit_ptq_bench.methods.quantization.quantizers.twin import TwinSoftmaxQuanti
 
 SearchMode = Literal["coarse-to-fine", "exhaustive"]
 
-
 COARSE_STRIDE = 8
-
 
 NEAR_STRIDE = 4
 

@@ -74,14 +74,11 @@ class EliminatedFisherMetric:
 CHUNK_BYTES = 2**20
 """Bytes of one chunk's output: what is computed from it stays in a core's cache."""
 
-
 HEAVY, LEAST = 0.99, 0.25
 """Share of the squared gradient, and of the rows, that a search looks at at least (docs/performance.md)."""
 
-
 SUMMANDS = 1024
 """Products that a matrix product adds up in float32 at most where exactness matters."""
-
 
 Score = Callable[[Tensor], Tensor]
 """Maps the candidate index of each group to its score, both [groups]; the higher the better."""

@@ -21,10 +21,8 @@ PARTS = {
 }
 """Modules behind the backbone and the role of their layers."""
 
-
 MASKED = -100.0
 """What mmdet adds to the scores of tokens that are neighbours by the cyclic shift alone."""
-
 
 MASK_ROIS = 100
 """Regions whose masks are looked at, as mmdet's own forward does; spread over the batch."""

@@ -13,7 +13,6 @@ from vit_ptq_bench.registry import Registry, one_line
 
 PACKAGE = "vit_ptq_bench.methods.quantization.model.families"
 
-
 ENTRY_POINTS = "vit_ptq_bench.families"
 """Group in which other packages declare families."""
 
