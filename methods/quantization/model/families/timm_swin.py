@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from timm.layers import Mlp, PatchEmbed
+from timm.layers import PatchEmbed
 from timm.models.swin_transformer import (
     PatchMerging,
     SwinTransformer,
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from vit_ptq_bench.methods.quantization.model.families.base import Family
 from vit_ptq_bench.methods.quantization.model.families.registry import register_family
+from vit_ptq_bench.methods.quantization.model.families.timm_block import replace_block
 from vit_ptq_bench.methods.quantization.model.families.window import QuantWindowAttention
-from vit_ptq_bench.methods.quantization.model.structure import ValueLink
 
 
 @register_family
@@ -59,20 +59,8 @@ class TimmSwin(Family):
     def _replace_block(self, block: Any, name: str) -> None:
         self.require(block, SwinTransformerBlock, name)
         self.require(block.attn, WindowAttention, f"{name}.attn")
-        self.require(block.mlp, Mlp, f"{name}.mlp")
-        self.structure.blocks.append(name)
         attention = QuantWindowAttention(block.attn, f"{name}.attn", self.table)
-        block.attn = attention
-        self.quantize_norm(block, "norm1", f"{name}.norm1")
-        qkv = self.replace(attention, "qkv", f"{name}.attn.qkv", "qkv")
-        self.structure.operations += [attention.scores, attention.context]
-        proj = self.replace(attention, "proj", f"{name}.attn.proj", "proj")
-        self.quantize_norm(block, "norm2", f"{name}.norm2")
-        fc1 = self.replace(block.mlp, "fc1", f"{name}.mlp.fc1", "fc1")
-        self.replace(block.mlp, "fc2", f"{name}.mlp.fc2", "fc2")
-        self.link(block.norm1, qkv)
-        self.link(block.norm2, fc1)
-        self.structure.value_links.append(ValueLink(qkv, attention.context, proj))
+        replace_block(self, block, name, attention)
 
 
 def _attention_half(block: Any, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from timm.layers import Mlp, PatchEmbed
+from timm.layers import PatchEmbed
 from timm.layers.attention import Attention
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -15,7 +15,7 @@ from vit_ptq_bench.methods.quantization.bits import BitTable
 from vit_ptq_bench.methods.quantization.model.attention import QuantSelfAttention
 from vit_ptq_bench.methods.quantization.model.families.base import Family
 from vit_ptq_bench.methods.quantization.model.families.registry import register_family
-from vit_ptq_bench.methods.quantization.model.structure import ValueLink
+from vit_ptq_bench.methods.quantization.model.families.timm_block import replace_block
 
 
 class QuantAttention(QuantSelfAttention):
@@ -85,23 +85,11 @@ class TimmViT(Family):
     def _replace_block(self, block: Any, name: str) -> None:
         self.require(block, Block, name)
         self.require(block.attn, Attention, f"{name}.attn")
-        self.require(block.mlp, Mlp, f"{name}.mlp")
         if getattr(block.attn, "gate", None) is not None:
             raise self.refusal(f"{name}.attn has an output gate")
-        self.structure.blocks.append(name)
         attention = QuantAttention(block.attn, f"{name}.attn", self.table)
-        block.attn = attention
-        self.quantize_norm(block, "norm1", f"{name}.norm1")
-        qkv = self.replace(attention, "qkv", f"{name}.attn.qkv", "qkv")
-        self.structure.operations += [attention.scores, attention.context]
-        proj = self.replace(attention, "proj", f"{name}.attn.proj", "proj")
-        self.quantize_norm(block, "norm2", f"{name}.norm2")
-        fc1 = self.replace(block.mlp, "fc1", f"{name}.mlp.fc1", "fc1")
-        self.replace(block.mlp, "fc2", f"{name}.mlp.fc2", "fc2")
-        self.link(block.norm1, qkv)
-        self.link(block.norm2, fc1)
-        if isinstance(attention.norm, nn.Identity):
-            self.structure.value_links.append(ValueLink(qkv, attention.context, proj))
+        movable = isinstance(attention.norm, nn.Identity)
+        replace_block(self, block, name, attention, values_movable=movable)
 
 
 def _attention_half(block: Any, x: Tensor) -> Tensor:
