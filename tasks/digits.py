@@ -93,7 +93,7 @@ class Digits(Task):
 def _data_id() -> str:
     """Rendering takes seconds, as long as all the rest of planning."""
     key = storage.recipe_key((__name__, RENDERING), ("numpy", "scikit-learn"))
-    return storage.kept_identity("digits", key, _rendered_id)
+    return storage.kept_text("digits", key, _rendered_id)
 
 
 def _rendered_id() -> str:

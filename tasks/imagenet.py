@@ -78,7 +78,9 @@ class ImageNet(Task):
 
     def model_names(self) -> list[str]:
         """Return timm's pretrained tags of the supported families."""
-        return classification.pretrained_names(FAMILIES)
+        key = storage.recipe_key((), ("timm",))
+        names = storage.kept_text("timm-names", key, _pretrained_names)
+        return names.split(",")
 
     def knows_model(self, model: str) -> bool:
         """Whether timm has an architecture of that name, with or without a tag."""
@@ -200,3 +202,8 @@ class ImageNet(Task):
         near = classification.near_names(model)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise TaskError(f"timm has no model {model!r}{hint}")
+
+
+def _pretrained_names() -> str:
+    """Names of timm's pretrained models, at which timm takes seconds to look."""
+    return ",".join(classification.pretrained_names(FAMILIES))

@@ -61,7 +61,7 @@ def _files(part: str) -> CocoFiles:
 def _data_id() -> str:
     """Identity of the source digits, which with the code (see the task's version) make every scene."""
     key = storage.recipe_key((__name__, DIGITS), ("numpy", "scikit-learn"))
-    return storage.kept_identity("scenes", key, _digits_id)
+    return storage.kept_text("scenes", key, _digits_id)
 
 
 def _digits_id() -> str:

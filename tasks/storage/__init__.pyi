@@ -3,7 +3,7 @@ from .checkpoints import read_state_dict as read_state_dict
 from .identity import arrays_id as arrays_id
 from .identity import file_id as file_id
 from .identity import require_file as require_file
-from .kept import kept_identity as kept_identity
+from .kept import kept_text as kept_text
 from .kept import private_folder as private_folder
 from .kept import recipe_key as recipe_key
 from .model_cards import ModelCard as ModelCard

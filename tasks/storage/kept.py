@@ -51,47 +51,47 @@ def private_folder(name: str) -> Path:
     return folder
 
 
-def kept_identity(name: str, key: str, compute: Callable[[], str]) -> str:
+def kept_text(name: str, key: str, compute: Callable[[], str]) -> str:
     """Return what ``compute`` returns: computed, or as an earlier process has left it.
 
     A damaged file and one of another user count as absent. Where nothing can be kept, it is computed.
 
     Args:
-        name: what it identifies, as part of a file name.
+        name: what it is, as part of a file name.
         key: of all that decides it, see `recipe_key`.
-        compute: returns the identity, in one line and without spaces.
+        compute: returns text of ASCII in one line and without spaces.
     """
     try:
-        path = private_folder("identities") / f"{name}-{key}"
+        path = private_folder("kept") / f"{name}-{key}"
     except (OSError, TaskError):
         return compute()
-    identity = _read(path)
-    if identity is None:
-        identity = compute()
-        _write(path, identity)
-    return identity
+    text = _read(path)
+    if text is None:
+        text = compute()
+        _write(path, text)
+    return text
 
 
 def _read(path: Path) -> str | None:
     try:
         with path.open(encoding="ascii") as file:
             own = _is_own(os.fstat(file.fileno()))
-            identity, _, check = file.read().rstrip("\n").partition(" ")
+            text, _, check = file.read().rstrip("\n").partition(" ")
     except (OSError, UnicodeDecodeError):
         return None
-    return identity if own and check == _check(path, identity) else None
+    return text if own and check == _check(path, text) else None
 
 
-def _write(path: Path, identity: str) -> None:
+def _write(path: Path, text: str) -> None:
     """Appear whole or not at all; a full disk costs the next process time, and this one nothing."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
-        fresh.write_text(f"{identity} {_check(path, identity)}\n", encoding="ascii")
+        fresh.write_text(f"{text} {_check(path, text)}\n", encoding="ascii")
         fresh.replace(path)
 
 
-def _check(path: Path, identity: str) -> str:
-    return hashlib.sha256(f"{path.name} {identity}".encode()).hexdigest()
+def _check(path: Path, text: str) -> str:
+    return hashlib.sha256(f"{path.name} {text}".encode()).hexdigest()
 
 
 def _user() -> str:

@@ -40,6 +40,7 @@ sys.exit(f"{status} {heavy}" if status or heavy else 0)
         "list methods",
         "list tasks",
         "list suites",
+        "list models",
         f"show {RUN}",
         f"compare {RUN} {OTHER}",
         "leaderboard --check",
@@ -47,7 +48,9 @@ sys.exit(f"{status} {heavy}" if status or heavy else 0)
     ],
 )
 def test_what_only_prints_does_not_import_torch(command: str) -> None:
-    for _ in range(2):  # the first time the identity of the data is computed and kept
+    for _ in range(
+        2
+    ):  # the first time identities of data and the names of timm are asked for and kept
         done = subprocess.run(
             [sys.executable, "-c", LIGHT, *command.split()],
             cwd=ROOT,
@@ -55,7 +58,7 @@ def test_what_only_prints_does_not_import_torch(command: str) -> None:
             text=True,
             check=False,
         )
-        if "sklearn" not in done.stderr:
+        if done.returncode == 0:
             break
     assert done.returncode == 0, done.stderr
 

@@ -8,7 +8,7 @@ import pytest
 from vit_ptq_bench.tasks import digits, scenes
 from vit_ptq_bench.tasks.errors import TaskError
 from vit_ptq_bench.tasks.storage import kept
-from vit_ptq_bench.tasks.storage.kept import kept_identity, private_folder, recipe_key
+from vit_ptq_bench.tasks.storage.kept import kept_text, private_folder, recipe_key
 
 NEEDS_USER_IDS = pytest.mark.skipif(not hasattr(os, "getuid"), reason="no user ids here")
 
@@ -32,17 +32,17 @@ class _Computed:
 
 
 def _file():
-    return next(private_folder("identities").iterdir())
+    return next(private_folder("kept").iterdir())
 
 
 def test_an_identity_is_computed_once_for_each_name_and_key():
     compute = _Computed()
-    assert {kept_identity("a", "1", compute) for _ in range(3)} == {"sha256:0123"}
+    assert {kept_text("a", "1", compute) for _ in range(3)} == {"sha256:0123"}
     assert compute.calls == 1
-    kept_identity("a", "2", compute)
-    kept_identity("b", "1", compute)
+    kept_text("a", "2", compute)
+    kept_text("b", "1", compute)
     assert compute.calls == 3
-    assert not [path for path in private_folder("identities").iterdir() if path.name[0] == "."]
+    assert not [path for path in private_folder("kept").iterdir() if path.name[0] == "."]
 
 
 @pytest.mark.parametrize(
@@ -56,56 +56,56 @@ def test_an_identity_is_computed_once_for_each_name_and_key():
     ],
 )
 def test_a_damaged_file_is_computed_anew_and_mended(damage):
-    kept_identity("a", "1", _Computed())
+    kept_text("a", "1", _Computed())
     text = _file().read_text()
     _file().write_text(damage(text), encoding="utf-8")
     again = _Computed()
-    assert kept_identity("a", "1", again) == "sha256:0123" and again.calls == 1
+    assert kept_text("a", "1", again) == "sha256:0123" and again.calls == 1
     assert _file().read_text() == text
 
 
 def test_what_stands_under_another_name_is_not_taken():
-    kept_identity("a", "1", _Computed("sha256:0123"))
-    _file().rename(private_folder("identities") / "a-2")
-    assert kept_identity("a", "2", _Computed("sha256:4567")) == "sha256:4567"
+    kept_text("a", "1", _Computed("sha256:0123"))
+    _file().rename(private_folder("kept") / "a-2")
+    assert kept_text("a", "2", _Computed("sha256:4567")) == "sha256:4567"
 
 
 @NEEDS_USER_IDS
 def test_a_file_of_another_user_is_not_taken(monkeypatch):
-    kept_identity("a", "1", _Computed("sha256:foreign"))
+    kept_text("a", "1", _Computed("sha256:foreign"))
     own = kept._is_own
     foreign = _file().stat().st_ino
     monkeypatch.setattr(kept, "_is_own", lambda status: status.st_ino != foreign and own(status))
-    assert kept_identity("a", "1", _Computed("sha256:0123")) == "sha256:0123"
+    assert kept_text("a", "1", _Computed("sha256:0123")) == "sha256:0123"
     assert "foreign" not in _file().read_text()
 
 
 @NEEDS_USER_IDS
 def test_a_folder_of_another_user_is_refused_and_identities_do_without(monkeypatch):
-    kept_identity("a", "1", _Computed("sha256:foreign"))
+    kept_text("a", "1", _Computed("sha256:foreign"))
     user = str(os.getuid())
     monkeypatch.setattr(kept, "_user", lambda: user)
     monkeypatch.setattr(os, "getuid", lambda: int(user) + 1)
     with pytest.raises(TaskError, match="belongs to another user; set TMPDIR"):
-        private_folder("identities")
-    assert kept_identity("a", "1", _Computed("sha256:0123")) == "sha256:0123"
+        private_folder("kept")
+    assert kept_text("a", "1", _Computed("sha256:0123")) == "sha256:0123"
 
 
 @NEEDS_USER_IDS
 def test_a_link_that_leads_elsewhere_is_no_folder_of_ones_own(temporary, monkeypatch):
     (temporary / "elsewhere").mkdir()
-    link = temporary / f"bench-{os.getuid()}-identities"
+    link = temporary / f"bench-{os.getuid()}-kept"
     link.symlink_to(temporary / "elsewhere")
     inode = link.lstat().st_ino
     monkeypatch.setattr(kept, "_is_own", lambda status: status.st_ino != inode)  # whoever made it
     with pytest.raises(TaskError, match="another user"):
-        private_folder("identities")
+        private_folder("kept")
 
 
 def test_where_nothing_can_be_kept_it_is_computed(temporary, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(temporary / "missing"))
     compute = _Computed()
-    assert [kept_identity("a", "1", compute) for _ in range(2)] == ["sha256:0123"] * 2
+    assert [kept_text("a", "1", compute) for _ in range(2)] == ["sha256:0123"] * 2
     assert compute.calls == 2
 
 
@@ -131,7 +131,7 @@ def test_the_key_follows_code_versions_and_machine(tmp_path, monkeypatch):
 def test_identities_of_the_bundled_data_are_the_same_from_the_file(task):
     task._data_id.cache_clear()
     computed = task._data_id()
-    assert len(list(private_folder("identities").iterdir())) == 1
+    assert len(list(private_folder("kept").iterdir())) == 1
     task._data_id.cache_clear()
     assert task._data_id() == computed
     task._data_id.cache_clear()
