@@ -21,16 +21,14 @@ def add_options(group: Group, cls: type, *, only: str = "", leave_out: str = "")
     for name, kind, facts, _ in options_of(cls):
         if name == leave_out or (only and name != only):
             continue
-        settings = _argument(kind) | {"help": facts["help"], "dest": name}
-        if "action" not in settings or settings["action"] != "store_true":
-            settings["metavar"] = facts.get("metavar")
-        group.add_argument(flag(name), default=None, **settings)
+        settings = _argument(kind) | {"help": facts["help"], "metavar": facts.get("metavar")}
+        group.add_argument(flag(name), dest=name, default=None, **settings)
 
 
 def _argument(kind: Any) -> dict[str, Any]:
     """How argparse reads an option of a type; what the text means is found out later, in one place."""
     if kind is bool:
-        return {"action": "store_true"}
+        return {"action": argparse.BooleanOptionalAction}
     if typing.get_origin(kind) is Literal:
         return {"choices": typing.get_args(kind)}
     if typing.get_origin(kind) is tuple:

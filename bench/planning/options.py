@@ -194,6 +194,8 @@ def convert(value: Any, wanted: Any, place: str) -> Any:
         # A path may have a comma.
         parts = comma_list(value) if isinstance(value, str) and kind is not Path else value
         parts = parts if isinstance(parts, list | tuple) else [parts]
+        if not parts:
+            raise BenchError(f"{place}: the list is empty")
         return tuple(dict.fromkeys(convert(part, kind, place) for part in parts))
     kinds = [kind for kind in _members(wanted) if kind is not type(None)]
     for kind in kinds:

@@ -79,6 +79,10 @@ def test_settings_of_a_sweep_come_from_every_place(
     assert options.folder == Path("here")  # relative to the file, which is in this folder
     told = resolve_run(words | {"device": ["cpu"], "output": "there"})
     assert (told.device, told.folder) == (("cpu",), Path("there"))
+    write(folder, "[run]\nsave_models = true\n")
+    assert resolve_run(words).save_models
+    given = vars(make_parser().parse_args(["run", "toy.toml", "--no-save-models"]))
+    assert not resolve_run(given).save_models
 
 
 def test_help_keys_and_variables_are_made_from_the_same_fields(
@@ -118,6 +122,7 @@ def test_help_keys_and_variables_are_made_from_the_same_fields(
         ('[tasks.t]\nlimit = "x"\n', r"bench\.toml:2: tasks\.t\.limit: expected int, not 'x'"),
         ("[tasks.t]\n\nlimit = 1.5\n", r"bench\.toml:3: tasks\.t\.limit: expected int, not 1\.5"),
         ("[tasks.t]\nlimit = 0\n", r"bench\.toml:2: tasks\.t\.limit: must be at least 1, not 0"),
+        ("[tasks.t]\nnames = []\n", r"bench\.toml:2: tasks\.t\.names: the list is empty"),
         ('[tasks.t]\nkind = "c"\n', r"bench\.toml:2: tasks\.t\.kind: expected a or b, not 'c'"),
     ],
 )
