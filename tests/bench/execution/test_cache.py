@@ -128,4 +128,4 @@ def test_sharing_changes_no_result_and_every_run_costs_what_it_would_alone(folde
 def test_a_negative_budget_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("toy.toml").write_text(SUITE)
     assert run("--share-gb", "-1") == 2
-    assert "--share-gb must be at least 0" in capsys.readouterr().err
+    assert "--share-gb: must be at least 0" in capsys.readouterr().err
