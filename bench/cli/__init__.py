@@ -10,8 +10,8 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
+import vit_ptq_bench
 from vit_ptq_bench.bench.cli import compare, convert, evaluate, leaderboard, list_, run, show
 from vit_ptq_bench.errors import UserError
 
@@ -44,15 +44,10 @@ def make_parser() -> argparse.ArgumentParser:
         prog="bench",
         description="Benchmark of post-training quantization methods for vision transformers.",
     )
-    parser.add_argument("--version", action="version", version=f"vit-ptq-bench {_version()}")
+    parser.add_argument(
+        "--version", action="version", version=f"vit-ptq-bench {vit_ptq_bench.__version__}"
+    )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for verb in VERBS:
         verb.add(verbs)
     return parser
-
-
-def _version() -> str:
-    try:
-        return version("vit-ptq-bench")
-    except PackageNotFoundError:
-        return "(not installed)"

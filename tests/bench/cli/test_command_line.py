@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+import vit_ptq_bench
 from tests.bench.samples import make_record
 from tests.bench.toys import FAKES, ROOT, run, write_suite
 from vit_ptq_bench.bench.cli import main
@@ -21,6 +23,7 @@ RUN, OTHER = (
 )
 LIGHT = """
 import sys
+import tomllib
 from vit_ptq_bench.bench.cli import main
 try:
     status = main(sys.argv[1:])
@@ -162,3 +165,14 @@ def test_forecast_tells_settings_apart() -> None:
 
 def test_duration() -> None:
     assert [duration(s) for s in (None, 0.4, 75, 3675)] == ["-:--", "0:00", "1:15", "1:01:15"]
+
+
+def test_the_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "version"
+    ]
+    assert capsys.readouterr().out == f"vit-ptq-bench {told}\n"
+    assert vit_ptq_bench.__version__ == told
