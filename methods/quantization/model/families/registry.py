@@ -44,7 +44,9 @@ class FamilyRegistry(Registry):
         return not self.module_dict[name].__module__.startswith(f"{self._package}."), name
 
 
-FAMILIES = FamilyRegistry("family", PACKAGE, ("base", "registry", "window"), MethodError)
+FAMILIES = FamilyRegistry(
+    "family", PACKAGE, ("base", "registry", "timm_block", "window"), MethodError
+)
 """Name -> family class."""
 
 
