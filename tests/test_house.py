@@ -25,7 +25,13 @@ REST = "*"
 FLOORS = {
     # `methods` and `tasks` know nothing of the harness that judges them, nor of each other, so that either
     # can be used without the rest.
-    PACKAGE: (("errors",), ("registry",), ("methods", "tasks"), ("bench",), ("__main__",)),
+    PACKAGE: (
+        ("errors", "version"),
+        ("registry",),
+        ("methods", "tasks"),
+        ("bench",),
+        ("__main__",),
+    ),
     # The way of the data: what is asked for (planning) is run (execution) and noted (records), and tables
     # are made of the notes (report). Records lie lowest: they are read long after the code that wrote them
     # has changed. Making tables needs no run; a sweep ends with its tables.

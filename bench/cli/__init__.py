@@ -11,9 +11,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-import vit_ptq_bench
 from vit_ptq_bench.bench.cli import compare, convert, evaluate, leaderboard, list_, run, show
 from vit_ptq_bench.errors import UserError
+from vit_ptq_bench.version import distribution_version
 
 VERBS = (run, leaderboard, list_, show, compare, evaluate, convert)
 
@@ -45,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Benchmark of post-training quantization methods for vision transformers.",
     )
     parser.add_argument(
-        "--version", action="version", version=f"vit-ptq-bench {vit_ptq_bench.__version__}"
+        "--version", action="version", version=f"vit-ptq-bench {distribution_version()}"
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for verb in VERBS:
