@@ -42,6 +42,7 @@ class Digits(Task):
     version = 1
     metrics = ("top1", "top5")
     metric_titles = {"top5": "top5"}
+    outcomes_metric = "top1"
     small = True
 
     def model_names(self) -> list[str]:

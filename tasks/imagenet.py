@@ -75,6 +75,7 @@ class ImageNet(Task):
     version = 1
     metrics = ("top1", "top5")
     metric_titles = {"top5": "top5"}
+    outcomes_metric = "top1"
 
     def model_names(self) -> list[str]:
         """Return timm's pretrained tags of the supported families."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -90,6 +91,23 @@ class Cell:
     seed: int
 
 
+@dataclass(frozen=True)
+class Common:
+    """What all runs of a suite share.
+
+    Attributes:
+        suite: the suite.
+        task: its task.
+        data: the task with its data, as specifications have it.
+        calibration_id: the task's, remembered.
+    """
+
+    suite: Suite
+    task: Task
+    data: TaskSpec
+    calibration_id: Callable[[int, int], str | None]
+
+
 def plan_all(suites: Sequence[Suite], options: Mapping[str, TaskOptions]) -> list[Run]:
     """Return the runs of all suites.
 
@@ -133,10 +151,11 @@ def build_plan(suite: Suite, options: TaskOptions) -> list[Run]:
     scopes = _scopes(suite, task)
     cells = list(_cells(suite, choices(suite, names), scopes))
     data = TaskSpec(task.name, task.version, task.data_id(), options.limit)
+    common = Common(suite, task, data, cache(task.calibration_id))
     runs: dict[str, Run] = {}
     for name in models:
         model = ModelSpec(name, task.weights_id(name))
-        for run in _model_runs(suite, task, data, model, cells):
+        for run in _model_runs(common, model, cells):
             runs.setdefault(run.run_id, run)
     return list(runs.values())
 
@@ -222,32 +241,30 @@ def _cells(suite: Suite, chosen: Sequence[Choice], scopes: Sequence[str | None])
         yield Cell(choice, bits, protocol, scope, seed)
 
 
-def _model_runs(
-    suite: Suite, task: Task, data: TaskSpec, model: ModelSpec, cells: Sequence[Cell]
-) -> Iterator[Run]:
-    full = Choice(REFERENCE_METHOD, suite.parameters.get(REFERENCE_METHOD, {}))
+def _model_runs(common: Common, model: ModelSpec, cells: Sequence[Cell]) -> Iterator[Run]:
+    full = Choice(REFERENCE_METHOD, common.suite.parameters.get(REFERENCE_METHOD, {}))
     # In full precision there is nothing to tell scopes apart.
-    reference = _run(suite, task, data, model, Cell(full, "W32A32", "equal", None, 0), None)
+    reference = _run(common, model, Cell(full, "W32A32", "equal", None, 0), None)
     yield reference
     for cell in cells:
-        yield _run(suite, task, data, model, cell, reference.run_id)
+        yield _run(common, model, cell, reference.run_id)
 
 
-def _run(
-    suite: Suite, task: Task, data: TaskSpec, model: ModelSpec, cell: Cell, reference: str | None
-) -> Run:
+def _run(common: Common, model: ModelSpec, cell: Cell, reference: str | None) -> Run:
     cls = registry.method_class(cell.choice.name)
     method = cls.create(cell.choice.settings)
     table = method.bit_table(BitWidth.parse(cell.bits), cell.protocol)
-    images = calibration_images(cls, cell.protocol, suite.calibration_images, task.dense)
+    given, dense = common.suite.calibration_images, common.task.dense
+    images = calibration_images(cls, cell.protocol, given, dense)
+    content = common.calibration_id(images, cell.seed) if images else None
     spec = RunSpec(
         method=MethodSpec(cell.choice.name, cls.version, asdict(method.parameters)),
         model=model,
-        task=data,
+        task=common.data,
         bits=cell.bits,
         protocol=cell.protocol,
         table=table if cell.scope is None else table.with_scope(cell.scope),
-        calibration=CalibrationSpec(images, cell.seed),
+        calibration=CalibrationSpec(images, cell.seed, content),
         seed=cell.seed,
         scope=cell.scope,
     )

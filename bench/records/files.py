@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import tempfile
 import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vit_ptq_bench.bench.errors import BenchError
@@ -31,23 +36,56 @@ def prepare(folder: Path) -> None:
 
 
 STALE_SECONDS = 3600
-"""Age from which a temporary file of a writer that died is removed."""
+"""Age from which a temporary file of another machine's writer is taken to be left over."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Put ``content`` at ``path``, in place of what is there; it appears whole or not at all."""
+    with written_aside(path, content) as temporary:
+        temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def write_new(path: Path, content: bytes) -> bool:
+    """Put ``content`` at ``path`` unless something is there, whole or not at all; whether it was put.
+
+    Of any number of processes, on any machines, exactly one succeeds.
+    """
+    with written_aside(path, content) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links: the best there is
+            if path.exists():
+                return False
+            temporary.replace(path)
+    sync_folder(path.parent)
+    return True
+
+
+@contextmanager
+def written_aside(path: Path, content: bytes) -> Iterator[Path]:
+    """A synced temporary file with ``content`` beside ``path``, removed unless it was renamed.
+
+    Its name tells who writes it, and no two processes, on one machine or several, choose the same.
+    """
+    temporary = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+_HOST = re.sub(r"[^A-Za-z0-9-]", "-", platform.node()) or "host"
+_TEMPORARY = re.compile(r"\.(?P<host>[A-Za-z0-9-]+)\.(?P<pid>[0-9]+)\.[0-9a-f]{32}\.tmp$")
+
+
+def sync_folder(folder: Path) -> None:
     """Make the rename itself durable, where a folder can be opened for that."""
     if os.name != "posix":
         return
@@ -59,13 +97,34 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove what a writer killed long ago left; a recent one may still be at work."""
+    """Remove what writers that died left.
+
+    Of this machine, at once; of another one that writes to the same folder, when it is an hour old.
+    """
     for path in folder.glob(".*.tmp"):
         try:
-            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+            if _is_left_over(path):
                 path.unlink()
         except FileNotFoundError:
             continue  # its writer has just finished
+
+
+def _is_left_over(path: Path) -> bool:
+    writer = _TEMPORARY.search(path.name)
+    if os.name == "posix" and writer is not None and writer["host"] == _HOST:
+        return not _is_alive(int(writer["pid"]))
+    return time.time() - path.stat().st_mtime > STALE_SECONDS
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this machine has that number."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):  # the latter: no number of a process at all
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
 
 
 def cannot_write(folder: Path, reason: str) -> BenchError:

@@ -64,10 +64,22 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class CalibrationSpec:
-    """How many calibration images, and the seed that draws them."""
+    """The calibration images.
+
+    Attributes:
+        images: how many.
+        draw: the seed that draws them.
+        content: hash over their content; None where the task's data cover it.
+    """
 
     images: int
     draw: int
+    content: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data; ``content`` is left out where there is none."""
+        data = asdict(self)
+        return {key: value for key, value in data.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -119,7 +131,7 @@ class RunSpec:
             "bits": self.bits,
             "protocol": self.protocol,
             "table": table_to_dict(self.table),
-            "calibration": asdict(self.calibration),
+            "calibration": self.calibration.to_dict(),
             "seed": self.seed,
             "precision": self.precision,
         }
@@ -140,6 +152,9 @@ class RunSpec:
                 value = value[key]
             if not check(value):
                 raise WrongSpec(f"spec.{path} must be {kind}, not {checks.short(value)}")
+        content = data["calibration"].get("content", "")
+        if not checks.text(content):
+            raise WrongSpec(f"spec.calibration.content must be a text, not {checks.short(content)}")
         try:
             spec = cls(
                 method=MethodSpec(**data["method"]),

@@ -86,6 +86,8 @@ class LoadedModel:
         reference: figure of the first metric that full precision must reach, or None.
         tolerance: how far it may be off.
         source: where the reference comes from.
+        weights: identity of the weights, made from the very bytes that were loaded; a run that is about other
+            weights is refused. None: they have a published name.
     """
 
     name: str
@@ -93,6 +95,7 @@ class LoadedModel:
     reference: float | None = None
     tolerance: float = 0.3
     source: str = ""
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,8 @@ class Evaluation:
 class Task(ABC):
     """Data, models and metrics. Subclass it, decorate with `register_task`.
 
-    Listing and planning need `model_names`, `knows_model`, `weights_id` and `data_id` only: where these do
-    without torch, so does ``bench run --dry-run``.
+    Listing and planning need `model_names`, `knows_model`, `weights_id`, `data_id`, `calibration_id` and
+    `data_notes` only: where these do without torch, so does ``bench run --dry-run``.
 
     Attributes:
         name: lower-case name.
@@ -128,6 +131,7 @@ class Task(ABC):
             columns, without the unit (every figure is in percent).
         scopes: what of a model can be quantized, the usual first; empty where it is always the whole.
         dense: whether it is about detection, for which methods' authors use other numbers of images.
+        outcomes_metric: the metric that is the share of right outcomes; None: none is.
         small: whether its models are so small that a run computes on one thread: a second one costs more in
             waiting than it brings, and a sweep had better make several runs at a time.
         preload: dotted names of modules that a sweep imports once, in the process that its runs are forked
@@ -141,6 +145,7 @@ class Task(ABC):
     metric_titles: ClassVar[Mapping[str, str]] = {}
     scopes: ClassVar[tuple[str, ...]] = ()
     dense: ClassVar[bool] = False
+    outcomes_metric: ClassVar[str | None] = None
     small: ClassVar[bool] = False
     preload: ClassVar[tuple[str, ...]] = ()
 
@@ -163,6 +168,21 @@ class Task(ABC):
     @abstractmethod
     def data_id(self) -> str:
         """Return what identifies evaluation and calibration data."""
+
+    def calibration_id(self, n: int, seed: int) -> str | None:
+        """Return what identifies the images that `calibration_batches` would draw, by their content.
+
+        None: `data_id` covers them, or there is no such draw (which the run then says).
+        """
+        return None
+
+    def data_notes(self) -> tuple[str, ...]:
+        """Return what has to be said of how the data were read, a sentence each.
+
+        The form of labels, files that were left out, annotations that were normalised. They are printed
+        before a sweep starts, and stand in every record.
+        """
+        return ()
 
     @abstractmethod
     def load_model(self, model: str) -> LoadedModel:
