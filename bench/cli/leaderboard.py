@@ -21,18 +21,23 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="write nothing; exit with 1 if the files there are not what the records give",
+        help="write nothing; exit with 1 if there are findings, or the files are not what the records give",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write or check the leaderboard and return the exit status."""
-    from vit_ptq_bench.bench.report.leaderboard import stale_files, write_leaderboard
+    from vit_ptq_bench.bench.report.leaderboard import make_leaderboard
 
+    made = make_leaderboard(arguments.results)
+    for text in made.findings:
+        print(f"finding: {text}", file=sys.stderr)
+    for run_id in made.changed_numbers():
+        print(f"finding: {run_id} has other numbers than the leaderboard had", file=sys.stderr)
     if not arguments.check:
-        print(write_leaderboard(arguments.results))
+        print(made.write())
         return 0
-    stale = stale_files(arguments.results)
+    stale = made.stale()
     for path in stale:
         print(f"{path} is not what the records give; run `bench leaderboard`", file=sys.stderr)
-    return 1 if stale else 0
+    return 1 if stale or made.findings else 0

@@ -46,6 +46,8 @@ class Made:
     common_table: BitTable | dict[str, TensorSpec] | None = None
     primary_metric: str | None = None
     metric_titles: tuple[tuple[str, str], ...] = ()
+    outcomes_metric: str | None = None
+    data_notes: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     intervals: dict[str, list[float]] = field(default_factory=dict)
     standard_errors: dict[str, float] = field(default_factory=dict)
@@ -123,6 +125,8 @@ class _Execution:
         )
         made.primary_metric = task.metrics[0]
         made.metric_titles = tuple(task.metric_titles.items())
+        made.outcomes_metric = task.outcomes_metric
+        made.data_notes = task.data_notes()
         return task
 
     def _quantized(self, task: Task, loaded: LoadedModel) -> QuantizedModel:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 Check = Callable[[Any], bool]
+
+LARGEST = 10**12
+"""No count, no number of seconds and no number of megabytes is larger."""
 
 
 def _is(*types: type) -> Check:
@@ -33,9 +36,23 @@ def pair_of(check: Check) -> Check:
     return lambda value: list_of(check)(value) and len(value) == 2
 
 
+def object_of(known: Mapping[str, Check]) -> Check:
+    """An object whose values of these keys, where they are there, pass; others may be anything."""
+    return lambda value: (
+        isinstance(value, dict)
+        and all(check(value[key]) for key, check in known.items() if key in value)
+    )
+
+
+def _within(low: float, high: float, check: Check) -> Check:
+    return lambda value: check(value) and low <= value <= high
+
+
 text = _is(str)
 whole = _is(int)
-number = _is(int, float)
+count = _within(0, LARGEST, whole)
+amount = _within(0, LARGEST, _is(int, float))
+percent = _within(0, 100, _is(int, float))
 mapping = _is(dict)
 table = dict_of(mapping)
 

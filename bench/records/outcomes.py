@@ -4,11 +4,34 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_ptq_bench.bench.errors import BenchError
+
 Outcomes = NDArray[np.bool_]
+
+LONGEST = 1 << 26
+"""Bytes of the longest array that is unpacked: the outcomes of half a billion images."""
+
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
+"""What `zipfile` and numpy raise of archives that were not made by `pack`."""
+
+
+class DamagedOutcomes(BenchError):
+    """Bytes that should be outcomes are none; the text says what is wrong."""
 
 
 def pack(outcomes: Outcomes) -> bytes:
@@ -25,5 +48,26 @@ def pack(outcomes: Outcomes) -> bytes:
 
 
 def unpack(content: bytes) -> Outcomes:
-    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        return np.unpackbits(archive["bits"])[: int(archive["n"])].astype(bool)
+    """Inverse of `pack`.
+
+    Raises:
+        DamagedOutcomes: an archive of other things, or none.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            bits, n = _array(archive, "bits.npy"), _array(archive, "n.npy")
+    except _DAMAGE as error:
+        raise DamagedOutcomes(f"no archive of outcomes ({error})") from error
+    if bits.dtype != np.uint8 or bits.ndim != 1 or n.shape != () or n.dtype.kind not in "iu":
+        raise DamagedOutcomes("an archive of other arrays than outcomes")
+    if len(bits) != (int(n) + 7) // 8:
+        raise DamagedOutcomes(f"{len(bits)} bytes are not the outcomes of {int(n)} images")
+    return np.unpackbits(bits)[: int(n)].astype(bool)
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    size = archive.getinfo(name).file_size
+    if size > LONGEST:
+        raise ValueError(f"{name} has {size} bytes")
+    array: NDArray[Any] = np.load(io.BytesIO(archive.read(name)), allow_pickle=False)
+    return array

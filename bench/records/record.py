@@ -40,6 +40,8 @@ class Record:
         common_table: the bit table of protocol ``equal`` at this bit width, to compare with.
         primary_metric: the metric of ``metrics`` that methods are ranked by.
         metric_titles: (metric, title) of those that tables show beside the first, in order.
+        outcomes_metric: the metric that is the share of right outcomes; None: none is.
+        data_notes: how the data were read: form of labels, what was left out or normalised.
         metrics: in percent; a metric that came out as NaN or infinite is None.
         intervals: 95 % interval of each metric, in percent.
         standard_errors: of each metric, in percent.
@@ -51,6 +53,7 @@ class Record:
         environment: machine, software and settings.
         error: type, message and traceback (a list of lines) of a run that is not ok.
         outcomes_sha256: checksum of the per-image outcomes beside the record.
+        model_sha256: checksum of the saved quantized model.
         started: UTC time in ISO 8601.
         finished: UTC time in ISO 8601.
         variant: the label under which a suite ran these settings; for people, no part of the
@@ -65,6 +68,8 @@ class Record:
     common_table: Mapping[str, TensorSpec] | None = None
     primary_metric: str | None = None
     metric_titles: tuple[tuple[str, str], ...] = ()
+    outcomes_metric: str | None = None
+    data_notes: tuple[str, ...] = ()
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     intervals: Mapping[str, list[float | None]] = field(default_factory=dict)
     standard_errors: Mapping[str, float | None] = field(default_factory=dict)
@@ -75,6 +80,7 @@ class Record:
     environment: Mapping[str, Any] = field(default_factory=dict)
     error: Mapping[str, Any] | None = None
     outcomes_sha256: str | None = None
+    model_sha256: str | None = None
     started: str | None = None
     finished: str | None = None
     variant: str | None = None
@@ -144,6 +150,7 @@ class Record:
             "spec": spec,
             "common_table": common,
             "notes": tuple(data["notes"]),
+            "data_notes": tuple(data["data_notes"]),
             "metric_titles": tuple((name, title) for name, title in data["metric_titles"]),
         }
         return cls(**rest)

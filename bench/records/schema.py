@@ -8,24 +8,38 @@ from typing import Any
 
 from vit_ptq_bench.bench.records.checks import (
     Check,
+    amount,
+    count,
     dict_of,
     list_of,
     mapping,
-    number,
+    object_of,
     optional,
     pair_of,
+    percent,
     short,
     table,
     text,
     whole,
 )
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the layout; raise it when a key is added, renamed or changes its meaning."""
 
 STATUSES = ("ok", "failed", "oom", "timeout", "skipped")
 
-_numbers = dict_of(optional(number))
+_numbers = dict_of(optional(amount))
+_percents = dict_of(optional(percent))
+
+_machine = object_of(
+    {
+        "device_name": optional(text),
+        "threads": optional(count),
+        "torch": optional(text),
+        "warnings": list_of(text),
+    }
+)
+_error = object_of({"message": text, "traceback": list_of(text)})
 
 FIELDS: dict[str, tuple[str, Check]] = {
     "run_id": ("a text", text),
@@ -36,16 +50,22 @@ FIELDS: dict[str, tuple[str, Check]] = {
     "common_table": ("a bit table or null", optional(table)),
     "primary_metric": ("a text or null", optional(text)),
     "metric_titles": ("a list of pairs of texts", list_of(pair_of(text))),
-    "metrics": ("an object of numbers", _numbers),
-    "intervals": ("an object of pairs of numbers", dict_of(pair_of(optional(number)))),
-    "standard_errors": ("an object of numbers", _numbers),
-    "n": ("a whole number or null", optional(whole)),
-    "seconds": ("an object of numbers", _numbers),
-    "peak_memory_mb": ("a number or null", optional(number)),
-    "size_mb": ("a number or null", optional(number)),
-    "environment": ("an object", mapping),
-    "error": ("an object or null", optional(mapping)),
+    "outcomes_metric": ("a text or null", optional(text)),
+    "data_notes": ("a list of texts", list_of(text)),
+    "metrics": ("an object of percentages", _percents),
+    "intervals": ("an object of pairs of percentages", dict_of(pair_of(optional(percent)))),
+    "standard_errors": ("an object of numbers of at least 0", _numbers),
+    "n": ("a whole number of at least 0, or null", optional(count)),
+    "seconds": ("an object of numbers of at least 0", _numbers),
+    "peak_memory_mb": ("a number of at least 0, or null", optional(amount)),
+    "size_mb": ("a number of at least 0, or null", optional(amount)),
+    "environment": (
+        "an object whose device, threads, torch and warnings are what they say",
+        _machine,
+    ),
+    "error": ("an object with a text 'message', or null", optional(_error)),
     "outcomes_sha256": ("a text or null", optional(text)),
+    "model_sha256": ("a text or null", optional(text)),
     "started": ("a text or null", optional(text)),
     "finished": ("a text or null", optional(text)),
     "variant": ("a text or null", optional(text)),
@@ -79,7 +99,17 @@ def _from_2(data: Json) -> Json:
     return rest | {"notes": words, "metric_titles": titles, "schema": 3}
 
 
-_UPGRADES: dict[object, Callable[[Json], Json]] = {1: _from_1, 2: _from_2}
+def _from_3(data: Json) -> Json:
+    """Schema 3 said neither how data were read nor what outcomes tell, and had no checksums."""
+    is_ours = data["spec"]["task"]["name"] in ("digits", "imagenet")
+    metric = "top1" if is_ours and data.get("primary_metric") == "top1" else None
+    new: Json = {"outcomes_metric": metric, "data_notes": [], "model_sha256": None}
+    if new.keys() & data.keys():
+        raise KeyError("schema 3 has no such keys")
+    return data | new | {"schema": 4}
+
+
+_UPGRADES: dict[object, Callable[[Json], Json]] = {1: _from_1, 2: _from_2, 3: _from_3}
 
 _TITLES_2 = {
     "top1": [["top5", "top5"]],
@@ -126,4 +156,4 @@ def _complete(data: Mapping[str, Any]) -> str | None:
         return None
     if data["metrics"].get(data["primary_metric"]) is None:
         return f"status is ok, but there is no finite metric {data['primary_metric']!r}"
-    return None if data["n"] is not None else "status is ok, but n is null"
+    return None if data["n"] else f"status is ok, but n is {data['n']}"

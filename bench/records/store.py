@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import re
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 
 from vit_ptq_bench.bench.errors import BenchError
-from vit_ptq_bench.bench.records.files import remove_stale, write_atomically
-from vit_ptq_bench.bench.records.outcomes import Outcomes, pack, unpack
+from vit_ptq_bench.bench.records.files import remove_stale, write_atomically, write_new
+from vit_ptq_bench.bench.records.outcomes import DamagedOutcomes, Outcomes, pack, unpack
 from vit_ptq_bench.bench.records.record import DamagedRecord, Record
+from vit_ptq_bench.bench.records.record_file import read, to_bytes
 from vit_ptq_bench.bench.records.spec import RunSpec
 
 RUNS = "runs"
@@ -67,33 +70,72 @@ class Store:
         Raises:
             OSError: the disk is full or not writable; nothing half-written is left.
         """
-        path = self.path(record)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale(path.parent)
-        packed = None if outcomes is None else pack(outcomes)
-        if packed is not None:
+        folder = self.path(record).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_stale(folder)
+        if outcomes is not None:
+            packed = pack(outcomes)
             record = replace(record, outcomes_sha256=hashlib.sha256(packed).hexdigest())
-        before = self._read(path)
-        conflict = before is not None and before.ok and not _same_numbers(before, record)
-        if before is not None and before.ok and not record.ok:
-            return Written(path)
-        if conflict:
-            path = _free_conflict_path(path)
-        if packed is not None:
-            write_atomically(path.with_suffix(".npz"), packed)
-        text = json.dumps(record.to_dict(), indent=1, sort_keys=True, allow_nan=False)
-        write_atomically(path, text.encode() + b"\n")
-        return Written(path, conflict)
+            self._write_outcomes(record, packed)
+        return self._write_record(record)
+
+    def _write_outcomes(self, record: Record, packed: bytes) -> None:
+        """Under the plain name, unless other outcomes have it; then under one that tells the content."""
+        path = self.path(record).with_suffix(".npz")
+        if not write_new(path, packed) and path.read_bytes() != packed:
+            write_atomically(self._named_by_content(record), packed)
+
+    def _named_by_content(self, record: Record) -> Path:
+        return self.path(record).with_suffix(f".{(record.outcomes_sha256 or '')[:16]}.npz")
+
+    def _write_record(self, record: Record) -> Written:
+        """Without a lock: on a network folder there may be none."""
+        path, content = self.path(record), to_bytes(record)
+        while not write_new(path, content):
+            before = self._read(path)
+            if before is None or not before.ok:
+                self._clear(path)
+            elif not record.ok:
+                return Written(path)
+            elif _same_numbers(before, record):
+                write_atomically(path, content)  # other labels or notes; no number can be lost
+                break
+            else:
+                return Written(_write_conflict(path, content), conflict=True)
+        return Written(path)
+
+    def _clear(self, path: Path) -> None:
+        """Take a record that is not ok, or is damaged, out of the way.
+
+        Another process may just have put an ok one in its place: it comes back, or is kept as a conflict,
+        also if this process ends here.
+        """
+        aside = path.with_name(f"{path.stem}.conflict-{uuid.uuid4().hex}.json")
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            return
+        moved = self._read(aside)
+        if moved is not None and moved.ok and not write_new(path, aside.read_bytes()):
+            _write_conflict(path, aside.read_bytes())
+        aside.unlink()
 
     def read(self, run: Specified) -> Record | None:
         """Return the record of a run; None if there is none or it is damaged (see `damaged`)."""
         return self._read(self.path(run))
 
     def records(self) -> list[Record]:
-        """Return all records in a fixed order; damaged files are listed in `damaged`."""
+        """Return all records in a fixed order.
+
+        What is damaged, or stands where no record of its id belongs, is left out and listed in `damaged`.
+        """
         self.damaged = []
-        found = (self._read(path) for path in self.files())
-        records = [record for record in found if record is not None]
+        records = []
+        for path in self.files():
+            record = self._read(path)
+            if record is not None and self._belongs(record, path):
+                records.append(record)
+        self.damaged += [(path, f"{path}: no record belongs here") for path in self._strays()]
         return sorted(records, key=lambda r: (r.spec.task.name, r.spec.model.name, r.run_id))
 
     def files(self) -> list[Path]:
@@ -102,17 +144,17 @@ class Store:
 
     def conflicts(self) -> list[Path]:
         """Return the files of records that disagree with the one of their id."""
-        return [path for path in self._json_files() if ".conflict-" in path.name]
+        found = [path for path in self._json_files() if ".conflict-" in path.name]
+        return [path for path in found if _has_numbers(path)]
 
     def outcomes(self, record: Record) -> Outcomes | None:
         """Return the per-image outcomes (bool [n]); None if the file is gone or damaged."""
-        path = self.path(record).with_suffix(".npz")
-        if not path.is_file():
-            return None
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != record.outcomes_sha256:
-            return None
-        return unpack(content)
+        plain = self.path(record).with_suffix(".npz")
+        for path in (plain, self._named_by_content(record)):
+            content = _bytes_of(path)
+            if content and hashlib.sha256(content).hexdigest() == record.outcomes_sha256:
+                return _unpacked(content)
+        return None
 
     def outcomes_intact(self, record: Record) -> bool:
         """Whether the outcomes file of a record is there and undamaged."""
@@ -123,15 +165,35 @@ class Store:
             if not path.name.startswith("."):
                 yield path
 
+    def _strays(self) -> Iterator[Path]:
+        """JSON files in other depths than records have."""
+        runs = self.root / RUNS
+        for folder, _, names in os.walk(runs):
+            depth = len(Path(folder).relative_to(runs).parts)
+            if depth != 2:
+                yield from sorted(
+                    Path(folder) / name
+                    for name in names
+                    if name.endswith(".json") and not name.startswith(".")
+                )
+
+    def _belongs(self, record: Record, path: Path) -> bool:
+        """Whether a record's file has the name and the folders of its id; a copy has another."""
+        home = self.path(record)
+        if path == home:
+            return True
+        self.damaged.append(
+            (path, f"{path}: is a copy of another record: its id belongs at {home}")
+        )
+        return False
+
     def _read(self, path: Path) -> Record | None:
-        if not path.is_file():
+        if not os.path.lexists(path):
             return None
         try:
-            return Record.from_dict(json.loads(path.read_text(encoding="utf-8")), path)
+            return read(path)
         except DamagedRecord as error:
             self.damaged.append((path, str(error)))
-        except ValueError as error:
-            self.damaged.append((path, f"{path}: not a whole JSON file ({error})"))
         return None
 
 
@@ -157,15 +219,8 @@ def load_record(text: str, root: Path) -> tuple[Store, Record]:
 
 
 def _from_file(path: Path) -> tuple[Store, Record]:
-    try:
-        record = Record.from_dict(json.loads(path.read_text(encoding="utf-8")), path)
-    except DamagedRecord:
-        raise
-    except ValueError as error:
-        raise BenchError(
-            f"{path}: not a whole JSON file ({error}); the run has to be repeated"
-        ) from error
-    return Store(path.resolve().parents[3]), record
+    folders = path.resolve().parents
+    return Store(folders[min(3, len(folders) - 1)]), read(path)
 
 
 def _safe(name: str) -> str:
@@ -181,8 +236,32 @@ def _same_numbers(first: Record, second: Record) -> bool:
     )
 
 
-def _free_conflict_path(path: Path) -> Path:
-    number = 1
-    while (candidate := path.with_name(f"{path.stem}.conflict-{number}.json")).exists():
-        number += 1
-    return candidate
+def _write_conflict(path: Path, content: bytes) -> Path:
+    """Put a record with other numbers beside the one at ``path``, once; return its file."""
+    for number in count(1):
+        candidate = path.with_name(f"{path.stem}.conflict-{number}.json")
+        if write_new(candidate, content) or candidate.read_bytes() == content:
+            return candidate
+    raise AssertionError("counting never ends")
+
+
+def _has_numbers(path: Path) -> bool:
+    """Whether a file may hold results: a writer that was killed can leave a record that is not ok aside."""
+    try:
+        return read(path).ok
+    except DamagedRecord:
+        return True
+
+
+def _unpacked(content: bytes) -> Outcomes | None:
+    try:
+        return unpack(content)
+    except DamagedOutcomes:  # the record names an archive of other things
+        return None
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None

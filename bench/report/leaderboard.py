@@ -6,15 +6,83 @@ It imports neither torch nor methods nor tasks, and knows no clock.
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
+
 from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.bench.records.files import write_atomically
+from vit_ptq_bench.bench.records.proof import flaw
 from vit_ptq_bench.bench.records.record import Record
 from vit_ptq_bench.bench.records.store import Store
 from vit_ptq_bench.bench.report.frame import to_frame
 from vit_ptq_bench.bench.report.markdown import render
 
 MARKDOWN, CSV = "leaderboard.md", "leaderboard.csv"
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The leaderboard of a folder.
+
+    Attributes:
+        folder: with the records.
+        files: file name -> text.
+        findings: what is wrong with the records, a sentence each.
+    """
+
+    folder: Path
+    files: Mapping[str, str]
+    findings: tuple[str, ...]
+
+    def write(self) -> Path:
+        """Write the files and return the path of the markdown file.
+
+        Raises:
+            BenchError: the folder cannot be written.
+        """
+        for name, text in self.files.items():
+            try:
+                write_atomically(self.folder / name, text.encode())
+            except OSError as error:
+                raise BenchError(f"cannot write {self.folder / name}: {error.strerror}") from error
+        return self.folder / MARKDOWN
+
+    def stale(self) -> list[Path]:
+        """Return the files of the folder that are not what its records give."""
+        paths = {self.folder / name: text for name, text in self.files.items()}
+        return [path for path, text in paths.items() if _content(path) != text.encode()]
+
+    def changed_numbers(self) -> list[str]:
+        """Return the ids of ok runs whose figures are others than in the folder's CSV file, sorted.
+
+        A record that was copied over another one with its outcomes is as good as any; only what was written
+        before tells.
+        """
+        before = figures(_content(self.folder / CSV) or b"")
+        after = figures(self.files[CSV].encode())
+        return sorted(run for run, value in before.items() if run in after and after[run] != value)
+
+
+def figures(csv_text: bytes) -> dict[str, tuple[str, str]]:
+    """Return run id -> (value, n) of the ok runs in a CSV file of the leaderboard; nothing of other files."""
+    try:
+        frame = pd.read_csv(io.BytesIO(csv_text), dtype=str, keep_default_na=False)
+        ok = frame[frame["status"] == "ok"]
+        columns = zip(ok["run_id"], ok["value"], ok["n"], strict=True)
+        return {run: (value, n) for run, value, n in columns}
+    except (KeyError, ValueError):  # not ours, or damaged: it is made anew
+        return {}
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def write_leaderboard(folder: Path) -> Path:
@@ -25,30 +93,16 @@ def write_leaderboard(folder: Path) -> Path:
     Raises:
         BenchError: the folder holds no record, or cannot be written.
     """
-    for name, text in contents(Path(folder)).items():
-        try:
-            (Path(folder) / name).write_text(text, encoding="utf-8", newline="\n")
-        except OSError as error:
-            raise BenchError(f"cannot write {Path(folder) / name}: {error.strerror}") from error
-    return Path(folder) / MARKDOWN
+    return make_leaderboard(folder).write()
 
 
-def stale_files(folder: Path) -> list[Path]:
-    """Return the leaderboard files of ``folder`` that are not what its records give."""
-    stale = []
-    for name, text in contents(Path(folder)).items():
-        path = Path(folder) / name
-        if not path.is_file() or path.read_bytes() != text.encode():
-            stale.append(path)
-    return stale
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """Return file name -> text of the leaderboard files.
+def make_leaderboard(folder: Path) -> Leaderboard:
+    """Return the leaderboard of the records in ``folder``.
 
     Raises:
         BenchError: the folder holds no record.
     """
+    folder = Path(folder)
     store = Store(folder)
     records = store.records()
     if not records and not store.damaged:
@@ -57,13 +111,30 @@ def contents(folder: Path) -> dict[str, str]:
         )
     findings = [f"damaged, counts as missing: {error}" for _, error in store.damaged]
     findings += [
-        f"other numbers under the same run id: {path.relative_to(folder).as_posix()}"
-        for path in store.conflicts()
+        f"other numbers under the same run id: {path}" for path in sorted(store.conflicts())
     ]
-    markdown = render(
-        records, store.outcomes, [text.replace(f"{folder}/", "") for text in findings]
+    judged = []
+    for record in records:
+        wrong = flaw(record, store) if record.ok else None
+        if wrong is not None:
+            findings.append(f"not ranked: {store.path(record)}: {wrong}")
+            record = unproven(record, wrong)
+        judged.append(record)
+    findings = [text.replace(f"{folder}{os.sep}", "") for text in findings]
+    files = {MARKDOWN: render(judged, store.outcomes, findings), CSV: to_csv(judged)}
+    return Leaderboard(folder, files, tuple(findings))
+
+
+def unproven(record: Record, why: str) -> Record:
+    """Return an ok record as one without figures: what its outcomes do not bear out gets no rank."""
+    return replace(
+        record,
+        status="damaged",
+        error={"type": "Finding", "message": why},
+        metrics={},
+        intervals={},
+        standard_errors={},
     )
-    return {MARKDOWN: markdown, CSV: to_csv(records)}
 
 
 def to_csv(records: list[Record]) -> str:

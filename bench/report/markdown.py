@@ -17,15 +17,16 @@ from vit_ptq_bench.bench.report.significance import SIGNIFICANCE, mcnemar
 LEGEND = """\
 Methods are ranked by top-1 (or the task's first metric), in percent, with its 95 % interval; with several
 seeds, the mean, the standard deviation between seeds and their number. `≈` after a rank: the difference to
-the first is not significant, image by image (exact McNemar test, 5 %; of several seeds, the lowest). *Drop*
-is the loss against full precision. Quantization is simulated in float32: seconds and memory are what
-calibration costs, not what inference would cost. *Memory* is the process's peak while calibrating; *size* is
-the saved quantized model's file. Letters in *convention* are explained under the table: where the method's
-bit table differs from the common one, then what else the method says of itself. Protocol `equal` gives every
-method the same sites, bits, granularity and calibration images; `authors` gives each its own. Of a detector
-the scope says what is quantized: its `backbone` alone, or also neck and heads (`full`; the transposed
-convolution of the mask head stays in floating point). Rows of different protocols, scopes, data or evaluation
-subsets never share a table."""
+the first is not significant, image by image (exact McNemar test, 5 %; of several seeds, the lowest); `?`: it
+cannot be tested, for there are no outcomes to compare. *Drop* is the loss against full precision.
+Quantization is simulated in float32: seconds and memory are what calibration costs, not what inference would
+cost. *Memory* is the process's peak while calibrating; *size* is the saved quantized model's file. Letters in
+*convention* are explained under the table: where the method's bit table differs from the common one, then
+what else the method says of itself. Protocol `equal` gives every method the same sites, bits, granularity and
+calibration images; `authors` gives each its own. Of a detector the scope says what is quantized: its
+`backbone` alone, or also neck and heads (`full`; the transposed convolution of the mask head stays in
+floating point). Rows of different protocols, scopes, data or evaluation subsets never share a table. What is
+wrong with a record stands under *Findings* at the end, and gets no rank."""
 
 Row = dict[str, Any]
 
@@ -75,7 +76,7 @@ def _sections(frame: pd.DataFrame, by_id: Mapping[str, Record], outcomes: Loader
         same_data = _same(frame, GROUP[:4], (task, version, data, limit))
         references = frame[same_data & (frame["fidelity"] == REFERENCE_FIDELITY)]
         rows = group[group["fidelity"] != REFERENCE_FIDELITY]
-        rows = rows.assign(label=labels(rows))
+        rows = rows.assign(label=labels(rows).map(_cell))
         yield _summary(rows, references)
         for pair, of_model in rows.groupby(["model", "weights"], sort=True):
             model, weights = _values(pair)
@@ -84,6 +85,11 @@ def _sections(frame: pd.DataFrame, by_id: Mapping[str, Record], outcomes: Loader
             for bits, table in of_model.groupby("bits", sort=True):
                 yield f"### {model}, {bits}, {how}"
                 yield _table(table, own, everyone, by_id, outcomes)
+
+
+def _cell(text: str) -> str:
+    """A text as a cell of a table: in one line, without the sign that ends cells."""
+    return " ".join(text.split()).replace("|", "/")
 
 
 def _values(key: Any) -> tuple[Any, ...]:
@@ -133,8 +139,8 @@ def _table(
     if len(references):
         lines.append(_line("-", _aggregate("fp32", references, by_id), full, notes, others))
     for rank, row in enumerate(done, start=1):
-        tied = rank > 1 and _inseparable(done[0], row, by_id, outcomes)
-        lines.append(_line(f"{rank} ≈" if tied else str(rank), row, full, notes, others))
+        sign = "" if rank == 1 else _separation(done[0], row, by_id, outcomes)
+        lines.append(_line(f"{rank}{sign}", row, full, notes, others))
     lines += [_failure_line(row) for row in rows if row["value"] is None]
     lines += [
         ["", label, "not run"] for label in everyone if label not in {r["label"] for r in rows}
@@ -229,16 +235,15 @@ def _failure_line(row: Row) -> list[str]:
     part = row["part"]
     status = ", ".join(sorted(set(part["status"])))
     reason = str(part.iloc[0]["error"]).splitlines()
-    short = reason[0][:80] if reason else ""
-    return ["", row["label"], f"{status}: {short}".replace("|", "/")]
+    return ["", row["label"], _cell(f"{status}: {reason[0][:80] if reason else ''}")]
 
 
-def _inseparable(best: Row, row: Row, by_id: Mapping[str, Record], outcomes: Loader) -> bool:
-    """Whether one seed of each, seen by the same images, gives no significant difference."""
+def _separation(best: Row, row: Row, by_id: Mapping[str, Record], outcomes: Loader) -> str:
+    """The sign after a rank: whether one seed of each, seen by the same images, differs significantly."""
     first, second = outcomes(by_id[best["ids"][0]]), outcomes(by_id[row["ids"][0]])
     if first is None or second is None or len(first) != len(second):
-        return False
-    return mcnemar(first, second) >= SIGNIFICANCE
+        return " ?"
+    return " ≈" if mcnemar(first, second) >= SIGNIFICANCE else ""
 
 
 def _number(value: float | None, digits: int) -> str:

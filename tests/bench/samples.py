@@ -27,8 +27,9 @@ def make_record(
     notes: tuple[str, ...] = (),
     version: int = 1,
     images: int = 32,
+    n: int = 4,
 ) -> Record:
-    """Return a record with four images."""
+    """Return a record, of four images unless told."""
     data = {
         "method": {"name": method, "version": version, "parameters": parameters or {}},
         "model": {"name": model, "weights": "sha256:0"},
@@ -53,10 +54,11 @@ def make_record(
         common_table=table_from_dict(TABLE),
         primary_metric="top1",
         metric_titles=(("top5", "top5"),),
+        outcomes_metric="top1",
         metrics={"top1": value, "top5": 99.0},
         intervals={"top1": [value - 1, value + 1], "top5": [98.0, 100.0]},
         standard_errors={"top1": 0.5, "top5": 0.1},
-        n=4,
+        n=n,
         seconds={"calibrate": 1.25, "total": 3.0},
         peak_memory_mb=512.0,
         size_mb=1.5,

@@ -35,7 +35,13 @@ def test_write_then_read_is_the_same_record(tmp_path):
 
 def test_records_of_older_layouts_still_load():
     record = make_record(notes=("trains weights", "in two steps"))
-    second = record.to_dict() | {
+    third = record.to_dict() | {"schema": 3}
+    for key in ("outcomes_metric", "data_notes", "model_sha256"):
+        del third[key]
+    assert Record.from_dict(third) == record
+    with pytest.raises(DamagedRecord, match="schema is 3, but the keys are not those"):
+        Record.from_dict(third | {"data_notes": []})
+    second = third | {
         "schema": 2,
         "convention": "floating point: head.input; dynamic: value; trains  weights; in two steps",
     }
@@ -126,7 +132,7 @@ def test_a_failure_never_replaces_a_result_but_the_reverse_does(tmp_path):
     [
         (lambda t: t[: len(t) // 2], "delimiter|Unterminated|Expecting|value"),
         (lambda t: "", "Expecting value"),
-        (lambda t: t.replace('"schema": 3', '"schema": 99'), "schema is 99"),
+        (lambda t: t.replace('"schema": 4', '"schema": 99'), "schema is 99"),
         (lambda t: t.replace('"W4A4"', '"W3A3"'), "its spec has the id"),
         (lambda t: t.replace('"n": 4', '"n": "four"'), "n must be"),
         (lambda t: t.replace('"fidelity"', '"fidelty"'), "missing: fidelity"),

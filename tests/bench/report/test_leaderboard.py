@@ -19,7 +19,7 @@ from vit_ptq_bench.bench.records.store import Store
 from vit_ptq_bench.bench.report.compare import compare
 from vit_ptq_bench.bench.report.footnotes import convention
 from vit_ptq_bench.bench.report.frame import to_frame
-from vit_ptq_bench.bench.report.leaderboard import contents, stale_files, write_leaderboard
+from vit_ptq_bench.bench.report.leaderboard import make_leaderboard, write_leaderboard
 from vit_ptq_bench.bench.report.markdown import footnote_mark, render
 from vit_ptq_bench.bench.report.show import show
 from vit_ptq_bench.bench.report.significance import mcnemar
@@ -37,6 +37,13 @@ def _rows(text, heading):
     part = text.split(f"### {heading}\n")[1].split("\n#")[0]
     rows = [line.strip("|").split("|") for line in part.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+def _proven(record):
+    """A record of 100 images with outcomes that bear it out."""
+    if not record.ok:
+        return record, None
+    return replace(record, n=100), np.arange(100) < record.metrics["top1"]
 
 
 @pytest.fixture
@@ -57,7 +64,7 @@ def test_tables_rank_and_keep_every_run(records):
     text = render(records, _nothing, [])
     rows = _rows(text, "vit_mini, W4A4, `equal`")
     assert [row[:2] for row in rows] == [
-        ["-", "fp32"], ["1", "repq"], ["2", "seeded"], ["3", "minmax"], ["", "omse"],
+        ["-", "fp32"], ["1", "repq"], ["2 ?", "seeded"], ["3 ?", "minmax"], ["", "omse"],
     ]  # fmt: skip
     assert rows[1][2] == "90.00 [89.0, 91.0]" and rows[1][4] == "5.0" and rows[1][10] == "(a)"
     assert rows[2][2] == "74.00 ± 4.00 (3 seeds)"
@@ -111,8 +118,8 @@ def test_variants_are_rows_under_their_labels():
     rows = _rows(text, HEADING)
     assert [row[:3] for row in rows] == [
         ["1", "m +x", "71.00 ± 1.41 (2 seeds)"],
-        ["2", "m all", "61.00 ± 1.41 (2 seeds)"],
-        ["3", "m base", "51.00 ± 1.41 (2 seeds)"],
+        ["2 ?", "m all", "61.00 ± 1.41 (2 seeds)"],
+        ["3 ?", "m base", "51.00 ± 1.41 (2 seeds)"],
     ]
     assert "| m +x     | 71.0" in text.split("###")[0]
 
@@ -241,9 +248,9 @@ def test_order_of_the_records_does_not_matter(records):
 def test_files_are_written_checked_and_report_findings(tmp_path, records):
     store = Store(tmp_path)
     for record in records:
-        store.write(record, None if record.status != "ok" else np.ones(4, dtype=bool))
+        store.write(*_proven(record))
     path = write_leaderboard(tmp_path)
-    assert stale_files(tmp_path) == []
+    assert make_leaderboard(tmp_path).stale() == []
     first = path.read_bytes()
     assert write_leaderboard(tmp_path).read_bytes() == first
     table = pd.read_csv(tmp_path / "leaderboard.csv")
@@ -252,8 +259,11 @@ def test_files_are_written_checked_and_report_findings(tmp_path, records):
     store.write(replace(records[1], metrics={"top1": 61.0, "top5": 99.0}), np.zeros(4, dtype=bool))
     broken = store.path(records[2])
     broken.write_text(broken.read_text()[:50])
-    assert {p.name for p in stale_files(tmp_path)} == {"leaderboard.md", "leaderboard.csv"}
-    findings = contents(tmp_path)["leaderboard.md"].split("## Findings")[1]
+    assert {p.name for p in make_leaderboard(tmp_path).stale()} == {
+        "leaderboard.md",
+        "leaderboard.csv",
+    }
+    findings = make_leaderboard(tmp_path).files["leaderboard.md"].split("## Findings")[1]
     assert (
         "conflict-1.json" in findings and broken.name in findings and str(tmp_path) not in findings
     )
@@ -272,7 +282,8 @@ CHECKED_IN = [
 
 @pytest.mark.parametrize("folder", CHECKED_IN, ids=lambda path: path.name)
 def test_a_checked_in_leaderboard_is_what_its_records_give(folder):
-    assert stale_files(folder) == []
+    made = make_leaderboard(folder)
+    assert made.stale() == [] and made.findings == () and made.changed_numbers() == []
     found = {record.run_id for record in Store(folder).records()}
     assert found == {path.stem for path in folder.glob("runs/*/*/*.json")}
 
@@ -284,7 +295,7 @@ def test_results_in_a_folder_of_the_results_stay_there(tmp_path):
     for folder, record in ((tmp_path, outer), (tmp_path / "ablation", inner)):
         assert Store(folder).records() == [record]
         write_leaderboard(folder)
-    assert stale_files(tmp_path) == stale_files(tmp_path / "ablation") == []
+    assert all(make_leaderboard(f).stale() == [] for f in (tmp_path, tmp_path / "ablation"))
     assert "inner" not in (tmp_path / "leaderboard.md").read_text()
 
 
