@@ -11,11 +11,20 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vit_ptq_bench.bench.cli import compare, convert, evaluate, leaderboard, list_, run, show
+from vit_ptq_bench.bench.cli import (
+    compare,
+    convert,
+    evaluate,
+    leaderboard,
+    list_,
+    run,
+    show,
+    upgrade,
+)
 from vit_ptq_bench.errors import UserError
 from vit_ptq_bench.version import distribution_version
 
-VERBS = (run, leaderboard, list_, show, compare, evaluate, convert)
+VERBS = (run, leaderboard, list_, show, compare, evaluate, convert, upgrade)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
