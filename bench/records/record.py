@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -14,6 +15,7 @@ from vit_ptq_bench.bench.records.schema import SCHEMA, problem, upgraded
 from vit_ptq_bench.bench.records.spec import (
     RunSpec,
     WrongSpec,
+    canonical_json,
     table_from_dict,
     table_to_dict,
 )
@@ -120,17 +122,17 @@ class Record:
 
     @classmethod
     def from_dict(cls, data: object, source: Path | str = "record") -> Record:
-        """Inverse of `to_dict`; reads older layouts too.
+        """Inverse of `to_dict`; reads older layouts too. A checksum, where there is one, is checked.
 
         Args:
             data: parsed JSON.
             source: the file it came from, for the error.
 
         Raises:
-            DamagedRecord: unknown schema version, missing or unknown keys, wrong types, or a run id
-                that does not belong to the spec.
+            DamagedRecord: unknown schema version, missing or unknown keys, wrong types, a run id that
+                does not belong to the spec, or a checksum that is not that of the rest.
         """
-        data = upgraded(data)
+        data, found = _without_checksum(upgraded(data))
         wrong = problem(data)
         if wrong is not None or not isinstance(data, dict):
             raise DamagedRecord(f"{source}: {wrong}")
@@ -145,6 +147,10 @@ class Record:
                 f"{source}: run_id is {data['run_id']}, but its spec has the id {spec.run_id}; "
                 "the file was edited or belongs to another version"
             )
+        if found is not None and found != checksum(data):  # last: what else is wrong says more
+            raise DamagedRecord(
+                f"{source}: its checksum is not that of its content: the file was edited or damaged"
+            )
         rest = {key: value for key, value in data.items() if key != "run_id"}
         rest |= {
             "spec": spec,
@@ -154,6 +160,21 @@ class Record:
             "metric_titles": tuple((name, title) for name, title in data["metric_titles"]),
         }
         return cls(**rest)
+
+
+CHECKSUM = "checksum"
+"""Key of the checksum in a record's file."""
+
+
+def checksum(data: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the canonical JSON of a record's data, of which the checksum is no part."""
+    return f"sha256:{hashlib.sha256(canonical_json(data).encode()).hexdigest()}"
+
+
+def _without_checksum(data: object) -> tuple[object, object]:
+    if not isinstance(data, dict) or CHECKSUM not in data:
+        return data, None
+    return {key: value for key, value in data.items() if key != CHECKSUM}, data[CHECKSUM]
 
 
 def new_record(spec: RunSpec, *, status: str, fidelity: str, **known: Any) -> Record:
