@@ -103,7 +103,17 @@ def labels(frame: pd.DataFrame) -> pd.Series[str]:
         if ids.nunique() > 1:
             told_apart = _told_apart(str(name), list(settings.loc[ids.index]))
             result.update(pd.Series(told_apart, index=ids.index))
-    return result
+    return _each_seed_once(frame, result)
+
+
+def _each_seed_once(frame: pd.DataFrame, names: pd.Series[str]) -> pd.Series[str]:
+    """Names with the run's id where two runs of one name have the same seed: no row counts a seed twice.
+
+    Their calibration images or their bit tables differ, which no setting tells.
+    """
+    keys = frame[[*GROUP, "bits", "seed"]].assign(name=names)
+    twice = keys.duplicated(keep=False)
+    return names.where(~twice, names + " (run " + frame["run_id"].str[:8] + ")")
 
 
 def _joined(variants: pd.Series[str]) -> str:

@@ -15,6 +15,7 @@ from scipy.stats import binom
 
 from tests.bench.samples import TABLE, make_record
 from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.bench.records.spec import CalibrationSpec
 from vit_ptq_bench.bench.records.store import Store
 from vit_ptq_bench.bench.report.compare import compare
 from vit_ptq_bench.bench.report.footnotes import convention
@@ -140,6 +141,17 @@ def test_labels_are_kept_apart_by_settings_and_settings_by_labels():
     assert _names(one(None, images=8), one(None, images=16)) == [
         "m (calibration images=16)", "m (calibration images=8)",
     ]  # fmt: skip
+
+
+def test_a_seed_counts_once_in_a_row():
+    images = [CalibrationSpec(32, 0, content) for content in ("sha256:a", "sha256:b")]
+    record = make_record(method="m")
+    twins = [replace(record, spec=replace(record.spec, calibration=c)) for c in images]
+    rows = _rows(render([*twins, make_record(method="m", seed=1)], _nothing, []), HEADING)
+    assert sorted(row[1] for row in rows) == [
+        "m", *sorted(f"m (run {twin.run_id[:8]})" for twin in twins),
+    ]  # fmt: skip
+    assert not any("seeds" in row[2] for row in rows)
 
 
 def test_a_row_has_one_name_in_every_table():
