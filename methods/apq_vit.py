@@ -8,6 +8,7 @@ from typing import Literal
 
 from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.parameters import bounded, counted
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.quantization.bits import (
     FLOAT,
@@ -37,14 +38,14 @@ class ApqVitParameters:
     """
 
     scope: Literal["block", "module"] = "block"
-    eliminate: float = 10.0
+    eliminate: float = bounded(10.0, at_least=0, less_than=100)
     order: Literal["reverse", "forward"] = "reverse"
-    rounds: int = 3
-    draws: int = 4
-    batch_size: int = 8
-    alpha: float = 0.3
-    beta: float = 1.1
-    steps: int = 100
+    rounds: int = counted(3)
+    draws: int = counted(4)
+    batch_size: int = counted(8)
+    alpha: float = bounded(0.3, more_than=0)
+    beta: float = bounded(1.1, more_than=0)
+    steps: int = counted(100)
     search: Literal["coarse-to-fine", "exhaustive"] = "coarse-to-fine"
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.parameters import bounded, counted
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.quantization.bits import (
     INPUT_SITES,
@@ -29,10 +30,10 @@ class EasyQuantParameters:
         search: ``coarse-to-fine`` (about a quarter of the work) or ``exhaustive``.
     """
 
-    alpha: float = 0.5
-    beta: float = 1.2
-    steps: int = 100
-    rounds: int = 1
+    alpha: float = bounded(0.5, more_than=0)
+    beta: float = bounded(1.2, more_than=0)
+    steps: int = counted(100)
+    rounds: int = counted(1)
     search: Literal["coarse-to-fine", "exhaustive"] = "coarse-to-fine"
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
-from vit_ptq_bench.methods.api.parameters import ReparameterizationParameters
+from vit_ptq_bench.methods.api.parameters import ReparameterizationParameters, bounded, counted
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.quantization.bits import FLOAT, BitTable, BitWidth, Protocol, equal_table
 
@@ -27,8 +27,8 @@ class ErqParameters(ReparameterizationParameters):
 
     activation_step: bool = True
     weight_step: bool = True
-    ridge: float = 0.16
-    flips: int = 100
+    ridge: float = bounded(0.16, at_least=0)
+    flips: int = counted(100, at_least=0)
     dual: bool = True
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
-from vit_ptq_bench.methods.api.parameters import ReparameterizationParameters
+from vit_ptq_bench.methods.api.parameters import ReparameterizationParameters, bounded
 from vit_ptq_bench.methods.api.registry import register_method
 
 
@@ -19,7 +19,7 @@ class GptqParameters(ReparameterizationParameters):
         order_by_diagonal: round the columns with the largest second moment first.
     """
 
-    damping: float = 0.01
+    damping: float = bounded(0.01, at_least=0)
     order_by_diagonal: bool = True
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.parameters import bounded, counted
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.quantization.bits import (
     FLOAT,
@@ -35,10 +36,10 @@ class LRQuantParameters:
     """
 
     profile: Literal["fast", "paper"] = "fast"
-    iterations: int = 80
-    batch_size: int = 4
-    smoothing_rate: float = 5e-3
-    clipping_rate: float = 1e-2
+    iterations: int = bounded(80, at_least=0)
+    batch_size: int = counted(4)
+    smoothing_rate: float = bounded(5e-3, at_least=0)
+    clipping_rate: float = bounded(1e-2, at_least=0)
     shift: bool = True
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vit_ptq_bench.methods import quantization as parts
+from vit_ptq_bench.methods.api.parameters import bounded, counted
 from vit_ptq_bench.methods.api.reconstruction import Reconstruction, ReconstructionParameters
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, Protocol, equal_table
@@ -30,11 +31,11 @@ class MgrqParameters(ReconstructionParameters):
     """
 
     block: bool = True
-    global_weight: float = 0.1
-    local_weight: float = 0.3
-    temperature: float = 1.0
-    drop: float = 0.5
-    global_every: int = 1
+    global_weight: float = bounded(0.1, at_least=0)
+    local_weight: float = bounded(0.3, at_least=0)
+    temperature: float = bounded(1.0, more_than=0)
+    drop: float = bounded(0.5, at_least=0, at_most=1)
+    global_every: int = counted(1)
     attention: Literal["log-sqrt2", "uniform"] = "log-sqrt2"
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.parameters import bounded, counted
 from vit_ptq_bench.methods.api.registry import register_method
 
 
@@ -19,8 +20,8 @@ class OmseParameters:
         histogram: take the error of large activations from a histogram of 4096 bins.
     """
 
-    steps: int = 90
-    step: float = 0.01
+    steps: int = counted(90)
+    step: float = bounded(0.01, more_than=0, less_than=1)
     histogram: bool = True
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vit_ptq_bench.methods import quantization as parts
+from vit_ptq_bench.methods.api.parameters import bounded
 from vit_ptq_bench.methods.api.reconstruction import PAPER, Reconstruction, ReconstructionParameters
 from vit_ptq_bench.methods.api.registry import register_method
 
@@ -18,8 +19,8 @@ class PDQuantParameters(ReconstructionParameters):
         temperature: of both softmaxes.
     """
 
-    prediction_weight: float = 10.0
-    temperature: float = 4.0
+    prediction_weight: float = bounded(10.0, at_least=0)
+    temperature: float = bounded(4.0, more_than=0)
 
 
 @register_method

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.parameters import bounded
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.quantization.bits import WEIGHT_SITES, BitTable, BitWidth, equal_table
 
@@ -18,7 +19,7 @@ class PercentileParameters:
         fraction: share of the values below the upper end of the range, in (0.5, 1].
     """
 
-    fraction: float = 0.99999
+    fraction: float = bounded(0.99999, more_than=0.5, at_most=1)
 
 
 @register_method

@@ -7,6 +7,7 @@ from typing import Literal
 
 from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.parameters import bounded, counted
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.quantization.bits import (
     FLOAT,
@@ -36,12 +37,12 @@ class Ptq4VitParameters:
     """
 
     gradient: Literal["fisher", "reference-noise"] = "fisher"
-    draws: int = 4
-    alpha: float = 0.01
-    beta: float = 1.2
-    steps: int = 100
-    rounds: int = 3
-    batch_size: int = 8
+    draws: int = counted(4)
+    alpha: float = bounded(0.01, more_than=0)
+    beta: float = bounded(1.2, more_than=0)
+    steps: int = counted(100)
+    rounds: int = counted(3)
+    batch_size: int = counted(8)
     search: Literal["coarse-to-fine", "exhaustive"] = "coarse-to-fine"
 
 
@@ -100,7 +101,7 @@ class ReleasedParameters(Ptq4VitParameters):
     """Settings of `Ptq4VitReleased`."""
 
     gradient: Literal["fisher", "reference-noise"] = "reference-noise"
-    batch_size: int = 4
+    batch_size: int = counted(4)
 
 
 @register_method

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.parameters import bounded
 from vit_ptq_bench.methods.api.registry import register_method
 
 
@@ -18,7 +19,7 @@ class SmoothQuantParameters:
             channels equally large.
     """
 
-    alpha: float = 0.5
+    alpha: float = bounded(0.5, at_least=0, at_most=1)
 
 
 @register_method

@@ -26,7 +26,7 @@ FLOORS = {
     # `methods` and `tasks` know nothing of the harness that judges them, nor of each other, so that either
     # can be used without the rest.
     PACKAGE: (
-        ("errors", "version"),
+        ("errors", "guests", "values", "version"),
         ("registry",),
         ("methods", "tasks"),
         ("bench",),

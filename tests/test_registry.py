@@ -8,8 +8,9 @@ from vit_ptq_bench.bench.cli import main
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning import registry as lookup
 from vit_ptq_bench.errors import UserError
+from vit_ptq_bench.guests import one_line
 from vit_ptq_bench.methods import METHODS
-from vit_ptq_bench.registry import Registry, one_line
+from vit_ptq_bench.registry import Registry
 
 GOOD = """
 from {package} import REGISTRY

@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.registry import Registry as MMRegistry
 
 from vit_ptq_bench.errors import UserError
+from vit_ptq_bench.guests import one_line, watched
 
 
 class Registry(MMRegistry):  # type: ignore[misc]  # mmengine has no types
@@ -68,12 +69,7 @@ class Registry(MMRegistry):  # type: ignore[misc]  # mmengine has no types
             if module.ispkg or module.name in self._left_out:
                 continue
             try:
-                importlib.import_module(f"{self._package}.{module.name}")
+                with watched():
+                    importlib.import_module(f"{self._package}.{module.name}")
             except Exception as error:  # a file that somebody is writing can fail in any way
                 self.broken[module.name] = one_line(error)
-
-
-def one_line(error: BaseException) -> str:
-    """Return kind and text of an error in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -7,8 +7,8 @@ Nothing is imported here that takes long: a verb imports torch, or the rooms tha
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from vit_ptq_bench.bench.cli import (
@@ -19,12 +19,16 @@ from vit_ptq_bench.bench.cli import (
     list_,
     run,
     show,
+    streams,
     upgrade,
 )
 from vit_ptq_bench.errors import UserError
+from vit_ptq_bench.values import sentence, shown_path
 from vit_ptq_bench.version import distribution_version
 
 VERBS = (run, leaderboard, list_, show, compare, evaluate, convert, upgrade)
+
+USER_ERROR, INTERRUPTED = 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,18 +37,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: all well. 1: a run failed, or a check found a difference. 2: a user error, told without a
     traceback. 130: interrupted.
     """
-    parsed = make_parser().parse_args(arguments)
+    files = streams.prepare()
+    status = USER_ERROR
+    try:
+        parsed = make_parser().parse_args(arguments)
+        status = _carried_out(parsed)
+    finally:  # also after the SystemExit of `--help` or of a wrong option
+        lost = streams.finish(files)
+    if lost is not None:
+        print(f"error: the output could not be written: {lost}", file=sys.stderr)
+        return status or USER_ERROR
+    return status
+
+
+def _carried_out(parsed: argparse.Namespace) -> int:
+    """Run the verb and return its exit status; errors for the user are printed."""
     try:
         return int(parsed.function(parsed))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # piped into `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return INTERRUPTED
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        problem = str(error)
+    except OSError as error:  # a folder without permission, a name that no file can have
+        if error.filename is None:
+            raise
+        problem = f"{shown_path(str(error.filename))}: {error.strerror}"
+    except SystemExit as error:  # a plug-in's: the command would end as if all were well
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        problem = f"{frame.filename}:{frame.lineno}: asked to end the program ({error!r})"
+    print(f"error: {sentence(problem)}", file=sys.stderr)
+    return USER_ERROR
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -24,9 +24,11 @@ per output channel, activations per tensor, affine, static, 8-bit image), then w
 
 def add(verbs: Any) -> None:
     """Add the verb to the command line."""
-    parser = verbs.add_parser("list", help="list methods, tasks, models or suites")
+    parser = verbs.add_parser(
+        "list", help="list methods, tasks, models, suites, model families or quantizer forms"
+    )
     parser.set_defaults(function=run)
-    parser.add_argument("what", choices=("methods", "tasks", "models", "suites"))
+    parser.add_argument("what", choices=("suites", *LISTS))
     add_plugin(parser)
     add_task_options(parser)
 
@@ -39,12 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vit_ptq_bench.bench.planning import plugins
 
     plugins.load(Path(file) for file in arguments.plugin or ())
-    if arguments.what == "methods":
-        list_methods()
-    elif arguments.what == "tasks":
-        list_tasks()
-    else:
-        list_models(arguments)
+    LISTS[arguments.what](arguments)
     return 0
 
 
@@ -59,7 +56,7 @@ def list_suites() -> None:
     )
 
 
-def list_methods() -> None:
+def list_methods(arguments: argparse.Namespace) -> None:
     """Every method with its paper, then the conventions; what could not be loaded with its error."""
     from vit_ptq_bench.bench.planning import registry
     from vit_ptq_bench.bench.planning.suite import PROTOCOLS
@@ -81,25 +78,27 @@ def list_methods() -> None:
 
 def convention(cls: type[Method], protocol: Protocol) -> tuple[str, str]:
     """Number of calibration images of a method, and its convention in words."""
+    from vit_ptq_bench.bench.planning.answers import ask, blamed
     from vit_ptq_bench.bench.planning.plan import calibration_images
     from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY
     from vit_ptq_bench.bench.report.footnotes import differences
-    from vit_ptq_bench.methods import MethodError
     from vit_ptq_bench.methods.quantization.bits import BitWidth, equal_table
 
     images = str(calibration_images(cls, protocol))
-    method, bits = cls.create(), BitWidth.parse(EXAMPLE_BITS)
+    bits = BitWidth.parse(EXAMPLE_BITS)
     try:
-        table = method.bit_table(bits, protocol)
-    except MethodError as error:
+        with blamed(cls, "create()"):
+            method = cls.create()
+        table = ask(method, "bit_table", bits, protocol)
+        words = list(ask(method, "notes"))
+    except UserError as error:
         return images, f"(not available: {error})"
-    words = list(method.notes())
     if cls.fidelity != REFERENCE_FIDELITY:
         words.insert(0, differences(table, equal_table(bits)))
     return images, "; ".join(filter(None, words)) or "the common table"
 
 
-def list_tasks() -> None:
+def list_tasks(arguments: argparse.Namespace) -> None:
     """Name, version and metrics of every task; what could not be loaded with its error."""
     from vit_ptq_bench.bench.planning import registry
 
@@ -114,16 +113,48 @@ def list_tasks() -> None:
 def list_models(arguments: argparse.Namespace) -> None:
     """Every task's models; a task that cannot tell (its data are missing) says why."""
     from vit_ptq_bench.bench.planning import registry
+    from vit_ptq_bench.bench.planning.answers import ask
     from vit_ptq_bench.bench.planning.settings import resolve_task
 
     rows: list[tuple[str, str]] = []
     for name in sorted(registry.tasks()):
         try:
             task = registry.make_task(name, resolve_task(name, vars(arguments)))
-            rows += [(name, model) for model in task.model_names()]
+            rows += [(name, model) for model in ask(task, "model_names")]
         except UserError as error:
             rows.append((name, f"(not available: {error})"))
     print_rows(("task", "model"), rows)
+
+
+def list_families(arguments: argparse.Namespace) -> None:
+    """Every family of models; what could not be loaded with its error. Looking at families imports torch."""
+    from vit_ptq_bench.methods.quantization.model.families.registry import FAMILIES
+
+    rows = [(cls.name, cls.description) for cls in FAMILIES.in_order()]
+    rows += [(name, f"broken: {error}") for name, error in sorted(FAMILIES.broken.items())]
+    print_rows(("family", "models"), rows)
+
+
+def list_forms(arguments: argparse.Namespace) -> None:
+    """Every form of quantizer; what could not be loaded with its error. Looking at forms imports torch."""
+    from vit_ptq_bench.methods.quantization.quantizers.registry import FORMS
+
+    rows = [
+        (name, (cls.__doc__ or "").partition("\n")[0])
+        for name, cls in sorted(FORMS.module_dict.items())
+    ]
+    rows += [(name, f"broken: {error}") for name, error in sorted(FORMS.broken.items())]
+    print_rows(("form", "what it is"), rows)
+
+
+LISTS = {
+    "methods": list_methods,
+    "tasks": list_tasks,
+    "models": list_models,
+    "families": list_families,
+    "forms": list_forms,
+}
+"""What can be listed besides suites, for which plug-ins are loaded first."""
 
 
 def _reasons(kind: str) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from vit_ptq_bench.bench.cli.options import add_options, add_task_options
 from vit_ptq_bench.bench.cli.text import print_rows
 from vit_ptq_bench.bench.planning.options import environment_name
 from vit_ptq_bench.bench.planning.settings import RunOptions, SuiteOverrides, resolve_run
+from vit_ptq_bench.values import printable
 
 if TYPE_CHECKING:
     from vit_ptq_bench.bench.execution.session import Session
@@ -52,16 +53,21 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         from vit_ptq_bench.bench.planning.overwrite import decisions_of
 
-        print_plan(decisions_of(options), options.folder)
+        print_plan(decisions_of(options, say), options.folder)
         return 0
     from vit_ptq_bench.bench.execution.session import carry_out
 
-    session = carry_out(options)
+    session = carry_out(options, say=say)
     print_leaderboard(session.leaderboard)
     print_summary(session)
     if session.interrupted:
         return INTERRUPTED
     return 1 if session.failed else 0
+
+
+def say(sentence: str) -> None:
+    """Print a sentence at once, also into a pipe: what comes next may take a while."""
+    print(printable(sentence), flush=True)
 
 
 def print_leaderboard(path: Path) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vit_ptq_bench.values import printable
+
 LONGEST_RULE = 100
 """A long text in the last column wraps; the rule above it should not."""
 
 
 def print_rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows in aligned columns under a head."""
-    lines = [head, *rows]
+    """Print rows in aligned columns under a head, each in one line."""
+    lines = [[printable(" ".join(cell.split())) for cell in row] for row in (head, *rows)]
     widths = [max(len(row[column]) for row in lines) for column in range(len(head))]
-    for row in (head, ["-" * min(width, LONGEST_RULE) for width in widths], *rows):
+    lines.insert(1, ["-" * min(width, LONGEST_RULE) for width in widths])
+    for row in lines:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print("  ".join(cells).rstrip())

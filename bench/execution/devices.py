@@ -39,7 +39,11 @@ def core_count() -> int:
     except AttributeError:  # not on macOS and Windows
         cores = os.cpu_count() or 1
     wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return min(cores, int(wanted)) if wanted.isdigit() and int(wanted) > 0 else cores
+    return (
+        min(cores, int(wanted))
+        if wanted.isascii() and wanted.isdigit() and int(wanted) > 0
+        else cores
+    )
 
 
 SMALL_RUNS = 8

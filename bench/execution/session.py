@@ -19,6 +19,7 @@ from vit_ptq_bench.bench.planning import plugins, registry
 from vit_ptq_bench.bench.planning.overwrite import Decision, decide, relabel
 from vit_ptq_bench.bench.planning.plan import plan_all
 from vit_ptq_bench.bench.planning.settings import RunOptions
+from vit_ptq_bench.bench.planning.size import Say, silent
 from vit_ptq_bench.bench.records.files import prepare
 from vit_ptq_bench.bench.records.store import Store
 from vit_ptq_bench.bench.report.leaderboard import write_leaderboard
@@ -49,12 +50,13 @@ class Session:
         return any(name in left or self.tally[name] for name in FAILURES)
 
 
-def carry_out(options: RunOptions, console: Console | None = None) -> Session:
+def carry_out(options: RunOptions, console: Console | None = None, say: Say = silent) -> Session:
     """Run what is due of a sweep and write the leaderboard, also of what is there after a Ctrl-C.
 
     Args:
         options: from `resolve_run`.
         console: shows the progress; None: the terminal.
+        say: takes what the plan says before it is made, see `plan_all`.
 
     Raises:
         BenchError: anything the user has to mend first, or a record that cannot be written.
@@ -64,7 +66,7 @@ def carry_out(options: RunOptions, console: Console | None = None) -> Session:
     start_method(*_preloads(options))  # it imports torch while we plan
     for device in options.device:
         check_device(device)
-    runs = plan_all(options.suites, options.tasks)
+    runs = plan_all(options.suites, options.tasks, say)
     store = Store(options.folder)
     with lock(options.folder):
         decisions = decide(runs, store, options.overwrite)

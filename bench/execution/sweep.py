@@ -209,6 +209,6 @@ def blocked_reason(reference: Run, status: str, message: str) -> str:
 def tail(path: Path, lines: int = 40) -> list[str]:
     """The last lines of a text file; none if it cannot be read."""
     try:
-        return path.read_text(errors="replace").splitlines()[-lines:]
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
     except OSError:
         return []

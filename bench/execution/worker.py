@@ -7,6 +7,7 @@ built-in methods and tasks), and starts neither threads nor CUDA.
 from __future__ import annotations
 
 import faulthandler
+import io
 import multiprocessing
 import os
 import signal
@@ -73,6 +74,8 @@ def detach(job: Job) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         os.dup2(log, stream.fileno())
+        if isinstance(stream, io.TextIOWrapper):  # what a method prints fails no run
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     os.close(log)
     faulthandler.enable()
 

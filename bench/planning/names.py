@@ -7,6 +7,10 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.values import shown
+
+LONGEST = 100
+"""Characters of a name for which near matches are looked for."""
 
 GLOB_CHARACTERS = frozenset("*?[")
 
@@ -14,6 +18,8 @@ GLOB_CHARACTERS = frozenset("*?[")
 def hint(name: str, known: Iterable[str]) -> str:
     """End of an error message about an unknown ``name``: its near matches, else what is known."""
     names = sorted(known)
+    if len(name) > LONGEST:
+        return ""
     near = get_close_matches(name.lower(), names, n=3, cutoff=0.55)
     if not near:
         near = [other for other in names if name.lower() in other][:3]
@@ -27,7 +33,7 @@ def hint(name: str, known: Iterable[str]) -> str:
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BenchError:
     """The error for a ``name`` that no ``kind`` (method, task, model, suite, key) has."""
-    return BenchError(f"unknown {kind} {name!r}{hint(name, known)}")
+    return BenchError(f"unknown {kind} {shown(name)}{hint(name, known)}")
 
 
 def is_glob(name: str) -> bool:
@@ -49,7 +55,7 @@ def choose(kind: str, patterns: Sequence[str], known: Sequence[str]) -> list[str
         if pattern in known:
             matches = [pattern]
         if not matches and is_glob(pattern):
-            raise BenchError(f"no {kind} matches {pattern!r}{hint(pattern.strip('*'), known)}")
+            raise BenchError(f"no {kind} matches {shown(pattern)}{hint(pattern.strip('*'), known)}")
         if not matches:
             raise unknown(kind, pattern, known)
         chosen.update(dict.fromkeys(matches))

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning.names import hint
-from vit_ptq_bench.bench.planning.toml_file import TomlFile, describe
+from vit_ptq_bench.bench.planning.toml_file import TomlFile, describe, is_there
+from vit_ptq_bench.values import number, out_of_bounds, shown, whole_number
 
 DEFAULT_FILE = Path("bench.toml")
+
+LONGEST_NAME = 200
+"""Characters of a name: of a model, a suite, a device; file systems take 255 bytes."""
+
+LONGEST_PART, LONGEST_PATH = 255, 4095
+"""Bytes of one part of a path, and of the whole, that file systems take."""
+
 Options = TypeVar("Options")
 
 
@@ -27,7 +35,8 @@ def option(default: Any, help_text: str | None, metavar: str | None = None, **mo
         default: where nothing says otherwise; no container that can change.
         help_text: for `--help`.
         metavar: stands for the value there.
-        more: further metadata; ``at_least`` or ``more_than`` bound a number.
+        more: further metadata; ``at_least``, ``more_than`` and ``at_most`` bound a number, see
+            `vit_ptq_bench.values.out_of_bounds`.
     """
     return dataclasses.field(
         default=default, metadata={"help": help_text, "metavar": metavar} | more
@@ -71,9 +80,20 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def suite_source(task: str, values: Mapping[str, Any]) -> Source:
-    """The table ``[task_options]`` of a suite."""
-    return Source(values, lambda name: f"task_options.{name}", whole=True, what=f"task {task}")
+def suite_source(task: str, values: Mapping[str, Any], file: TomlFile | None = None) -> Source:
+    """The table ``[task_options]`` of a suite, which stands in ``file``."""
+    name = "task_options"
+    place = _place_in(file, name) if file is not None else lambda key: f"{name}.{key}"
+    return Source(values, place, whole=True, what=f"task {task}")
+
+
+def _place_in(file: TomlFile, *keys: str) -> Callable[[str], str]:
+    """What names the place of a key in a table of a file."""
+
+    def place(name: str) -> str:
+        return f"{file.path}:{file.line(*keys, name)}: {'.'.join(keys)}.{name}"
+
+    return place
 
 
 @dataclass(frozen=True)
@@ -93,7 +113,7 @@ class Config:
         Raises:
             BenchError: the file is missing or wrong; file, line and key are named.
         """
-        if path is None and not DEFAULT_FILE.is_file():
+        if path is None and not is_there(DEFAULT_FILE):
             return cls()
         file = TomlFile.read(path or DEFAULT_FILE)
         file.check_keys(("run", "tasks"))
@@ -104,11 +124,7 @@ class Config:
         file = self.file
         if file is None:
             return Source({}, lambda name: name)
-
-        def place(name: str) -> str:
-            return f"{file.path}:{file.line(*keys, name)}: {'.'.join(keys)}.{name}"
-
-        return Source(file.table(*keys), place, file.path.parent, whole=True)
+        return Source(file.table(*keys), _place_in(file, *keys), file.path.parent, whole=True)
 
     @staticmethod
     def environment(name: str) -> Source:
@@ -153,30 +169,42 @@ def _refuse_unknown(source: Source, name: str, known: Sequence[str]) -> None:
 
 def _checked(source: Source, name: str, value: Any, kind: Any, facts: Mapping[str, Any]) -> Any:
     result = convert(value, kind, source.place(name))
-    problem = out_of_bounds(result, facts)
-    if problem is not None:
-        raise BenchError(f"{source.place(name)}: {problem}")
+    for one in result if isinstance(result, tuple) else (result,):
+        problem = out_of_bounds(one, facts) or unusable(one)
+        if problem is not None:
+            raise BenchError(f"{source.place(name)}: {problem}")
     if isinstance(result, tuple):
         return tuple(_based(source.base, value) for value in result)
     return _based(source.base, result)
 
 
-def out_of_bounds(value: Any, facts: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a number, given the metadata of its option; None when nothing is."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    if not isfinite(value):
-        return f"must be a finite number, not {value:g}"
-    if "at_least" in facts and value < facts["at_least"]:
-        return f"must be at least {facts['at_least']}, not {value:g}"
-    if "more_than" in facts and value <= facts["more_than"]:
-        return f"must be more than {facts['more_than']}, not {value:g}"
+def unusable(value: Any) -> str | None:
+    """Return what is wrong with a text or a path, whatever it is for; None when nothing is."""
+    if isinstance(value, str) and len(value) > LONGEST_NAME:
+        return f"{shown(value)} has {len(value)} characters, more than {LONGEST_NAME}"
+    if isinstance(value, Path):
+        if "\0" in str(value):
+            return f"{shown(str(value))} is no path: it has a NUL character"
+        try:
+            parts = [len(os.fsencode(part)) for part in value.parts]
+        except UnicodeEncodeError:
+            return (
+                f"{shown(str(value))} has letters that this system's locale "
+                f"({sys.getfilesystemencoding()}) does not have; set PYTHONUTF8=1"
+            )
+        if max(parts, default=0) > LONGEST_PART or sum(parts) + len(parts) > LONGEST_PATH:
+            return f"{shown(str(value))} is no path: it is longer than file systems allow"
     return None
 
 
 def _based(base: Path | None, value: Any) -> Any:
     """A path relative to ``base``; anything else as it is."""
-    return base / value.expanduser() if base is not None and isinstance(value, Path) else value
+    return base / expanded(value) if base is not None and isinstance(value, Path) else value
+
+
+def expanded(path: str | Path) -> Path:
+    """``~`` and ``~user`` replaced; a user that does not exist is left as it stands."""
+    return Path(os.path.expanduser(path))
 
 
 def convert(value: Any, wanted: Any, place: str) -> Any:
@@ -225,9 +253,11 @@ def _as(kind: type, value: Any) -> Any:
     if kind in (int, float) and isinstance(value, str | int | float):
         if isinstance(value, bool) or (kind is int and isinstance(value, float)):
             return None
+        if isinstance(value, str):
+            return whole_number(value) if kind is int else number(value)
         try:
             return kind(value)
-        except (ValueError, OverflowError):
+        except OverflowError:  # a whole number that no float holds
             return None
     if kind in (str, Path) and isinstance(value, str | Path):
         return kind(value)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from vit_ptq_bench.bench.planning import plugins
 from vit_ptq_bench.bench.planning.plan import Run, plan_all
 from vit_ptq_bench.bench.planning.settings import RunOptions
+from vit_ptq_bench.bench.planning.size import Say, silent
 from vit_ptq_bench.bench.records.files import cannot_write
 from vit_ptq_bench.bench.records.record import Record
 from vit_ptq_bench.bench.records.store import Store
@@ -35,14 +36,18 @@ class Decision:
         return None if self.record is None else self.record.status
 
 
-def decisions_of(options: RunOptions) -> list[Decision]:
+def decisions_of(options: RunOptions, say: Say = silent) -> list[Decision]:
     """Return the runs of a sweep, each with whether it has to run.
+
+    Args:
+        options: of the sweep.
+        say: takes what the plan says before it is made, see `plan_all`.
 
     Raises:
         BenchError: anything the user has to mend first.
     """
     plugins.load(options.plugin)
-    runs = plan_all(options.suites, options.tasks)
+    runs = plan_all(options.suites, options.tasks, say)
     return decide(runs, Store(options.folder), options.overwrite)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from functools import cache
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache, partial
 from itertools import product
 from typing import Any
 
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning import registry
+from vit_ptq_bench.bench.planning.answers import ask, blamed
 from vit_ptq_bench.bench.planning.names import choose, hint, is_glob
+from vit_ptq_bench.bench.planning.size import Say, Size, check_size, silent
 from vit_ptq_bench.bench.planning.suite import Suite
 from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY
 from vit_ptq_bench.bench.records.spec import (
@@ -20,9 +22,10 @@ from vit_ptq_bench.bench.records.spec import (
     ModelSpec,
     RunSpec,
     TaskSpec,
+    canonical_json,
 )
 from vit_ptq_bench.methods import Method, MethodError
-from vit_ptq_bench.methods.quantization.bits import BitWidth, Protocol
+from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, Protocol
 from vit_ptq_bench.tasks import Task, TaskOptions
 
 EQUAL_CALIBRATION_IMAGES = 32
@@ -92,6 +95,23 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What a cell says of a run whatever its model and seed.
+
+    Attributes:
+        method: the method with its settings.
+        fidelity: of the method.
+        table: how each site is represented.
+        images: number of calibration images.
+    """
+
+    method: MethodSpec
+    fidelity: str
+    table: BitTable
+    images: int
+
+
+@dataclass(frozen=True)
 class Common:
     """What all runs of a suite share.
 
@@ -100,16 +120,27 @@ class Common:
         task: its task.
         data: the task with its data, as specifications have it.
         calibration_id: the task's, remembered.
+        parts: what was made of cells, by method, variant, bits, protocol and scope.
     """
 
     suite: Suite
     task: Task
     data: TaskSpec
     calibration_id: Callable[[int, int], str | None]
+    parts: dict[tuple[str | None, ...], Part] = field(default_factory=dict)
+
+    def part(self, cell: Cell) -> Part:
+        """What ``cell`` says, made once."""
+        key = (cell.choice.name, cell.choice.variant, cell.bits, cell.protocol, cell.scope)
+        if key not in self.parts:
+            self.parts[key] = _part(self, cell)
+        return self.parts[key]
 
 
-def plan_all(suites: Sequence[Suite], options: Mapping[str, TaskOptions]) -> list[Run]:
-    """Return the runs of all suites.
+def plan_all(
+    suites: Sequence[Suite], options: Mapping[str, TaskOptions], say: Say = silent
+) -> list[Run]:
+    """Return the runs of all suites, each once.
 
     What the command line says instead of the suites (models, scopes) may fit only one of them: a suite that
     it does not fit is left out, if there is another that it fits.
@@ -117,30 +148,33 @@ def plan_all(suites: Sequence[Suite], options: Mapping[str, TaskOptions]) -> lis
     Args:
         suites: in order.
         options: of each task, by its name.
+        say: takes each suite's size before it is expanded, then what its task says of its data.
 
     Raises:
         BenchError: what `build_plan` raises.
     """
-    runs: list[Run] = []
+    runs: dict[str, Run] = {}
     failures: list[BenchError] = []
     for suite in suites:
         try:
-            runs += build_plan(suite, options[suite.task])
+            for run in build_plan(suite, options[suite.task], say):
+                runs.setdefault(run.run_id, run)
         except BenchError as error:
             if len(suites) == 1 or not {"models", "scopes"} & set(suite.overridden):
                 raise
             failures.append(error)
     if not runs and failures:
         raise failures[0]
-    return runs
+    return list(runs.values())
 
 
-def build_plan(suite: Suite, options: TaskOptions) -> list[Run]:
+def build_plan(suite: Suite, options: TaskOptions, say: Say = silent) -> list[Run]:
     """The runs of ``suite``: model by model, each model's full-precision reference first.
 
     Raises:
         BenchError: an unknown task, model or method, a parameter the method does not have, or
-            variants that do not fit; with file, line and key where the suite is a file.
+            variants that do not fit; with file, line and key where the suite is a file. More runs than
+            `size.MAX_RUNS`. A method or task that fails or answers what it must not.
         TaskError: the task cannot tell the identity of its data or of a model's weights.
     """
     task = _make_task(suite, options)
@@ -149,12 +183,16 @@ def build_plan(suite: Suite, options: TaskOptions) -> list[Run]:
     _check_parameters(suite)
     _check_variants(suite, names)
     scopes = _scopes(suite, task)
-    cells = list(_cells(suite, choices(suite, names), scopes))
-    data = TaskSpec(task.name, task.version, task.data_id(), options.limit)
-    common = Common(suite, task, data, cache(task.calibration_id))
+    chosen = choices(suite, names)
+    check_size(suite, Size.of(suite, len(models), len(chosen), len(scopes)), say)
+    cells = list(_cells(suite, chosen, scopes))
+    data = TaskSpec(task.name, task.version, ask(task, "data_id"), options.limit)
+    for note in ask(task, "data_notes"):
+        say(f"{task.name}: {note}")
+    common = Common(suite, task, data, cache(partial(ask, task, "calibration_id")))
     runs: dict[str, Run] = {}
     for name in models:
-        model = ModelSpec(name, task.weights_id(name))
+        model = ModelSpec(name, ask(task, "weights_id", name))
         for run in _model_runs(common, model, cells):
             runs.setdefault(run.run_id, run)
     return list(runs.values())
@@ -251,37 +289,56 @@ def _model_runs(common: Common, model: ModelSpec, cells: Sequence[Cell]) -> Iter
 
 
 def _run(common: Common, model: ModelSpec, cell: Cell, reference: str | None) -> Run:
-    cls = registry.method_class(cell.choice.name)
-    method = cls.create(cell.choice.settings)
-    table = method.bit_table(BitWidth.parse(cell.bits), cell.protocol)
-    given, dense = common.suite.calibration_images, common.task.dense
-    images = calibration_images(cls, cell.protocol, given, dense)
-    content = common.calibration_id(images, cell.seed) if images else None
+    part = common.part(cell)
+    content = common.calibration_id(part.images, cell.seed) if part.images else None
     spec = RunSpec(
-        method=MethodSpec(cell.choice.name, cls.version, asdict(method.parameters)),
+        method=part.method,
         model=model,
         task=common.data,
         bits=cell.bits,
         protocol=cell.protocol,
-        table=table if cell.scope is None else table.with_scope(cell.scope),
-        calibration=CalibrationSpec(images, cell.seed, content),
+        table=part.table,
+        calibration=CalibrationSpec(part.images, cell.seed, content),
         seed=cell.seed,
         scope=cell.scope,
     )
-    return Run(spec, cls.fidelity, reference, cell.choice.variant)
+    return Run(spec, part.fidelity, reference, cell.choice.variant)
+
+
+def _part(common: Common, cell: Cell) -> Part:
+    cls = registry.method_class(cell.choice.name)
+    with blamed(cls, "create()"):
+        method = cls.create(cell.choice.settings)
+    ask(method, "notes")  # the run needs them after all its work
+    table = ask(method, "bit_table", BitWidth.parse(cell.bits), cell.protocol)
+    given, dense = common.suite.calibration_images, common.task.dense
+    return Part(
+        method=MethodSpec(cell.choice.name, cls.version, asdict(method.parameters)),
+        fidelity=cls.fidelity,
+        table=table if cell.scope is None else table.with_scope(cell.scope),
+        images=calibration_images(cls, cell.protocol, given, dense),
+    )
 
 
 def _models(suite: Suite, task: Task) -> list[str]:
     """The models of ``suite``; a task may know more of them by name than it lists."""
     listed: list[str] | None = None
     chosen: dict[str, None] = {}
+    knows = _knows(task)
     for pattern in suite.models:
-        if not is_glob(pattern) and task.knows_model(pattern):
+        if not is_glob(pattern) and knows(pattern):
             chosen[pattern] = None
             continue
-        listed = task.model_names() if listed is None else listed
+        listed = ask(task, "model_names") if listed is None else listed
         chosen.update(dict.fromkeys(_choose_one(suite, "models", "model", pattern, listed)))
     return list(chosen)
+
+
+def _knows(task: Task) -> Callable[[str], bool]:
+    """Whether ``task`` knows a model; one that knows those it lists is asked for the list once."""
+    if type(task).knows_model is Task.knows_model:
+        return frozenset(ask(task, "model_names")).__contains__
+    return partial(ask, task, "knows_model")
 
 
 def _choose_one(suite: Suite, key: str, kind: str, pattern: str, known: list[str]) -> list[str]:
@@ -308,15 +365,15 @@ def _check_variants(suite: Suite, names: Sequence[str]) -> None:
                 f"the suite runs no method {name!r}{hint(name, names)}", "variants", name
             )
         common = suite.parameters.get(name, {})
-        seen: dict[str, Any] = {}
+        seen: dict[str, str] = {}
         for label, own in variants.items():
-            parameters = _create(suite, name, common, own, "variants", name, label).parameters
-            twins = [other for other, known in seen.items() if known == parameters]
-            if twins:
+            method = _create(suite, name, common, own, "variants", name, label)
+            settings = canonical_json(asdict(method.parameters))
+            if settings in seen:
                 raise suite.error(
-                    f"has the same settings as variant {twins[0]!r}", "variants", name, label
+                    f"has the same settings as variant {seen[settings]!r}", "variants", name, label
                 )
-            seen[label] = parameters
+            seen[settings] = label
 
 
 def _create(
@@ -338,7 +395,8 @@ def _create(
         if key not in known:
             raise suite.error(f"{name} has no parameter {key!r}{hint(key, known)}", *keys, key)
     try:
-        return cls.create({**common, **own})
+        with blamed(cls, "create()"):
+            return cls.create({**common, **own})
     except MethodError as error:
         wrong = [error.parameter] if error.parameter in own else []
         raise suite.error(error, *keys, *filter(None, wrong)) from None

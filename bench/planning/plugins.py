@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterable
@@ -18,8 +19,9 @@ from pathlib import Path
 
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning import old_names
+from vit_ptq_bench.bench.planning.options import expanded
+from vit_ptq_bench.guests import one_line, watched
 from vit_ptq_bench.methods import METHODS
-from vit_ptq_bench.registry import one_line
 from vit_ptq_bench.tasks import TASKS
 
 GROUPS = {"method": "vit_ptq_bench.methods", "task": "vit_ptq_bench.tasks"}
@@ -69,7 +71,8 @@ def _load_point(kind: str, point: EntryPoint) -> None:
         return
     _loaded_points.add(key)
     try:
-        point.load()
+        with watched():
+            point.load()
     except Exception as error:  # a package of somebody else can fail in any way
         package = point.dist.name if point.dist else "an unknown package"
         origin = f"entry point {point.value!r} of {package}"
@@ -82,14 +85,19 @@ def load_file(path: Path) -> None:
     Raises:
         BenchError: naming the file, and the line where its import failed.
     """
-    file = path.expanduser().resolve()
+    file = Path(os.path.realpath(expanded(path)))
     if file in _loaded_files:
         return
-    if not file.is_file():
+    if not os.path.lexists(file):
         raise BenchError(f"plugin {path}: there is no such file")
     if file.suffix != ".py":
         raise BenchError(f"plugin {path}: expected a Python file (.py)")
-    digest = file_sha256(file)
+    if not file.is_file():  # a folder, or a pipe that may never end
+        raise BenchError(f"plugin {path}: it is not a file")
+    try:
+        digest = file_sha256(file)
+    except OSError as error:
+        raise BenchError(f"plugin {path}: cannot read it: {error.strerror}") from error
     name = f"bench_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
@@ -97,7 +105,8 @@ def load_file(path: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look the module up by name
     try:
-        spec.loader.exec_module(module)
+        with watched():
+            spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         raise BenchError(f"plugin {_where(file, error)}: {one_line(error)}") from error

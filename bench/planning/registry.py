@@ -7,6 +7,7 @@ from typing import Any
 
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning import plugins
+from vit_ptq_bench.bench.planning.answers import blamed
 from vit_ptq_bench.bench.planning.names import unknown
 from vit_ptq_bench.methods import METHODS, Method
 from vit_ptq_bench.registry import Registry
@@ -47,10 +48,12 @@ def make_task(name: str, options: TaskOptions) -> Task:
     """The task called ``name`` with its options.
 
     Raises:
-        BenchError: there is no such task.
+        BenchError: there is no such task, or one of somebody else fails.
         TaskError: the task refuses its options.
     """
-    return task_class(name)(options)
+    cls = task_class(name)
+    with blamed(cls, "making it"):
+        return cls(options)
 
 
 def is_small(task: str) -> bool:

@@ -84,6 +84,7 @@ class RunOptions:
         "under DIR (default: 4; 0: every run computes all itself)",
         "GB",
         at_least=0,
+        at_most=1_000_000,
     )
     save_models: bool = option(False, "keep the quantized models (safetensors) under DIR/models")
     plugin: tuple[Path, ...] = option(
@@ -105,7 +106,10 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class SuiteOverrides:
-    """What the command line says instead of the suite; each field replaces the suite's of ``replaces``."""
+    """What the command line says instead of the suite; each field replaces the suite's of ``replaces``.
+
+    Numbers are bounded there, see `Suite`.
+    """
 
     methods: tuple[str, ...] = option((), None, "LIST", replaces="methods")
     models: tuple[str, ...] = option((), None, "LIST", replaces="models")
@@ -113,10 +117,8 @@ class SuiteOverrides:
     protocol: tuple[str, ...] = option((), None, "LIST", replaces="protocols")
     scope: tuple[str, ...] = option((), None, "LIST", replaces="scopes")
     seed: tuple[int, ...] = option((), None, "LIST", replaces="seeds")
-    calibration_images: int | None = option(
-        None, None, "N", replaces="calibration_images", at_least=1
-    )
-    limit: int | None = option(None, "evaluate on N images only", "N", replaces="limit", at_least=1)
+    calibration_images: int | None = option(None, None, "N", replaces="calibration_images")
+    limit: int | None = option(None, "evaluate on N images only", "N", replaces="limit")
 
 
 def resolve_run(words: Mapping[str, Any]) -> RunOptions:
@@ -173,7 +175,7 @@ def _tasks(
     options: dict[str, TaskOptions] = {}
     for suite in suites:
         given = dict(words) | {"limit": suite.limit}
-        sources = [suite_source(suite.task, suite.task_options), words_source(given)]
+        sources = [suite_source(suite.task, suite.task_options, suite.source), words_source(given)]
         own = _task_options(suite.task, config, sources)
         if options.setdefault(suite.task, own) != own:
             raise suite.error("an included suite of the same task has other options", "include")

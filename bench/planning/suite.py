@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning.names import hint, unknown
+from vit_ptq_bench.bench.planning.options import expanded, unusable
 from vit_ptq_bench.bench.planning.toml_file import TomlFile
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import BitWidth, Protocol
+from vit_ptq_bench.values import out_of_bounds, shown
 
 SUITES_FOLDER = Path(__file__).parents[1] / "suites"
 
@@ -36,13 +39,21 @@ KEYS = (
     "include",
 )
 
-LABEL = r"[a-z0-9+][a-z0-9+._-]*"
+MAX_IMAGES = 10**9
+"""Images of a calibration or evaluation set: more than any has."""
+
+MAX_INCLUDED = 100
+"""Suites that run along with one."""
+
+LABEL = r"[a-z0-9+][a-z0-9+._-]{0,99}"
 """Form of a variant's label."""
 
 
 @dataclass(frozen=True)
 class Suite:
     """What a sweep runs. Names of methods, models and the task are checked by `bench.plan`.
+
+    The metadata of the fields that are numbers bound them, wherever they come from.
 
     Attributes:
         name: short name; the default output folder is called so.
@@ -71,9 +82,11 @@ class Suite:
     methods: tuple[str, ...] = ("*",)
     bits: tuple[str, ...] = ("W6A6", "W4A4", "W3A3")
     protocols: tuple[Protocol, ...] = ("equal",)
-    seeds: tuple[int, ...] = (0,)
-    calibration_images: int | None = None
-    limit: int | None = None
+    seeds: tuple[int, ...] = field(default=(0,), metadata={"at_least": 0, "at_most": 2**32 - 1})
+    calibration_images: int | None = field(
+        default=None, metadata={"at_least": 1, "at_most": MAX_IMAGES}
+    )
+    limit: int | None = field(default=None, metadata={"at_least": 1, "at_most": MAX_IMAGES})
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     variants: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     task_options: Mapping[str, Any] = field(default_factory=dict)
@@ -98,9 +111,12 @@ def find_suite(name: str) -> Path:
     Raises:
         BenchError: there is neither; near matches are named.
     """
-    path = Path(name).expanduser()
+    problem = unusable(Path(name))
+    if problem is not None:
+        raise BenchError(f"suite {problem}")
+    path = expanded(name)
     if path.suffix == ".toml" or len(path.parts) > 1:
-        if path.is_file():
+        if os.path.lexists(path):  # if it is no file, or a link to none, reading it says so
             return path
         raise BenchError(f"there is no suite file {name}")
     bundled = suite_files()
@@ -157,6 +173,9 @@ def with_included(suite: Suite) -> list[Suite]:
         BenchError: there is no such suite, or it includes one itself; with file and line.
     """
     suites = [suite]
+    if len(suite.include) > MAX_INCLUDED:
+        problem = f"{len(suite.include)} suites, more than {MAX_INCLUDED}"
+        raise suite.error(problem, "include")
     for name in suite.include:
         try:
             other = read_suite(find_suite(name))
@@ -181,8 +200,9 @@ def check_values(suite: Suite) -> None:
     Raises:
         BenchError: naming file, line and key where they are known.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", suite.name):
-        raise suite.error(f"{suite.name!r} cannot name a folder", "name")
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", suite.name):
+        raise suite.error(f"{shown(suite.name)} cannot name a folder", "name")
+    check_texts(suite)
     for bits in suite.bits:
         check_bits(suite, bits)
     for protocol in suite.protocols:
@@ -192,16 +212,35 @@ def check_values(suite: Suite) -> None:
                 "protocols",
                 value=protocol,
             )
-    for seed in suite.seeds:
-        if not 0 <= seed < 2**32:
-            raise suite.error(
-                f"a seed is a number from 0 to 2**32 - 1, not {seed}", "seeds", value=seed
-            )
-    for key, number in (("calibration_images", suite.calibration_images), ("limit", suite.limit)):
-        if number is not None and number < 1:
-            raise suite.error(f"must be at least 1, not {number}", key)
+    for item in fields(Suite):
+        value = getattr(suite, item.name)
+        for one in value if isinstance(value, tuple) else (value,):
+            problem = out_of_bounds(one, item.metadata) if item.metadata else None
+            if problem is not None:
+                raise suite.error(problem, item.name, value=one)
     for method, labels in suite.variants.items():
         check_labels(suite, method, labels)
+
+
+def check_texts(suite: Suite) -> None:
+    """Refuse names that are longer than any name is.
+
+    Raises:
+        BenchError: naming file, line and key where they are known.
+    """
+    for key in ("models", "methods", "bits", "protocols", "scopes", "include"):
+        for text in getattr(suite, key):
+            problem = unusable(text)
+            if problem is not None:
+                raise suite.error(problem, key, value=text)
+    for key, names in (("parameters", suite.parameters), ("variants", suite.variants)):
+        for text in names:
+            problem = unusable(text)
+            if problem is not None:
+                raise suite.error(problem, key, text)
+    problem = unusable(suite.task)
+    if problem is not None:
+        raise suite.error(problem, "task")
 
 
 def check_labels(suite: Suite, method: str, labels: Collection[str]) -> None:
@@ -215,7 +254,7 @@ def check_labels(suite: Suite, method: str, labels: Collection[str]) -> None:
     for label in labels:
         if not re.fullmatch(LABEL, label):
             raise suite.error(
-                f"{label!r} is not a label; use lower-case letters, digits and + . _ -, "
+                f"{shown(label)} is not a label; use lower-case letters, digits and + . _ -, "
                 "a letter, digit or + first",
                 "variants",
                 method,
@@ -232,5 +271,5 @@ def check_bits(suite: Suite, text: str) -> None:
     try:
         BitWidth.parse(text)
     except MethodError as error:
-        problem = str(error) if repr(text) in str(error) else f"{text!r}: {error}"
+        problem = str(error) if shown(text) in str(error) else f"{shown(text)}: {error}"
         raise suite.error(problem, "bits", value=text) from None

@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_type_hints
 
 from vit_ptq_bench.methods import quantization as parts
-from vit_ptq_bench.methods.api.parameters import NoParameters
+from vit_ptq_bench.methods.api.parameters import NoParameters, checked
 from vit_ptq_bench.methods.api.words import table_words
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import (
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 Fidelity = Literal["official", "reimplementation", "inspired", "reference"]
+
+
+@cache
+def _type_hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 class Method(ABC):
@@ -44,7 +50,8 @@ class Method(ABC):
         quick: settings with which it runs in seconds on a small model, for the conformance tests.
         profiles: named sets of settings, for methods with a parameter ``profile``: what it names comes
             before the defaults and after what is set by hand.
-        Parameters: frozen dataclass of the settings.
+        Parameters: frozen dataclass of the settings, each with a default that JSON can hold; see
+            `parameters.bounded`.
     """
 
     name: ClassVar[str]
@@ -68,20 +75,20 @@ class Method(ABC):
         """Return an instance with some parameters changed.
 
         Raises:
-            MethodError: an unknown parameter or a value of the wrong type; it is named, also in
-                `MethodError.parameter`.
+            MethodError: an unknown parameter, or a value of the wrong type or out of bounds; it is named,
+                also in `MethodError.parameter`.
         """
         settings = dict(settings or {})
         settings = {**cls.profiles.get(str(settings.get("profile")), {}), **settings}
-        hints = get_type_hints(cls.Parameters)
-        known = {field.name: hints[field.name] for field in fields(cls.Parameters)}
+        hints = _type_hints(cls.Parameters)
+        known = {field.name: field.metadata for field in fields(cls.Parameters)}
         for name, value in list(settings.items()):
             if name not in known:
                 raise MethodError(
                     f"{cls.name} has no parameter {name!r}; it has {', '.join(known) or 'none'}",
                     parameter=name,
                 )
-            settings[name] = _checked(cls.name, name, value, known[name])
+            settings[name] = checked(f"{cls.name}.{name}", value, hints[name], known[name])
         return cls(cls.Parameters(**settings))
 
     def bit_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:
@@ -154,17 +161,3 @@ class Method(ABC):
         self.calibrate(quantized, calibration, progress)
         quantized.freeze()
         return quantized
-
-
-def _checked(method: str, name: str, value: Any, expected: Any) -> Any:
-    """Return a parameter's ``value`` as the type ``expected``; 1 and 1.0 are one setting, so one run."""
-    what = f"{method}.{name}"
-    if get_origin(expected) is Literal:
-        if value not in get_args(expected):
-            choices = ", ".join(map(str, get_args(expected)))
-            raise MethodError(f"{what} must be one of {choices}; got {value!r}", parameter=name)
-        return value
-    accepted = (int, float) if expected is float else expected
-    if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
-        raise MethodError(f"{what} must be {expected.__name__}; got {value!r}", parameter=name)
-    return expected(value)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
-from vit_ptq_bench.methods.api.parameters import ReparameterizationParameters
+from vit_ptq_bench.methods.api.parameters import ReparameterizationParameters, bounded, counted
 from vit_ptq_bench.methods.quantization.bits import (
     OPERAND_ROLES,
     BitTable,
@@ -40,11 +40,11 @@ class ReconstructionParameters(ReparameterizationParameters):
 
     profile: Profile = "fast"
     unit: UnitGranularity = "block"
-    iterations: int = 60
-    batch_size: int = 8
+    iterations: int = bounded(60, at_least=0)
+    batch_size: int = counted(8)
     learn: Literal["rounding", "weights"] = "weights"
-    weight_rate: float = 1.5e-4
-    step_rate: float = 4e-5
+    weight_rate: float = bounded(1.5e-4, at_least=0)
+    step_rate: float = bounded(4e-5, at_least=0)
 
 
 PAPER = {"iterations": 20000, "batch_size": 32, "learn": "rounding", "weight_rate": 1e-3}

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, TypeAlias, get_args
 
 from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.values import shown
 
 FLOAT = 32
 """Number of bits that stands for "left in floating point"."""
@@ -68,9 +69,12 @@ class BitWidth:
         Raises:
             MethodError: the text is not of that form, or a number is out of range.
         """
-        match = re.fullmatch(r"W(0|[1-9][0-9]?)A(0|[1-9][0-9]?)", text)
+        pattern = r"W(0|[1-9][0-9]?)A(0|[1-9][0-9]?)"  # [0-9]: \d matches Arabic digits too
+        match = re.fullmatch(pattern, text) if isinstance(text, str) else None
         if match is None:
-            raise MethodError(f"{text!r} is not a bit width; write it like W4A4, W4A8 or W4A32")
+            raise MethodError(
+                f"{shown(text)} is not a bit width; write it like W4A4, W4A8 or W4A32"
+            )
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:
@@ -78,17 +82,19 @@ class BitWidth:
 
 
 def check_bits(bits: int, what: str) -> None:
-    """Raise `MethodError` unless ``bits`` is 2 to 8 or 32."""
+    """Raise `MethodError` unless ``bits`` is 2 to 8 or 32, as an `int`: 4.0 would be another identity."""
+    if type(bits) is not int:
+        raise MethodError(f"{what} must be a whole number; got {shown(bits)}")
     if bits != FLOAT and not MIN_BITS <= bits <= MAX_BITS:
         raise MethodError(
-            f"{what} must be {MIN_BITS} to {MAX_BITS}, or {FLOAT} for floating point; got {bits}"
+            f"{what} must be {MIN_BITS} to {MAX_BITS}, or {FLOAT} for floating point; got {shown(bits)}"
         )
 
 
 def check_name(name: object, what: str) -> None:
     """Raise `MethodError` unless ``name`` is lower-case kebab, like ``log-sqrt2``."""
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
-        raise MethodError(f"{what} must be lower-case kebab, like 'log-sqrt2'; got {name!r}")
+        raise MethodError(f"{what} must be lower-case kebab, like 'log-sqrt2'; got {shown(name)}")
 
 
 @dataclass(frozen=True)
@@ -118,10 +124,13 @@ class TensorSpec:
     def __post_init__(self) -> None:
         check_bits(self.bits, "bits")
         check_name(self.scheme, "scheme")
+        for name in ("symmetric", "dynamic"):
+            if type(getattr(self, name)) is not bool:  # 1 would be another identity than True
+                raise MethodError(f"{name} must be a bool; got {shown(getattr(self, name))}")
         known = get_args(Granularity)
         if self.granularity not in known:
             raise MethodError(
-                f"granularity {self.granularity!r} is unknown; known: {', '.join(known)}"
+                f"granularity {shown(self.granularity)} is unknown; known: {', '.join(known)}"
             )
         if self.granularity == "token" and not self.dynamic:
             raise MethodError("granularity 'token' needs dynamic = true: tokens differ per image")
@@ -133,7 +142,7 @@ class TensorSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready data."""
-        return asdict(self)
+        return {f.name: getattr(self, f.name) for f in _SPEC_FIELDS}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -142,6 +151,9 @@ class TensorSpec:
         if unknown or "bits" not in data:
             raise MethodError(f"a tensor spec has no field {sorted(unknown)}; bits is required")
         return cls(**data)
+
+
+_SPEC_FIELDS = fields(TensorSpec)
 
 
 class BitTable(Mapping[str, TensorSpec]):

@@ -54,10 +54,22 @@ class TaskOptions:
         default=None, metadata={"help": "weights instead of the model's own", "metavar": "FILE"}
     )
     limit: int | None = field(
-        default=None, metadata={"help": "evaluate on N images only", "metavar": "N", "at_least": 1}
+        default=None,
+        metadata={
+            "help": "evaluate on N images only",
+            "metavar": "N",
+            "at_least": 1,
+            "at_most": 10**9,
+        },
     )
     batch_size: int = field(
-        default=100, metadata={"help": "images per forward pass", "metavar": "N", "at_least": 1}
+        default=100,
+        metadata={
+            "help": "images per forward pass",
+            "metavar": "N",
+            "at_least": 1,
+            "at_most": 10**6,
+        },
     )
     loader_workers: int = field(
         default=0,
@@ -65,6 +77,7 @@ class TaskOptions:
             "help": "processes that decode images; 0: only the run's own",
             "metavar": "N",
             "at_least": 0,
+            "at_most": 1024,
         },
     )
     holdout: bool = field(

@@ -73,7 +73,7 @@ def test_defaults(tmp_path: Path) -> None:
         ('"W4A32"', '"4/8"', 5, ["4/8", "not a bit width"]),
         ('"equal"', '"eqal"', 6, ["unknown protocol 'eqal'", "did you mean 'equal'?"]),
         ("[0, 1]", '["0"]', 7, ["seeds", "expected a whole number", "a string"]),
-        ("[0, 1]", "[-1]", 7, ["seeds", "0 to 2**32"]),
+        ("[0, 1]", "[-1]", 7, ["seeds", "at least 0"]),
         ("[0, 1]", "[3, 3]", 7, ["seeds", "twice"]),
         ("[0, 1]", "[]", 7, ["seeds", "empty"]),
         ("calibration_images = 16", "calibration_images = true", 8, ["calibration_images", "true"]),

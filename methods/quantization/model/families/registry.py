@@ -5,11 +5,12 @@ from importlib.metadata import entry_points
 
 from torch import nn
 
+from vit_ptq_bench.guests import one_line, watched
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import BitTable, check_name
 from vit_ptq_bench.methods.quantization.model.families.base import Family
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
-from vit_ptq_bench.registry import Registry, one_line
+from vit_ptq_bench.registry import Registry
 
 PACKAGE = "vit_ptq_bench.methods.quantization.model.families"
 
@@ -27,7 +28,8 @@ class FamilyRegistry(Registry):
         super().import_from_location()
         for point in entry_points(group=ENTRY_POINTS):
             try:
-                point.load()
+                with watched():
+                    point.load()
             except Exception as error:  # other people's packages can fail in any way
                 self.broken[point.name] = one_line(error)
 
@@ -57,7 +59,8 @@ def register_family(cls: type[Family]) -> type[Family]:
         MethodError: the class lacks a ``description``, its ``name`` is not lower-case kebab, or it is taken.
     """
     check_name(getattr(cls, "name", None), f"{cls.__name__}.name")
-    if not getattr(cls, "description", ""):
+    description = getattr(cls, "description", "")
+    if not isinstance(description, str) or not description:
         raise MethodError(f"{cls.__name__}.description must say which models are supported")
     if not cls.__module__.startswith(f"{PACKAGE}."):
         FAMILIES.import_from_location()  # a name that is taken is the newcomer's mistake

@@ -1,0 +1,68 @@
+"""How many runs a suite has, counted before they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+from vit_ptq_bench.bench.planning.suite import Suite
+
+Say = Callable[[str], None]
+"""Takes a sentence for the user."""
+
+MAX_RUNS = 100_000
+"""Runs of a suite: planning them takes a minute, and running them the better part of a year."""
+
+
+def silent(sentence: str) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many of each a suite has; a method with variants counts once per variant."""
+
+    models: int
+    methods: int
+    bits: int
+    protocols: int
+    scopes: int
+    seeds: int
+
+    @classmethod
+    def of(cls, suite: Suite, models: int, methods: int, scopes: int) -> Self:
+        """The size of ``suite`` with its globs resolved."""
+        return cls(models, methods, len(suite.bits), len(suite.protocols), scopes, len(suite.seeds))
+
+    @property
+    def runs(self) -> int:
+        """Number of runs: each model has one in full precision besides."""
+        cells = self.methods * self.bits * self.protocols * self.scopes * self.seeds
+        return self.models * (1 + cells)
+
+    def __str__(self) -> str:
+        counts = (
+            _counted(self.methods, "method"),
+            _counted(self.bits, "bit width"),
+            _counted(self.protocols, "protocol"),
+            *([_counted(self.scopes, "scope")] if self.scopes > 1 else []),
+            _counted(self.seeds, "seed"),
+        )
+        models = _counted(self.models, "model")
+        return f"{_counted(self.runs, 'run')}: {models} x ({' x '.join(counts)} + full precision)"
+
+
+def check_size(suite: Suite, size: Size, say: Say) -> None:
+    """Say how large ``suite`` is.
+
+    Raises:
+        BenchError: it is larger than anybody means.
+    """
+    if size.runs > MAX_RUNS:
+        raise suite.error(f"{size}; a suite has at most {MAX_RUNS}", "models")
+    say(f"suite {suite.name}: {size}")
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
