@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,18 +14,24 @@ from vit_ptq_bench.tasks import classification, storage
 from vit_ptq_bench.tasks.api.registry import register_task
 from vit_ptq_bench.tasks.api.selection import drawn, subset
 from vit_ptq_bench.tasks.api.task import Evaluation, EvaluationProgress, LoadedModel, Task
+from vit_ptq_bench.tasks.classification.contents import Contents, contents_id, names_id
 from vit_ptq_bench.tasks.classification.image_listing import (
+    Listing,
     Sample,
-    class_folders,
-    flat_samples,
-    folder_samples,
-    listing_id,
+    list_classes,
+    told,
     validation_folder,
+)
+from vit_ptq_bench.tasks.classification.labelled_images import (
+    LabelledImages,
+    from_file,
+    from_folders,
 )
 from vit_ptq_bench.tasks.errors import TaskError
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from vit_ptq_bench.tasks.classification.image_cache import CachedImages
@@ -69,10 +76,11 @@ class ImageNet(Task):
     training folder, drawn by seed, with the evaluation's transform. Any timm name works; a name of a
     pretrained tag downloads its weights unless ``checkpoint`` gives a file. With ``holdout`` half of the
     training images, always the same, are judged on instead, and calibration draws from the other half.
+    Labels are WordNet ids of ImageNet-1k, indices, or names of ``class_map``; see docs/data.md.
     """
 
     name = "imagenet"
-    version = 1
+    version = 2
     metrics = ("top1", "top5")
     metric_titles = {"top5": "top5"}
     outcomes_metric = "top1"
@@ -95,28 +103,43 @@ class ImageNet(Task):
         return f"timm:{model if '.' in model else classification.full_name(model)}"
 
     def data_id(self) -> str:
-        """Return a hash over names, sizes and labels of validation and training images."""
-        root = self.require_root()
-        train = folder_samples(root / "train") if (root / "train").is_dir() else []
-        if self.options.holdout:
-            return f"{listing_id(train, root)}:holdout"
-        return listing_id([*self._validation, *train], root)
+        """Return a hash over contents and labels of the images to judge, and names of the training images."""
+        judged = self._chosen
+        contents = self._contents.of([path for path, _ in judged])
+        labels = [label for _, label in judged]
+        names = names_id(self._train.images, self._train.folder) if self._train else ""
+        holdout = ":holdout" if self.options.holdout else ""
+        return contents_id(contents, labels, names) + holdout
+
+    def calibration_id(self, n: int, seed: int) -> str | None:
+        """Return a hash over the contents of the training images drawn; None: there are fewer than ``n``."""
+        if self._train is None or n > len(self._pool):
+            return None
+        return contents_id(self._contents.of(self._drawn(n, seed)))
+
+    def data_notes(self) -> tuple[str, ...]:
+        """Return how the labels were read, and what was left out."""
+        if self._train is None or self.options.holdout:
+            return self._judged.notes
+        return (*self._judged.notes, *told(self._train.losses(), self.options.incomplete))
 
     def load_model(self, model: str) -> LoadedModel:
         """Build a timm model with its pretrained weights or those of the checkpoint."""
         self.require_model(model)
         checkpoint = self.options.checkpoint
         if checkpoint is None:
-            return self._with_reference(model, classification.create_pretrained(model))
+            module = classification.create_pretrained(model)
+            self._require_outputs(module, model)
+            return self._with_reference(model, module)
         module = classification.create_untrained(model)
+        self._require_outputs(module, model)
         storage.load_strictly(module, storage.read_state_dict(checkpoint), str(checkpoint))
         return LoadedModel(model, module.eval())
 
     def calibration_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:
         """Draw ``n`` training images without replacement."""
-        samples = self._training[0]
-        chosen = drawn(len(samples), n, seed, self.require_root() / "train")
-        return [images for images, _ in self._images([samples[i] for i in chosen], loaded)]
+        samples = [(path, 0) for path in self._drawn(n, seed)]
+        return [images for images, _ in self._images(samples, loaded)]
 
     def evaluate(
         self,
@@ -126,69 +149,82 @@ class ImageNet(Task):
         progress: EvaluationProgress | None = None,
     ) -> Evaluation:
         """Classify the validation images."""
-        samples = self._training[1] if self.options.holdout else self._validation
-        self._check_classes(loaded, samples)
-        chosen = [samples[i] for i in subset(len(samples), self.options.limit)]
-        images = self._images(chosen, loaded, self.options.loader_workers)
-        return classification.classify(module, images, device, len(chosen), progress)
+        self._require_outputs(loaded.module, loaded.name)
+        images = self._images(self._chosen, loaded, self.options.loader_workers)
+        return classification.classify(module, images, device, len(self._chosen), progress)
 
     def _images(
         self, samples: Sequence[Sample], loaded: LoadedModel, loader_workers: int = 0
     ) -> CachedImages:
         config, transform = classification.preprocessing(loaded.module)
-        files = classification.ImageFiles(samples, transform)
+        contents = self._contents.of([path for path, _ in samples])
+        files = classification.ImageFiles(samples, transform, contents)
         return classification.CachedImages(
             files, self.options.batch_size, loader_workers, config, self.cache
         )
 
     @cached_property
-    def _training(self) -> tuple[list[Sample], list[Sample]]:
-        """Images that calibration draws from, and those held out."""
-        folder = self.require_root() / "train"
-        if not folder.is_dir():
-            raise TaskError(
-                f"{folder}: calibration needs training images there (<class>/<image>.JPEG)"
-            )
-        samples = folder_samples(folder)
-        if not self.options.holdout:
-            return samples, []
-        order = np.random.default_rng(HOLDOUT_SEED).permutation(len(samples))
-        half = len(samples) // 2
-        return [samples[i] for i in order[half:]], [samples[i] for i in order[:half]]
+    def _contents(self) -> Contents:
+        """Hashes of images, each as it was when this task first asked."""
+        return Contents()
 
     @cached_property
-    def _validation(self) -> list[Sample]:
+    def _train(self) -> Listing | None:
+        """The training images; None: there is no folder of them."""
+        folder = self.require_root() / "train"
+        if not folder.is_dir():
+            return None
+        listing = list_classes(folder)
+        told(listing.losses(), self.options.incomplete)
+        return listing
+
+    @cached_property
+    def _judged(self) -> LabelledImages:
+        """Images that could be judged on, before half of them is held out and a limit drawn."""
+        map_file, incomplete = self.options.class_map, self.options.incomplete
+        if self.options.holdout:
+            return from_folders(self._require_train(), map_file, incomplete)
         folder = validation_folder(self.require_root())
         if self.options.val_labels is not None:
-            return flat_samples(folder, self.options.val_labels)
-        if not class_folders(folder):
-            raise TaskError(
-                f"{folder} has no class folders; if its images are flat, give their labels with "
-                "--val-labels (one line per image: '<file name> <label>')"
-            )
-        return folder_samples(folder)
+            return from_file(folder, self.options.val_labels, map_file, incomplete)
+        return from_folders(list_classes(folder), map_file, incomplete)
 
-    def _check_classes(self, loaded: LoadedModel, samples: list[Sample]) -> None:
+    @cached_property
+    def _chosen(self) -> list[Sample]:
+        """Images to judge."""
+        samples: Sequence[Sample] = self._judged.samples
+        if self.options.holdout:
+            samples = [samples[i] for i in _order(len(samples))[: len(samples) // 2]]
+        return [samples[i] for i in subset(len(samples), self.options.limit)]
+
+    @cached_property
+    def _pool(self) -> Sequence[Path]:
+        """Images that calibration draws from."""
+        images = self._require_train().images
+        if not self.options.holdout:
+            return images
+        return [images[i] for i in _order(len(images))[len(images) // 2 :]]
+
+    def _drawn(self, n: int, seed: int) -> list[Path]:
+        pool = self._pool
+        return [pool[i] for i in drawn(len(pool), n, seed, self.require_root() / "train")]
+
+    def _require_train(self) -> Listing:
+        if self._train is None:
+            raise TaskError(
+                f"{self.require_root() / 'train'}: calibration needs training images there "
+                "(<class>/<image>.JPEG)"
+            )
+        return self._train
+
+    def _require_outputs(self, module: nn.Module, model: str) -> None:
         """A wrong number of classes means other labels than the model was trained with."""
-        classes = int(getattr(loaded.module, "num_classes", 0))
-        root = self.require_root()
-        folder = root / "train" if self.options.holdout else validation_folder(root)
-        by_folder = self.options.holdout or self.options.val_labels is None
-        found = len(class_folders(folder)) if by_folder else classes
-        if found != classes:
-            raise TaskError(
-                f"{folder} has {found} class folders, {loaded.name} has {classes} classes"
-            )
-        largest = max(label for _, label in samples)
-        if largest >= classes:
-            raise TaskError(
-                f"{self.options.val_labels}: label {largest}, but {loaded.name} has {classes} classes"
-            )
+        self._judged.require_outputs(int(getattr(module, "num_classes", 0)), model)
 
     def _with_reference(self, model: str, module: nn.Module) -> LoadedModel:
         """The papers' figures hold for the full validation set only."""
         known = REFERENCES.get(classification.full_name(model))
-        if known is None or self.options.holdout or len(self._validation) != FULL_VALIDATION:
+        if known is None or self.options.holdout or len(self._judged.samples) != FULL_VALIDATION:
             return LoadedModel(model, module)
         return LoadedModel(model, module, known.top1, known.tolerance, "PTQ papers on timm weights")
 
@@ -203,6 +239,11 @@ class ImageNet(Task):
         near = classification.near_names(model)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise TaskError(f"timm has no model {model!r}{hint}")
+
+
+def _order(n: int) -> NDArray[np.int64]:
+    """Training images in the order in which they are split: judged on are those of the first half."""
+    return np.random.default_rng(HOLDOUT_SEED).permutation(n)
 
 
 def _pretrained_names() -> str:

@@ -31,3 +31,11 @@ def image_key(preprocessing: object, paths: Iterable[Path]) -> str:
         stat = path.stat()
         digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
+
+
+def content_key(preprocessing: object, contents: Iterable[str]) -> str:
+    """Return the key of what a preprocessing makes of images whose contents have these hashes."""
+    digest = hashlib.sha256(repr(preprocessing).encode())
+    for content in contents:
+        digest.update(f"{content}\n".encode())
+    return digest.hexdigest()

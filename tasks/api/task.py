@@ -38,6 +38,8 @@ class TaskOptions:
         loader_workers: processes that decode images; 0 decodes in the run's own process.
         holdout: judge on training images that calibration cannot draw, instead of the evaluation images: for
             choosing the settings of a method.
+        class_map: class names of the labels, one a line, in the order of the model's outputs.
+        incomplete: go on where more than a few images or labels have to be left out.
     """
 
     data_dir: Path | None = field(
@@ -84,6 +86,20 @@ class TaskOptions:
         default=False,
         metadata={
             "help": "judge on training images that calibration cannot draw, to choose settings",
+            "metavar": None,
+        },
+    )
+    class_map: Path | None = field(
+        default=None,
+        metadata={
+            "help": "class names of the labels, one a line, in the order of the model's outputs",
+            "metavar": "FILE",
+        },
+    )
+    incomplete: bool = field(
+        default=False,
+        metadata={
+            "help": "go on where more than a few images or labels have to be left out",
             "metavar": None,
         },
     )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vit_ptq_bench.tasks.api.task import Evaluation, EvaluationProgress
+from vit_ptq_bench.tasks.errors import TaskError
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -50,11 +51,15 @@ def classify(
         device: where to compute.
         n: number of images in all, for the progress.
         progress: told after each batch.
+
+    Raises:
+        TaskError: logits that are not finite, or that do not fit the labels.
     """
     hits: dict[str, list[NDArray[np.bool_]]] = {"top1": [], "top5": []}
     done = 0
     for images, labels in batches:
         logits = module(images.to(device))
+        _require_logits(logits, labels, done)
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu()
         right = ranked == labels[:, None]
         hits["top1"].append(right[:, 0].numpy())
@@ -63,3 +68,25 @@ def classify(
         if progress is not None:
             progress(done, n)
     return summarise({name: np.concatenate(parts) for name, parts in hits.items()}, "top1")
+
+
+def _require_logits(logits: Tensor, labels: Tensor, done: int) -> None:
+    """Refuse what would be ranked all the same; ``done`` images came before the batch."""
+    if logits.ndim != 2 or len(logits) != len(labels):
+        raise TaskError(
+            f"the model gives outputs of shape {tuple(logits.shape)} for {len(labels)} images; a classifier "
+            "gives one row of logits per image"
+        )
+    classes = logits.shape[1]
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise TaskError(
+            f"labels go from {int(labels.min())} to {int(labels.max())}, but the model has {classes} outputs"
+        )
+    finite = torch.isfinite(logits).all(dim=1)
+    if not finite.all():
+        first = int(finite.logical_not().nonzero()[0])
+        raise TaskError(
+            f"the logits of image {done + first + 1} are not finite, and {len(finite) - int(finite.sum())} "
+            f"of {len(finite)} in its batch are so; weights, scales or biases of the model hold NaN or "
+            "overflow"
+        )

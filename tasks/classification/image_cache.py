@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vit_ptq_bench.tasks.api.cache import TensorCache, image_key
+from vit_ptq_bench.tasks.api.cache import TensorCache, content_key
 from vit_ptq_bench.tasks.classification.image_files import ImageFiles
 from vit_ptq_bench.tasks.classification.image_listing import Sample
 from vit_ptq_bench.tasks.classification.normalisation import normalise
@@ -94,6 +94,5 @@ class CachedImages:
         return torch.tensor([label for _, label in self._samples(position)])
 
     def _key(self, position: int) -> str:
-        return image_key(
-            sorted(self._config.items()), [path for path, _ in self._samples(position)]
-        )
+        contents = self._files.contents[position : position + self._size]
+        return content_key(sorted(self._config.items()), contents)

@@ -1,23 +1,126 @@
-"""ImageNet-1k on disk: which images there are, and their labels."""
+"""Image files on disk: which there are, which are left out, and why."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vit_ptq_bench.tasks.errors import TaskError
 
-EXTENSIONS = {".jpeg", ".jpg", ".png", ".bmp", ".webp"}
+EXTENSIONS = {
+    *(".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff"),
+}
+"""Those that timm's and torchvision's image folders read, and a few more names of the same formats."""
 
 VALIDATION_FOLDERS = ("val", "validation")
 
+FOREIGN = {
+    *("__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
+    *("$recycle.bin", "system volume information", "lost+found", "@eadir"),
+}
+"""Lower-case names of what file managers, archivers and file systems leave behind, beside hidden files."""
+
+FEW = 0.01
+"""Share of files that may be missing without being asked about; one may always be."""
+
+DANGLING = "dangling links"
+UNKNOWN = "with a suffix of no image format"
+DEEP = "a folder too deep"
+BESIDE = "beside the class folders"
+IRREGULAR = "no regular files"
+
 Sample = tuple[Path, int]
+"""An image and its class index."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a folder.
+
+    Attributes:
+        folder: the folder.
+        images: sorted by path.
+        classes: names of the class folders, sorted; empty where images lie flat.
+        empty: those that hold no image.
+        left_out: reason -> files of that kind that cannot be judged.
+    """
+
+    folder: Path
+    images: tuple[Path, ...]
+    classes: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
+    left_out: dict[str, list[Path]] = field(default_factory=dict)
+
+    def losses(self) -> list[Loss]:
+        """Return what is missing: files, and class folders without images."""
+        missing = sum(len(paths) for paths in self.left_out.values())
+        kinds = {
+            reason: [str(path.relative_to(self.folder)) for path in paths]
+            for reason, paths in self.left_out.items()
+        }
+        files = Loss(f"files in {self.folder.name}", len(self.images) + missing, kinds)
+        empty = {"without an image": list(self.empty)} if self.empty else {}
+        return [files, Loss(f"class folders in {self.folder.name}", len(self.classes), empty)]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Things that are left out.
+
+    Attributes:
+        things: what they are, and where.
+        total: how many there are, those left out among them.
+        kinds: reason -> names of those left out.
+    """
+
+    things: str
+    total: int
+    kinds: dict[str, list[str]]
+
+    @property
+    def count(self) -> int:
+        """How many are left out."""
+        return sum(len(names) for names in self.kinds.values())
+
+    def __str__(self) -> str:
+        reasons = [
+            f"{len(names)} {kind} ({printable(names[0])})" for kind, names in self.kinds.items()
+        ]
+        return f"{self.count} of {self.total} {self.things} left out: {', '.join(reasons)}"
+
+
+def told(losses: Sequence[Loss], accepted: bool) -> list[str]:
+    """Return a sentence for everything that is left out.
+
+    Args:
+        losses: what is left out.
+        accepted: whether the user has asked to go on without.
+
+    Raises:
+        TaskError: it is more than a few, and not accepted.
+    """
+    for loss in losses:
+        if loss.count > max(1, int(FEW * loss.total)) and not accepted:
+            raise TaskError(f"{loss}; put them right, or go on without them with --incomplete")
+    return [str(loss) for loss in losses if loss.count]
+
+
+def printable(name: str) -> str:
+    """Return a name without what no encoding can print (bytes of another encoding in a file name)."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def is_image(path: Path) -> bool:
     """Whether a path looks like an image file."""
     return path.suffix.lower() in EXTENSIONS and path.is_file()
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a file or folder of that name belongs to no data set: hidden, or left behind by a program."""
+    return name.startswith(".") or name.lower() in FOREIGN
 
 
 def validation_folder(root: Path) -> Path:
@@ -28,83 +131,100 @@ def validation_folder(root: Path) -> Path:
     raise TaskError(f"{root} has no folder {' or '.join(VALIDATION_FOLDERS)}")
 
 
-def class_folders(folder: Path) -> list[Path]:
-    """Return the class folders of an ImageFolder; the class index is the rank of the name."""
-    return sorted(path for path in folder.iterdir() if path.is_dir())
-
-
-def folder_samples(folder: Path) -> list[Sample]:
-    """Return (image, class index) of an ImageFolder, sorted by path.
+def list_classes(folder: Path) -> Listing:
+    """Return the images in the class folders of ``folder``.
 
     Raises:
-        TaskError: the folder has no class folders, or these no images.
+        TaskError: it has no class folders, or these no images, or one cannot be read.
     """
-    classes = class_folders(folder)
-    samples = [
-        (path, label)
-        for label, child in enumerate(classes)
-        for path in sorted(child.iterdir())
-        if is_image(path)
-    ]
-    if not samples:
-        raise TaskError(f"{folder}: no images found in class folders (<class>/<image>.JPEG)")
-    return samples
-
-
-def flat_samples(folder: Path, labels_file: Path) -> list[Sample]:
-    """Return (image, class index) of flat images with a ground-truth file, sorted by path.
-
-    The file has one line per image: ``<file name> <label>`` or, in the order of the sorted file names,
-    ``<label>``; labels are class indices from 0 or WordNet ids, then ranked.
-
-    Raises:
-        TaskError: unreadable file, a label of another kind, or counts that do not agree.
-    """
-    images = sorted(path for path in folder.iterdir() if is_image(path))
-    if not images:
-        raise TaskError(f"{folder}: no images found")
-    lines = _label_lines(labels_file)
-    if len(lines) != len(images):
+    images: list[Path] = []
+    classes, empty = [], []
+    left_out: dict[str, list[Path]] = {}
+    for entry in _entries(folder):
+        if not _is_folder(entry):
+            left_out.setdefault(_fault(entry) or BESIDE, []).append(Path(entry.path))
+            continue
+        classes.append(entry.name)
+        found = _images_in(Path(entry.path), left_out)
+        images += found
+        if not found:
+            empty.append(entry.name)
+    if not classes:
         raise TaskError(
-            f"{labels_file} labels {len(lines)} images, but {folder} holds {len(images)}"
+            f"{folder} has no class folders (<class>/<image>.JPEG); if its images are flat, give their "
+            "labels with --val-labels (one line per image: '<file name> <label>')"
         )
-    if all(len(words) == 1 for words in lines):
-        return list(zip(images, _indices([w[0] for w in lines], labels_file), strict=True))
-    return _by_name(images, lines, labels_file)
+    listing = Listing(folder, tuple(images), tuple(classes), tuple(empty), left_out)
+    if not images:
+        raise _nothing(listing, "images found in class folders (<class>/<image>.JPEG)")
+    return listing
 
 
-def _label_lines(labels_file: Path) -> list[list[str]]:
+def list_flat(folder: Path, but: Path) -> Listing:
+    """Return the images that lie in ``folder`` itself; ``but`` is no image, and may lie among them.
+
+    Raises:
+        TaskError: there are none, or the folder cannot be read.
+    """
+    left_out: dict[str, list[Path]] = {}
+    images = _images_in(folder, left_out, but)
+    listing = Listing(folder, tuple(images), left_out=left_out)
+    if not images:
+        raise _nothing(listing, "images found")
+    return listing
+
+
+def _nothing(listing: Listing, what: str) -> TaskError:
+    files = listing.losses()[0]
+    return TaskError(f"{listing.folder}: no {what}" + (f"; {files}" if files.count else ""))
+
+
+def _images_in(
+    folder: Path, left_out: dict[str, list[Path]], but: Path | None = None
+) -> list[Path]:
+    """Images that lie in ``folder`` itself, sorted; all others are added to ``left_out``."""
+    images = []
+    for entry in _entries(folder):
+        path = Path(entry.path)
+        if _is_folder(entry):
+            if below := list(_files_below(path)):
+                left_out.setdefault(DEEP, []).extend(below)
+        elif fault := _fault(entry):
+            if but is None or not but.exists() or not path.exists() or not path.samefile(but):
+                left_out.setdefault(fault, []).append(path)
+        else:
+            images.append(path)
+    return images
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one; a link that leads in a circle is none."""
+    if entry.is_symlink():
+        return os.path.isdir(entry.path)
+    return entry.is_dir()
+
+
+def _fault(entry: os.DirEntry[str]) -> str | None:
+    """Why a file cannot be an image."""
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        return DANGLING
+    if not entry.is_file():
+        return IRREGULAR
+    suffix = os.path.splitext(entry.name)[1].lower()
+    return None if suffix in EXTENSIONS else UNKNOWN
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_foreign(name))
+        yield from (Path(parent) / name for name in sorted(files) if not is_foreign(name))
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Files and folders of a folder, sorted by name, without what belongs to no data set."""
     try:
-        text = labels_file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(f"{labels_file}: cannot read the ground-truth file ({error})") from error
-    return [line.split() for line in text.splitlines() if line.strip()]
-
-
-def _by_name(images: Sequence[Path], lines: list[list[str]], labels_file: Path) -> list[Sample]:
-    wrong = next((i for i, words in enumerate(lines, start=1) if len(words) != 2), None)
-    if wrong is not None:
-        raise TaskError(f"{labels_file}, line {wrong}: expected '<file name> <label>' or '<label>'")
-    indices = _indices([label for _, label in lines], labels_file)
-    labels = {name: index for (name, _), index in zip(lines, indices, strict=True)}
-    missing = [path.name for path in images if path.name not in labels]
-    if missing:
-        raise TaskError(f"{labels_file} has no label for {', '.join(missing[:3])}")
-    return [(path, labels[path.name]) for path in images]
-
-
-def _indices(labels: Sequence[str], labels_file: Path) -> list[int]:
-    if all(label.isdecimal() for label in labels):
-        return [int(label) for label in labels]
-    if any(label.isdecimal() for label in labels):
-        raise TaskError(f"{labels_file} mixes class indices and class names")
-    ranks = {name: rank for rank, name in enumerate(sorted(set(labels)))}
-    return [ranks[label] for label in labels]
-
-
-def listing_id(samples: Sequence[Sample], root: Path) -> str:
-    """Return a hash over relative paths, file sizes and labels."""
-    digest = hashlib.sha256()
-    for path, label in samples:
-        digest.update(f"{path.relative_to(root)}\0{path.stat().st_size}\0{label}\n".encode())
-    return f"sha256:{digest.hexdigest()}"
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if not is_foreign(entry.name)]
+    except OSError as error:
+        raise TaskError(f"{folder}: cannot be read ({error.strerror or error})") from error
+    return sorted(found, key=lambda entry: entry.name)

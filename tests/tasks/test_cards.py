@@ -43,7 +43,8 @@ task = tasks["imagenet"](TaskOptions(data_dir=root))
 for model in REFERENCES:
     assert task.knows_model(model) and task.weights_id(model) == f"timm:{model}"
     assert task.knows_model(model.partition(".")[0])
-assert task.data_id().startswith("sha256:")
+assert task.data_id().startswith("sha256:") and task.calibration_id(1, 0) is None
+assert task.data_notes() == ("1 images in val: 1 class folders, WordNet ids",)
 task = tasks["imagenet"](TaskOptions(data_dir=root, checkpoint=root / "weights"))
 assert task.weights_id("vit_tiny_patch16_224").startswith("sha256:")
 light()
@@ -67,8 +68,8 @@ light()
 @pytest.fixture
 def root(tmp_path):
     """An image for evaluation, none for calibration, and a file that could be weights."""
-    (tmp_path / "val" / "n01").mkdir(parents=True)
-    (tmp_path / "val" / "n01" / "a.jpg").write_bytes(b"no decoder looks at it")
+    (tmp_path / "val" / "n01440764").mkdir(parents=True)
+    (tmp_path / "val" / "n01440764" / "a.jpg").write_bytes(b"no decoder looks at it")
     (tmp_path / "weights").write_bytes(b"nor at this")
     return tmp_path
 

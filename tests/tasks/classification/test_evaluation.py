@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +8,7 @@ from scipy.stats import binomtest
 
 from vit_ptq_bench.tasks.api.selection import subset
 from vit_ptq_bench.tasks.classification.evaluation import classify, wilson_interval
+from vit_ptq_bench.tasks.errors import TaskError
 
 
 @given(data=st.data(), n=st.integers(1, 5000))
@@ -44,3 +46,28 @@ def test_subset_is_sorted_unique_and_as_long_as_asked(n, limit):
     assert len(chosen) == min(n, limit or n)
     assert (np.diff(chosen) > 0).all()
     assert np.array_equal(chosen, subset(n, limit))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_logits_that_are_not_finite_are_an_error(value):
+    logits, labels = torch.eye(6), torch.arange(6)
+    logits[4, 0] = value  # the right class still has the largest of the others
+    batches = zip(logits.split(3), labels.split(3), strict=True)
+    with pytest.raises(
+        TaskError, match="logits of image 5 are not finite, and 1 of 3 in its batch"
+    ):
+        classify(torch.nn.Identity(), batches, torch.device("cpu"), 6, None)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        (torch.zeros(3, 10), torch.tensor([0, 1]), r"shape \(3, 10\) for 2 images"),
+        (torch.zeros(2, 10, 4), torch.tensor([0, 1]), r"shape \(2, 10, 4\)"),
+        (torch.zeros(2, 10), torch.tensor([0, 10]), "from 0 to 10, but the model has 10 outputs"),
+        (torch.zeros(2, 10), torch.tensor([-1, 1]), "from -1 to 1"),
+    ],
+)
+def test_logits_that_do_not_fit_the_labels_are_an_error(logits, labels, message):
+    with pytest.raises(TaskError, match=message):
+        classify(torch.nn.Identity(), [(logits, labels)], torch.device("cpu"), 2, None)

@@ -1,5 +1,7 @@
 """The ImageNet task on small trees of generated JPEGs, with an untrained model from a file."""
 
+import os
+
 import numpy as np
 import pytest
 import timm
@@ -9,11 +11,14 @@ from safetensors.torch import save_file
 
 from vit_ptq_bench.tasks.api.registry import TASKS
 from vit_ptq_bench.tasks.api.task import TaskOptions
+from vit_ptq_bench.tasks.classification.contents import Contents
 from vit_ptq_bench.tasks.classification.image_cache import CachedImages
+from vit_ptq_bench.tasks.classification.label_sets import IMAGENET_FILE
 from vit_ptq_bench.tasks.errors import TaskError
 
 MODEL = "vit_tiny_patch16_224"
-CLASSES = 1000
+
+IDS = IMAGENET_FILE.read_text().split()
 
 
 def _image(path, seed):
@@ -32,13 +37,11 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def tree(tmp_path):
-    """Six validation images in 1000 class folders, nine training images."""
-    for label in range(CLASSES):
-        (tmp_path / "val" / f"n{label:08d}").mkdir(parents=True)
+    """Six validation images of six classes, nine training images."""
     for i, label in enumerate((0, 1, 7, 500, 998, 999)):
-        _image(tmp_path / "val" / f"n{label:08d}" / f"v{i}.JPEG", i)
+        _image(tmp_path / "val" / IDS[label] / f"v{i}.JPEG", i)
     for i in range(9):
-        _image(tmp_path / "train" / f"n{i:08d}" / f"t{i}.JPEG", 100 + i)
+        _image(tmp_path / "train" / IDS[i] / f"t{i}.JPEG", 100 + i)
     return tmp_path
 
 
@@ -58,7 +61,7 @@ def test_image_folder_evaluates_and_calibrates(tree, checkpoint):
     files = sorted((tree / "val").glob("*/*.JPEG"))
     with torch.no_grad():
         logits = loaded.module(torch.stack([transform(Image.open(f)) for f in files]))
-    labels = torch.tensor([int(f.parent.name[1:]) for f in files])
+    labels = torch.tensor([IDS.index(f.parent.name) for f in files])
     assert np.array_equal(result.outcomes, (logits.argmax(1) == labels).numpy())
     batches = task.calibration_batches(loaded, 5, seed=0)
     assert [tuple(b.shape) for b in batches] == [(4, 3, 224, 224), (1, 3, 224, 224)]
@@ -77,7 +80,7 @@ def test_flat_images_with_labels_by_name_or_in_order(tree, tmp_path, checkpoint)
     outcomes = []
     for labels in (by_name, in_order):
         task = _task(data_dir=flat, val_labels=labels, checkpoint=checkpoint)
-        assert [label for _, label in task._validation] == [3, 1, 999, 0]
+        assert [label for _, label in task._chosen] == [3, 1, 999, 0]
         loaded = task.load_model(MODEL)
         outcomes.append(task.evaluate(loaded.module, loaded, torch.device("cpu")).outcomes)
     assert np.array_equal(*outcomes)
@@ -88,20 +91,17 @@ def test_flat_images_with_labels_by_name_or_in_order(tree, tmp_path, checkpoint)
     [
         ("1\n2\n", "labels 2 images"),
         ("a.JPEG 1\nb.JPEG 2\nc.JPEG 3\nd.JPEG 4", "no label for"),
-        ("1\n2\nn01\n3", "mixes class indices and class names"),
+        ("1\n2\nn01440764\n3", "line 3: .*mixes WordNet ids with indices"),
         ("1 2 3\n1\n2\n3", "line 1"),
-        ("1\n2\n3\n1000", "label 1000"),
     ],
 )
-def test_bad_ground_truth_files(tmp_path, checkpoint, text, message):
+def test_bad_ground_truth_files(tmp_path, text, message):
     for i in range(4):
         _image(tmp_path / "val" / f"v{i}.JPEG", i)
     labels = tmp_path / "labels.txt"
     labels.write_text(text)
-    task = _task(data_dir=tmp_path, val_labels=labels, checkpoint=checkpoint)
-    loaded = task.load_model(MODEL)
     with pytest.raises(TaskError, match=message):
-        task.evaluate(loaded.module, loaded, torch.device("cpu"))
+        _task(data_dir=tmp_path, val_labels=labels).data_id()
 
 
 def test_missing_and_empty_folders(tmp_path, checkpoint):
@@ -122,10 +122,6 @@ def test_missing_and_empty_folders(tmp_path, checkpoint):
 def test_holdout_halves_the_training_images(tree, checkpoint):
     task = _task(data_dir=tree, checkpoint=checkpoint, holdout=True)
     loaded = task.load_model(MODEL)
-    with pytest.raises(TaskError, match="train has 9 class folders"):
-        task.evaluate(loaded.module, loaded, torch.device("cpu"))
-    for label in range(CLASSES):
-        (tree / "train" / f"n{label:08d}").mkdir(exist_ok=True)
     judged = task.evaluate(loaded.module, loaded, torch.device("cpu"))
     assert judged.n == 4
     assert task.data_id() != _task(data_dir=tree, checkpoint=checkpoint).data_id()
@@ -137,20 +133,14 @@ def test_holdout_halves_the_training_images(tree, checkpoint):
     assert len(drawn) == 5 and drawn < {i.numpy().tobytes() for i in torch.cat(everything)}
 
 
-def test_class_count_corrupt_image_and_too_few_images(tree, checkpoint):
+def test_corrupt_image_and_too_few_images(tree, checkpoint):
     task = _task(data_dir=tree, checkpoint=checkpoint)
     loaded = task.load_model(MODEL)
     with pytest.raises(TaskError, match="has 9 images to draw, the run asks for 10"):
         task.calibration_batches(loaded, 10, 0)
-    broken = tree / "val" / "n00000007" / "v2.JPEG"
+    broken = tree / "val" / IDS[7] / "v2.JPEG"
     broken.write_bytes(broken.read_bytes()[:60])
     with pytest.raises(TaskError, match=r"v2\.JPEG: corrupt"):
-        _task(data_dir=tree, checkpoint=checkpoint).evaluate(
-            loaded.module, loaded, torch.device("cpu")
-        )
-    (tree / "val" / "n00000999" / "v5.JPEG").unlink()
-    (tree / "val" / "n00000999").rmdir()
-    with pytest.raises(TaskError, match="has 999 class folders"):
         _task(data_dir=tree, checkpoint=checkpoint).evaluate(
             loaded.module, loaded, torch.device("cpu")
         )
@@ -171,7 +161,7 @@ def test_names_and_identities(tree, checkpoint):
     with pytest.raises(TaskError, match=r"did you mean .*vit_tiny_patch16_224"):
         task.weights_id("vit_tiny_patch16_225")
     before = task.data_id()
-    _image(tree / "val" / "n00000001" / "w.JPEG", 50)
+    _image(tree / "val" / IDS[1] / "w.JPEG", 50)
     assert _task(data_dir=tree).data_id() != before
     assert "deit_small_patch16_224.fb_in1k" in task.model_names()
 
@@ -231,7 +221,7 @@ def test_only_batches_that_are_missing_are_decoded(tree, checkpoint, monkeypatch
     real = Image.open
     monkeypatch.setattr(
         "vit_ptq_bench.tasks.classification.image_files.Image.open",
-        lambda path: opened.append(path) or real(path),
+        lambda file, **words: opened.append(file) or real(file, **words),
     )
     # One more goes between the first look and its turn.
     get = task.cache.get
@@ -242,12 +232,74 @@ def test_only_batches_that_are_missing_are_decoded(tree, checkpoint, monkeypatch
     assert len(opened) == 4 and np.array_equal(alone.outcomes, again.outcomes)
 
 
-def test_a_changed_image_is_decoded_again(tree, checkpoint):
-    task = _task(data_dir=tree, checkpoint=checkpoint)
-    task.cache = _Kept()
-    loaded = task.load_model(MODEL)
-    before = torch.cat(task.calibration_batches(loaded, 9, seed=0))
-    for path in (tree / "train").glob("*/*"):
+def test_an_image_that_changes_after_it_was_planned_is_refused(tree, checkpoint):
+    options = {"data_dir": tree, "checkpoint": checkpoint}
+    planned = _task(**options)
+    planned.cache = _Kept()
+    loaded = planned.load_model(MODEL)
+    data, calibration = planned.data_id(), planned.calibration_id(9, 0)
+    before = torch.cat(planned.calibration_batches(loaded, 9, seed=0))
+    for path in tree.glob("*/*/*"):
         _image(path, 999)
-    after = torch.cat(task.calibration_batches(loaded, 9, seed=0))
-    assert not torch.equal(before, after)
+    # What an earlier run has decoded are the images that were planned.
+    assert torch.equal(before, torch.cat(planned.calibration_batches(loaded, 9, seed=0)))
+    planned.cache = None
+    with pytest.raises(TaskError, match=r"t\d\.JPEG was changed while the sweep ran"):
+        planned.calibration_batches(loaded, 9, seed=0)
+    with pytest.raises(TaskError, match=r"v\d\.JPEG was changed while the sweep ran"):
+        planned.evaluate(loaded.module, loaded, torch.device("cpu"))
+    anew = _task(**options)
+    assert anew.data_id() != data and anew.calibration_id(9, 0) != calibration
+    assert not torch.equal(before, torch.cat(anew.calibration_batches(loaded, 9, seed=0)))
+
+
+def test_identities_are_those_of_the_images_that_count(tree):
+    def ids(**options):
+        task = _task(data_dir=tree, **options)
+        return task.data_id(), task.calibration_id(3, 0), task.data_notes()
+
+    first = ids(limit=3)
+    judged = [path for path, _ in _task(data_dir=tree, limit=3)._chosen]
+    spare = next(path for path in (tree / "val").glob("*/*") if path not in judged)
+    _image(spare, 77)
+    assert ids(limit=3) == first
+    old = judged[0].read_bytes()
+    other = bytearray(old)
+    other[-10] ^= 1  # same name, size and time
+    status = judged[0].stat()
+    judged[0].write_bytes(bytes(other))
+    os.utime(judged[0], ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert ids(limit=3)[0] != first[0]
+    judged[0].write_bytes(old)
+    assert ids(limit=3) == first
+    drawn = _task(data_dir=tree)._drawn(3, 0)
+    _image(drawn[0], 78)
+    changed = ids(limit=3)
+    assert changed[0] == first[0] and changed[1] != first[1]
+    _image(drawn[0].with_name("more.JPEG"), 79)
+    assert ids(limit=3)[0] != first[0]
+    assert _task(data_dir=tree).calibration_id(100, 0) is None
+    assert first[2] == ("6 images in val: 6 class folders, WordNet ids",)
+
+
+def test_a_model_of_other_classes_is_refused_before_it_is_calibrated(tree, tmp_path, checkpoint):
+    names = tmp_path / "classes.txt"
+    names.write_text("\n".join(IDS[:999]))
+    with pytest.raises(TaskError, match=f"{IDS[999]}: .* is no name of the class map"):
+        _task(data_dir=tree, class_map=names).data_id()
+    (tree / "val" / IDS[999] / "v5.JPEG").unlink()
+    (tree / "val" / IDS[999]).rmdir()
+    task = _task(data_dir=tree, class_map=names, checkpoint=checkpoint)
+    assert "class names" in task.data_notes()[0]
+    with pytest.raises(TaskError, match="of 999 classes, but vit_tiny.* has 1000 outputs"):
+        task.load_model(MODEL)
+
+
+def test_hashing_for_long_is_said_and_done_once(tree, monkeypatch, caplog):
+    monkeypatch.setattr("vit_ptq_bench.tasks.classification.contents.PATIENCE_SECONDS", 0.0)
+    contents = Contents()
+    paths = sorted(tree.glob("*/*/*"))
+    first = contents.of(paths)
+    assert "15 of 15" in caplog.text
+    caplog.clear()
+    assert contents.of(paths) == first and caplog.text == ""

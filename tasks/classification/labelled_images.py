@@ -1,0 +1,136 @@
+"""Images with their labels: from class folders, or from a flat folder and a ground-truth file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vit_ptq_bench.tasks.classification.image_listing import (
+    Listing,
+    Sample,
+    list_flat,
+    told,
+)
+from vit_ptq_bench.tasks.classification.label_files import read_ground_truth
+from vit_ptq_bench.tasks.classification.label_sets import (
+    INDICES,
+    Labels,
+    Word,
+    read_class_map,
+    read_labels,
+)
+from vit_ptq_bench.tasks.errors import TaskError
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images to judge.
+
+    Attributes:
+        samples: images and class indices, sorted by path.
+        labels: what the labels say.
+        notes: how they were read, a sentence each.
+    """
+
+    samples: tuple[Sample, ...]
+    labels: Labels
+    notes: tuple[str, ...]
+
+    def require_outputs(self, outputs: int, model: str) -> None:
+        """Refuse a model that has other classes than the labels.
+
+        Args:
+            outputs: how many outputs the model has.
+            model: its name.
+
+        Raises:
+            TaskError: the number of classes is another, or too small.
+        """
+        classes, largest = self.labels.classes, max(self.labels.indices)
+        if classes is not None and classes != outputs:
+            raise TaskError(
+                f"{self.notes[0]}: the labels are of {classes} classes, but {model} has {outputs} outputs; "
+                "for a model of other classes give --class-map"
+            )
+        if largest == outputs and min(self.labels.indices) > 0:
+            raise TaskError(
+                f"{self.notes[0]}: label {largest}, but {model} has {outputs} outputs, 0 to {outputs - 1}; "
+                "the labels seem to count from 1, an index counts from 0"
+            )
+        if largest >= outputs:
+            raise TaskError(
+                f"{self.notes[0]}: label {largest}, but {model} has {outputs} outputs, 0 to {outputs - 1}"
+            )
+        if classes is None:
+            self._refuse_fewer_classes(outputs, model)
+
+    def _refuse_fewer_classes(self, outputs: int, model: str) -> None:
+        """Indices without a gap, some of them more than once, are all the classes that there are."""
+        distinct = sorted(set(self.labels.indices))
+        without_gap = distinct == list(range(len(distinct)))
+        if without_gap and 1 < len(distinct) < min(outputs, len(self.labels.indices)):
+            raise TaskError(
+                f"{self.notes[0]}: labels 0 to {distinct[-1]}, as of {len(distinct)} classes, but {model} "
+                f"has {outputs} outputs; if the labels are outputs of this model, name those with --class-map"
+            )
+
+
+def from_folders(
+    listing: Listing, class_map: Path | None = None, incomplete: bool = False
+) -> LabelledImages:
+    """Return images labelled by the names of their class folders.
+
+    Args:
+        listing: of a folder with class folders.
+        class_map: the user's class names.
+        incomplete: whether more than a few images may be left out.
+
+    Raises:
+        TaskError: names that are no labels, or of several forms, or too much left out.
+    """
+    words = [Word(name, str(listing.folder / name)) for name in listing.classes]
+    labels = read_labels(words, _read(class_map))
+    if labels.form == INDICES:
+        labels = _whole(labels, listing)
+    index = dict(zip(listing.classes, labels.indices, strict=True))
+    samples = tuple((path, index[path.parent.name]) for path in listing.images)
+    note = (
+        f"{len(samples)} images in {listing.folder.name}: {len(index)} class folders, {labels.form}"
+    )
+    notes = (note, *told(listing.losses(), incomplete))
+    return LabelledImages(samples, labels, notes)
+
+
+def from_file(
+    folder: Path, file: Path, class_map: Path | None = None, incomplete: bool = False
+) -> LabelledImages:
+    """Return flat images labelled by a ground-truth file, see `read_ground_truth`.
+
+    Raises:
+        TaskError: what `read_ground_truth` raises, or too much left out.
+    """
+    listing = list_flat(folder, file)
+    truth = read_ground_truth(file, listing, _read(class_map))
+    note = f"{len(truth.samples)} images in {folder.name}: {truth.note}"
+    notes = (note, *told([listing.losses()[0], *truth.losses], incomplete))
+    return LabelledImages(truth.samples, truth.labels, notes)
+
+
+def _read(class_map: Path | None) -> Mapping[str, int] | None:
+    return None if class_map is None else read_class_map(class_map)
+
+
+def _whole(labels: Labels, listing: Listing) -> Labels:
+    """Folders that are numbered have to be all classes: nothing else tells how many there are."""
+    if len(set(labels.indices)) < len(labels.indices):
+        raise TaskError(f"{listing.folder}: two class folders have the same number")
+    if labels.classes is not None:
+        return labels
+    missing = sorted(set(range(len(labels.indices))) - set(labels.indices))
+    if missing:
+        raise TaskError(
+            f"{listing.folder}: {len(labels.indices)} class folders with numbers, but none is called "
+            f"{missing[0]}; numbers count from 0 without a gap, or name the classes with --class-map"
+        )
+    return Labels(labels.indices, labels.form, len(labels.indices))
