@@ -75,6 +75,7 @@ class ApqVit(Method):
     version = 2
     schemes = {"fc2.input": "twin-gelu"}
     quick = {"rounds": 1, "draws": 1, "steps": 25}
+    batch = "batch_size"
     Parameters = ApqVitParameters
 
     def authors_table(self, bits: BitWidth) -> BitTable:

@@ -66,6 +66,7 @@ class Ptq4Vit(Method):
     fidelity = "official"
     version = 2
     schemes = {"attention": "twin-softmax", "fc2.input": "twin-gelu"}
+    batch = "batch_size"
     Parameters = Ptq4VitParameters
 
     def authors_table(self, bits: BitWidth) -> BitTable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 from vit_ptq_bench.tasks import detection, storage
 from vit_ptq_bench.tasks.api.registry import register_task
 from vit_ptq_bench.tasks.api.task import LoadedModel
-from vit_ptq_bench.tasks.detection.data import CocoFiles, images_in, read_coco
+from vit_ptq_bench.tasks.detection.data import CocoFiles, read_coco
+from vit_ptq_bench.tasks.detection.pictures import images_in
 from vit_ptq_bench.tasks.detection.task import DetectionTask
-from vit_ptq_bench.tasks.detection.zoo import BUNDLED, COCO_MODELS, config_path
+from vit_ptq_bench.tasks.detection.zoo import BUNDLED, COCO_MODELS, config_id, is_config_file
 from vit_ptq_bench.tasks.errors import TaskError
 
 LAYOUTS = (("val2017", "train2017", "instances_val2017.json"), ("val", "train", "val.json"))
@@ -44,44 +44,45 @@ class Coco(DetectionTask):
         """Whether it is a name, or a config file."""
         return model in self.model_names() or (model.endswith(".py") and Path(model).is_file())
 
+    def names_code(self, model: str) -> bool:
+        """Whether it is the path of a config file, which is a program."""
+        return is_config_file(model)
+
     def weights_id(self, model: str) -> str:
-        """Return the checkpoint's hash, with that of a config file of the user's own."""
-        weights = storage.file_id(self._checkpoint(model))
-        if model in self.model_names():
-            return weights
-        return f"{weights} {storage.file_id(config_path(model))}"
+        """Return the checkpoint's hash, with those of a config file of the user's own and its bases."""
+        return _with_config(storage.file_id(self._checkpoint(model)), model)
 
     def data_id(self) -> str:
-        """Return a hash over the annotations and the names and sizes of all images."""
-        files = self.files()
-        digest = hashlib.sha256(files.annotations.read_bytes())
-        for folder in (files.images, self._training):
-            for path in images_in(folder) if folder.is_dir() else []:
-                digest.update(f"{path.name}\0{path.stat().st_size}\n".encode())
-        return f"sha256:{digest.hexdigest()}"
+        """Return a hash over the annotations, and the names and contents of the images to judge on."""
+        return detection.contents_id(self.judged_pictures(), self.files().digest)
+
+    def calibration_id(self, n: int, seed: int) -> str | None:
+        """Return a hash over the contents of the drawn training images."""
+        folder = self._training
+        if n == 0 or not folder.is_dir() or n > len(images_in(folder)):
+            return None
+        return detection.contents_id(self.drawn_pictures(n, seed))
 
     def load_model(self, model: str) -> LoadedModel:
         """Build a detector with the weights of the checkpoint."""
-        return LoadedModel(model, self.build(model, self._checkpoint(model)))
+        module, weights = self.build(model, self._checkpoint(model))
+        identity = _with_config(weights.identity, model)
+        return LoadedModel(model, module, weights=identity, notes=weights.notes)
 
     def files(self) -> CocoFiles:
         """Return the evaluation images."""
         return self._files
 
-    def calibration_dataset(self, pipeline: list[Any]) -> Any:
-        """Return the training images, without annotations: calibration looks at no label."""
+    def calibration_images(self) -> list[Path]:
+        """Return the training images; calibration looks at no label."""
         folder = self._training
         if not folder.is_dir():
             raise TaskError(f"{folder}: calibration needs training images there")
-        return detection.ImageFolder(images_in(folder), pipeline)
+        return images_in(folder)
 
     def scale(self, config: Any) -> tuple[int, int]:
         """Return the size in the config's test pipeline; 1333 x 800 if it has none."""
-        for step in config.get("test_pipeline") or ():
-            if step.get("type") == "Resize" and "scale" in step:
-                long, short = step["scale"]
-                return int(long), int(short)
-        return SCALE
+        return detection.test_scale(config) or SCALE
 
     @cached_property
     def _files(self) -> CocoFiles:
@@ -107,3 +108,8 @@ class Coco(DetectionTask):
                 "dict; `bench convert checkpoint` makes one of an OpenMMLab training checkpoint)"
             )
         return self.options.checkpoint
+
+
+def _with_config(weights: str, model: str) -> str:
+    """The identity of weights that a config file of the user's own makes a detector of."""
+    return f"{weights} {config_id(model)}" if is_config_file(model) else weights

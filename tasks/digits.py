@@ -63,8 +63,8 @@ class Digits(Task):
         self.require_model(model)
         source = storage.bundled_weights(model, self.options)
         module = build_architecture(model)
-        storage.load_strictly(module, storage.read_state_dict(source), str(source))
-        return storage.bundled_model(model, module, self.options)
+        weights = storage.load_weights(module, source, classification.adapted_state)
+        return storage.bundled_model(model, module, self.options, weights)
 
     def calibration_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:
         """Render ``n`` pictures of training digits."""

@@ -133,8 +133,8 @@ class ImageNet(Task):
             return self._with_reference(model, module)
         module = classification.create_untrained(model)
         self._require_outputs(module, model)
-        storage.load_strictly(module, storage.read_state_dict(checkpoint), str(checkpoint))
-        return LoadedModel(model, module.eval())
+        weights = storage.load_weights(module, checkpoint, classification.adapted_state)
+        return LoadedModel(model, module.eval(), weights=weights.identity, notes=weights.notes)
 
     def calibration_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:
         """Draw ``n`` training images without replacement."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vit_ptq_bench.tasks import detection, storage
+from vit_ptq_bench.tasks import storage
 from vit_ptq_bench.tasks.api.registry import register_task
 from vit_ptq_bench.tasks.api.task import LoadedModel
 from vit_ptq_bench.tasks.classification.digit_rendering import source_pools
@@ -16,6 +17,7 @@ from vit_ptq_bench.tasks.detection.data import CocoFiles, read_coco
 from vit_ptq_bench.tasks.detection.scene_rendering import SIZE, write_scenes
 from vit_ptq_bench.tasks.detection.task import DetectionTask
 from vit_ptq_bench.tasks.detection.zoo import BUNDLED
+from vit_ptq_bench.tasks.errors import TaskError
 
 VALIDATION, CALIBRATION = 200, 256
 """Scenes to judge on, of test digits, and scenes to calibrate on, of training digits."""
@@ -23,6 +25,9 @@ VALIDATION, CALIBRATION = 200, 256
 SEEDS = {"validation": 1000, "calibration": 2000}
 
 DIGITS = "vit_ptq_bench.tasks.classification.digit_rendering"
+
+SEAL = "contents.sha256"
+"""File beside the scenes with the hash over all of them."""
 
 SCENES = "vit_ptq_bench.tasks.detection.scene_rendering"
 
@@ -32,23 +37,42 @@ def scenes_folder(part: str) -> Path:
     """Return the folder with the scenes of ``validation`` or ``calibration``; they are drawn once.
 
     They stay in the system's temporary folder, of which a sweep's runs share them, under a name made from
-    all that decides them, and appear whole or not at all.
+    all that decides them, and appear whole or not at all. Scenes of which files were changed or removed
+    since are drawn again.
     """
     recipe = storage.recipe_key(
         (__name__, DIGITS, SCENES), ("numpy", "scikit-learn", "pillow", "pycocotools")
     )
     wanted = storage.private_folder(f"scenes-{recipe}") / part
     if wanted.is_dir():
-        return wanted
+        if _is_whole(wanted):
+            return wanted
+        shutil.rmtree(wanted, ignore_errors=True)  # another run may be at it, too
     validation = part == "validation"
     pool = source_pools()[1 if validation else 0]
     fresh = Path(tempfile.mkdtemp(dir=wanted.parent))
     write_scenes(fresh, pool, VALIDATION if validation else CALIBRATION, SEEDS[part])
+    (fresh / SEAL).write_text(_contents(fresh), encoding="ascii")
     try:
         fresh.rename(wanted)
     except OSError:  # another run was faster
         shutil.rmtree(fresh)
     return wanted
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether scenes are those that were drawn."""
+    try:
+        return (folder / SEAL).read_text(encoding="ascii") == _contents(folder)
+    except (OSError, UnicodeDecodeError, TaskError):  # a file is gone or damaged
+        return False
+
+
+def _contents(folder: Path) -> str:
+    """Hash over the names and contents of a folder's files, but for the one that keeps it."""
+    paths = sorted(path for path in folder.iterdir() if path.name != SEAL)
+    ids = zip(paths, storage.content_ids(paths), strict=True)
+    return hashlib.sha256("".join(f"{path.name} {i}\n" for path, i in ids).encode()).hexdigest()
 
 
 @cache
@@ -99,16 +123,17 @@ class Scenes(DetectionTask):
     def load_model(self, model: str) -> LoadedModel:
         """Load a bundled detector; its card's figure is the reference."""
         self.require_model(model)
-        module = self.build(model, storage.bundled_weights(model, self.options))
-        return storage.bundled_model(model, module, self.options)
+        module, weights = self.build(model, storage.bundled_weights(model, self.options))
+        return storage.bundled_model(model, module, self.options, weights)
 
     def files(self) -> CocoFiles:
         """Return the scenes of test digits."""
         return _files("validation")
 
-    def calibration_dataset(self, pipeline: list[Any]) -> Any:
+    def calibration_images(self) -> list[Path]:
         """Return the scenes of training digits."""
-        return detection.build_dataset(_files("calibration"), pipeline)
+        files = _files("calibration")
+        return [files.images / entry["file_name"] for entry in files.data["images"]]
 
     def scale(self, config: Any) -> tuple[int, int]:
         """Scenes keep their size."""

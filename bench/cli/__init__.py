@@ -60,9 +60,10 @@ def _carried_out(parsed: argparse.Namespace) -> int:
     except UserError as error:
         problem = str(error)
     except OSError as error:  # a folder without permission, a name that no file can have
-        if error.filename is None:
+        if error.strerror is None:
             raise
-        problem = f"{shown_path(str(error.filename))}: {error.strerror}"
+        place = "" if error.filename is None else f"{shown_path(str(error.filename))}: "
+        problem = f"{place}{error.strerror}"
     except SystemExit as error:  # a plug-in's: the command would end as if all were well
         frame = traceback.extract_tb(error.__traceback__)[-1]
         problem = f"{frame.filename}:{frame.lineno}: asked to end the program ({error!r})"

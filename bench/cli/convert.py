@@ -36,12 +36,23 @@ def run(arguments: argparse.Namespace) -> int:
     """Convert, say what came out, and return the exit status."""
     if arguments.kind == "checkpoint":
         return _checkpoint(arguments)
-    from vit_ptq_bench.tasks.detection.convert import convert_voc, convert_yolo
+    from vit_ptq_bench.tasks.detection.voc import convert_voc
+    from vit_ptq_bench.tasks.detection.yolo import convert_yolo
 
     convert = convert_voc if arguments.kind == "voc" else convert_yolo
-    for part in convert(arguments.source, arguments.out):
-        dropped = f", {part.dropped} boxes of no size left out" if part.dropped else ""
-        print(f"{arguments.out / part.name}: {part.images} images, {part.objects} objects{dropped}")
+    try:
+        parts = convert(arguments.source, arguments.out)
+    except OSError as error:  # no room, no right to write, a name that no file can have
+        place = str(error.filename or arguments.out)
+        raise BenchError(
+            f"{place[:200]}: {error.strerror or error}; nothing was converted"
+        ) from error
+    for part in parts:
+        counts = [f"{part.images} images", f"{part.objects} objects"]
+        counts += [f"{part.masks} with outlines"] if part.masks else []
+        counts += [f"{part.empty} images without objects"] if part.empty else []
+        counts += [f"{part.dropped} boxes of no size left out"] if part.dropped else []
+        print(f"{arguments.out / part.name}: {', '.join(counts)}")
     return 0
 
 
@@ -55,6 +66,8 @@ def _checkpoint(arguments: argparse.Namespace) -> int:
         raise BenchError(f"{arguments.out}: the name of the output must end in .safetensors")
     from vit_ptq_bench.tasks.detection.unpickle import convert_checkpoint
 
-    identity = convert_checkpoint(arguments.source, arguments.out)
-    print(f"{arguments.out}: weights of {arguments.source} ({identity})")
+    weights = convert_checkpoint(arguments.source, arguments.out)
+    print(f"{arguments.out}: weights of {arguments.source} ({weights.identity})")
+    for note in weights.notes:
+        print(note)
     return 0

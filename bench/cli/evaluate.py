@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vit_ptq_bench.bench.cli.options import add_plugin, add_task_options
+from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.bench.records.spec import RunSpec, table_to_dict
+from vit_ptq_bench.errors import UserError
+from vit_ptq_bench.methods.quantization.bits import BitWidth, Protocol
+
+if TYPE_CHECKING:
+    from vit_ptq_bench.methods.quantization.storage import SavedModel
+    from vit_ptq_bench.tasks import Task
+
+FACTS = ("run_id", "task", "model", "method", "bits", "protocol")
+"""What a file says of itself in words; the specification beside it says the same."""
 
 
 def add(verbs: Any) -> None:
@@ -20,6 +33,12 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "file", metavar="FILE", type=Path, help="safetensors file of a quantized model"
     )
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="the model that FILE was made of, where that is a program (a config file): FILE alone is not "
+        "believed which one to run",
+    )
     parser.add_argument("--device", metavar="NAME", default="cpu", help="default: %(default)s")
     add_task_options(parser)
     add_plugin(parser)
@@ -32,22 +51,110 @@ def run(arguments: argparse.Namespace) -> int:
     from vit_ptq_bench.bench.execution.devices import check_device
     from vit_ptq_bench.bench.planning import plugins, registry
     from vit_ptq_bench.bench.planning.settings import resolve_task
-    from vit_ptq_bench.methods.quantization.storage import load_quantized, read_metadata
+    from vit_ptq_bench.methods.quantization.storage import read_saved
 
     check_device(arguments.device)
     plugins.load(Path(file) for file in arguments.plugin or ())
-    facts = read_metadata(arguments.file)
-    task = registry.make_task(facts["task"], resolve_task(facts["task"], vars(arguments)))
-    loaded = task.load_model(facts["model"])
+    saved = read_saved(arguments.file)
+    spec = stated_spec(saved)
+    task = registry.make_task(spec.task.name, resolve_task(spec.task.name, vars(arguments)))
+    loaded = task.load_model(chosen_model(task, spec.model.name, arguments.model, arguments.file))
     device = torch.device(arguments.device)
-    quantized = load_quantized(arguments.file, loaded.module).to(device)
+    quantized = saved.build(loaded.module).to(device)
+    for note in loaded.notes:
+        print(f"note: {note}", file=sys.stderr)
     evaluation = task.evaluate(quantized, loaded, device, None)
     print(
-        f"{facts['model']} {facts['method']} {facts['bits']} {facts['protocol']} "
-        f"(run {facts['run_id']}), {evaluation.n} images"
+        f"{spec.model.name} {spec.method.name} {spec.bits} {spec.protocol} (run {spec.run_id}), "
+        f"{evaluation.n} images"
     )
     for name, value in evaluation.metrics.items():
         ends = evaluation.intervals.get(name)
         interval = f" (95 % interval {ends[0]:.2f} to {ends[1]:.2f})" if ends else ""
         print(f"{name} {value:.2f}{interval}")
     return 0
+
+
+def stated_spec(saved: SavedModel) -> RunSpec:
+    """Return what a file says it is, once its parts agree.
+
+    A file without a hash, as release 0.1 wrote them, is said to be one.
+
+    Raises:
+        BenchError: the file says nothing of a run, or names another run, model, method, task or bits than
+            its own specification or its bit table do.
+    """
+    facts, path = saved.metadata, saved.path
+    told = facts.get("spec")
+    if not isinstance(told, dict) or not all(isinstance(facts.get(name), str) for name in FACTS):
+        raise BenchError(
+            f"{path}: does not say which run it comes from (one of {', '.join(FACTS)}, spec is missing); "
+            "only models that `bench run --save-models` kept can be evaluated"
+        )
+    try:
+        spec = RunSpec.from_dict(told)
+        _check_facts(spec, saved)
+        _check_table(spec, saved)
+    except UserError as error:
+        raise BenchError(f"{path}: {error}; save the model again") from error
+    if not saved.signed:
+        print(
+            f"note: {path} was written by an earlier version, without a hash over its content: nobody can "
+            "tell whether it is still what was saved",
+            file=sys.stderr,
+        )
+    return spec
+
+
+def _check_facts(spec: RunSpec, saved: SavedModel) -> None:
+    """Facts in words against the specification beside them."""
+    own = {
+        "run_id": spec.run_id,
+        "task": spec.task.name,
+        "model": spec.model.name,
+        "method": spec.method.name,
+        "bits": spec.bits,
+        "protocol": spec.protocol,
+    }
+    for name in FACTS:
+        if saved.metadata[name] != own[name]:
+            raise BenchError(
+                f"its header contradicts itself: {name} is {saved.metadata[name]!r}, but {own[name]!r} in "
+                "its specification; it was edited or damaged"
+            )
+
+
+def _check_table(spec: RunSpec, saved: SavedModel) -> None:
+    """The table of the tensors, that of the specification, and what the method makes of the bit width."""
+    from vit_ptq_bench.bench.planning import registry
+
+    cls = registry.method_class(spec.method.name)
+    tables: dict[str, Mapping[str, Any]] = {"specification": table_to_dict(spec.table)}
+    if cls.version == spec.method.version:
+        method = cls.create(dict(spec.method.parameters))
+        made = method.bit_table(BitWidth.parse(spec.bits), cast(Protocol, spec.protocol))
+        made = made if spec.scope is None else made.with_scope(spec.scope)
+        tables[f"method, {spec.method.name} at {spec.bits}"] = made.to_dict()
+    for whose, table in tables.items():
+        if table != saved.table.to_dict():
+            raise BenchError(
+                f"the bit table of its tensors is not that of its {whose}; it was edited or damaged"
+            )
+
+
+def chosen_model(task: Task, stated: str, given: str | None, path: Path) -> str:
+    """Return the model to build: the stated one, unless that is a program that only the user may name.
+
+    Raises:
+        BenchError: the file names a program and the user none, or the user names another model.
+    """
+    if given is None and task.names_code(stated):
+        raise BenchError(
+            f"{path}: its model is the program {stated!r}, which building it would run; if you trust that "
+            f"file, name it: --model {stated}"
+        )
+    if given is not None and given != stated and not task.names_code(given):
+        raise BenchError(
+            f"{path}: was made of the model {stated!r}, not of {given!r}; leave out --model"
+        )
+    return given or stated

@@ -58,11 +58,12 @@ def run(arguments: argparse.Namespace) -> int:
     from vit_ptq_bench.bench.execution.session import carry_out
 
     session = carry_out(options, say=say)
-    print_leaderboard(session.leaderboard)
+    if session.leaderboard is not None:
+        print_leaderboard(session.leaderboard)
     print_summary(session)
     if session.interrupted:
         return INTERRUPTED
-    return 1 if session.failed else 0
+    return 1 if session.failed or session.lost else 0
 
 
 def say(sentence: str) -> None:
@@ -102,6 +103,13 @@ def print_summary(session: Session) -> None:
     before = sum(not decision.due for decision in decisions)
     counts = ", ".join(f"{number} {name}" for name, number in sorted(session.tally.items()))
     print(f"{len(decisions)} runs: {before} had their record; now {counts or 'nothing to do'}")
+    if session.lost:
+        first = session.lost[0]
+        print(
+            f"{len(session.lost)} lost: their records were written and are not there any more, or not "
+            f"whole (the first is {first.run_id}, {first.label}); was the output folder changed by "
+            "somebody else? The same command makes them again"
+        )
     if session.interrupted:
         print("interrupted: the finished runs are kept, and the same command goes on from here")
     elif session.failed:

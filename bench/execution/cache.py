@@ -2,7 +2,9 @@
 
 A key is a hash over everything that the tensors follow from (weights, images, seed, threads, ...), so a run
 that finds them gets what it would have computed itself, to the bit. The folder belongs to one sweep: it is
-emptied before and removed afterwards, for another version of the code may compute something else.
+emptied before and removed afterwards, for another version of the code may compute something else. Each file
+carries its key and a checksum: one that is damaged or belongs elsewhere costs its reader the time to compute
+the tensors, and nothing else.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ import logging
 import math
 import os
 import time
+import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from vit_ptq_bench.methods.quantization.calibration.cache import lies_channels_last
@@ -28,6 +32,43 @@ _LOOK_AGAIN = 1.0
 """Seconds after which what other runs have written meanwhile is counted."""
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What making tensors took."""
+
+    seconds: float
+    peak_mb: float
+
+
+def _read(path: Path, key: str) -> tuple[dict[str, Tensor], _Made]:
+    """Return the tensors of a file and what making them took.
+
+    Raises:
+        OSError: it cannot be read.
+        SafetensorError: it is no whole safetensors file.
+        ValueError: it is not what was written under ``key``.
+    """
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        names = file.keys()
+        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
+    check = metadata.pop("check", None)
+    if check != _checksum(key, metadata, tensors):
+        raise ValueError("its checksum is another than that of its key and content")
+    for name in json.loads(metadata["channels_last"]):
+        tensors[name] = tensors[name].contiguous(memory_format=torch.channels_last)
+    return tensors, _Made(float(metadata["seconds"]), float(metadata["peak_mb"]))
+
+
+def _checksum(key: str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """Return a checksum against accidents over all that a file holds, and where it belongs."""
+    layout = [(name, str(t.dtype), tuple(t.shape)) for name, t in sorted(tensors.items())]
+    check = zlib.crc32(repr((key, sorted(metadata.items()), layout)).encode())
+    for name, _, _ in layout:
+        check = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, check)
+    return f"{check:08x}"
 
 
 class CacheFolder:
@@ -55,24 +96,23 @@ class CacheFolder:
         return self._path(key).exists()
 
     def get(self, key: str) -> dict[str, Tensor] | None:
-        """Return what lies under ``key``, or None; laid out in memory as it was."""
+        """Return what lies under ``key``, or None; laid out in memory as it was.
+
+        A damaged file is removed with a warning, and None returned.
+        """
         path = self._path(key)
         start = time.perf_counter()
         try:
             os.utime(path)
-            with safe_open(path, framework="pt") as file:
-                made = file.metadata() or {}
-            tensors: dict[str, Tensor] = load_file(path)
+            tensors, made = _read(path, key)
         except FileNotFoundError:  # never made, or made room for another
             return None
-        except SafetensorError:
-            if path.exists():
-                raise
-            return None  # gone since the first look
-        self.seconds += max(0.0, float(made["seconds"]) - (time.perf_counter() - start))
-        self.peak_mb = max(self.peak_mb, float(made["peak_mb"]))
-        for name in json.loads(made["channels_last"]):
-            tensors[name] = tensors[name].contiguous(memory_format=torch.channels_last)
+        except (OSError, SafetensorError, ValueError) as error:
+            if path.exists():  # else gone since the first look
+                self._drop(path, error)
+            return None
+        self.seconds += max(0.0, made.seconds - (time.perf_counter() - start))
+        self.peak_mb = max(self.peak_mb, made.peak_mb)
         return tensors
 
     def put(self, key: str, tensors: Mapping[str, Tensor], seconds: float = 0.0) -> None:
@@ -105,13 +145,23 @@ class CacheFolder:
             "peak_mb": repr(self._peak()),
             "channels_last": json.dumps([k for k, t in tensors.items() if lies_channels_last(t)]),
         }
+        plain = {k: t.detach().contiguous().cpu() for k, t in tensors.items()}
+        metadata["check"] = _checksum(key, metadata, plain)
         try:
-            save_file({k: t.contiguous().cpu() for k, t in tensors.items()}, temporary, metadata)
+            save_file(plain, temporary, metadata)
             size = temporary.stat().st_size
             temporary.replace(self._path(key))
             return size
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _drop(self, path: Path, error: Exception) -> None:
+        """Remove a damaged file, so that the next run leaves a whole one."""
+        logger.warning("shared file %s is damaged and computed again: %s", path.name, error)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as problem:  # each run then computes it itself
+            logger.warning("cannot remove %s: %s", path, problem)
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}{_SUFFIX}"

@@ -55,6 +55,10 @@ class Display:
             text += f" ({duration(seconds)})"
         self._print(text + (f": {escape(_one_line(message))}" if message else ""))
 
+    def again(self, slot: int, run: Run, message: str) -> None:
+        """``run`` has ended on a slot, and is tried once more."""
+        self._print(f"[yellow]once more[/] {escape(run.label)}: {escape(_one_line(message))}")
+
     def tick(self, remaining: float | None) -> None:
         """Some time has passed; ``remaining`` is the expected rest in seconds."""
 
@@ -131,6 +135,11 @@ class LiveDisplay(Display):
             self._progress.remove_task(self._slots.pop(slot))
         super().finished(slot, run, status, seconds, message)
         self._progress.update(self._overall, completed=self.done)
+
+    def again(self, slot: int, run: Run, message: str) -> None:
+        """Take the run's bar away and print why it ended."""
+        self._progress.remove_task(self._slots.pop(slot))
+        super().again(slot, run, message)
 
     def tick(self, remaining: float | None) -> None:
         """Update elapsed and expected time."""

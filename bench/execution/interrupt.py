@@ -1,20 +1,31 @@
-"""Ctrl-C at a safe point: a sweep is never stopped half way through a start or a record."""
+"""Ctrl-C, SIGTERM and SIGHUP at a safe point: a sweep is never stopped within a start or a record."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 from vit_ptq_bench.bench.execution.forkserver import STOPS
 
+SIGHUP = getattr(signal, "SIGHUP", None)
+"""The terminal is gone; not on Windows."""
+
 
 class Interrupt:
-    """Remembers that somebody wants to stop; the second request stops at once."""
+    """Remembers that somebody wants to stop; the second request stops at once.
+
+    Of a terminal that is gone several processes tell, so that is no second request. What would be printed
+    there goes nowhere, and the sweep ends as by Ctrl-C.
+    """
 
     requested = False
+
+    def __init__(self) -> None:
+        self._terminals = [number for number in (1, 2) if os.isatty(number)]
 
     def check(self) -> None:
         """The safe point.
@@ -27,20 +38,42 @@ class Interrupt:
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Signal handler."""
-        self.check()
+        if number == SIGHUP:
+            self._print_nowhere()
+        else:
+            self.check()
         self.requested = True
+
+    def _print_nowhere(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for terminal in self._terminals:
+            os.dup2(nowhere, terminal)
+        os.close(nowhere)
 
 
 @contextmanager
 def hold_interrupts() -> Iterator[Interrupt]:
-    """Turn SIGINT and SIGTERM into requests while the block runs (in the main thread only)."""
+    """Turn `STOPS` into requests while the block runs (in the main thread only)."""
     interrupt = Interrupt()
+    with _handled_by(interrupt.handle):
+        yield interrupt
+
+
+def raise_interrupts() -> AbstractContextManager[None]:
+    """Let each of `STOPS` raise KeyboardInterrupt while the block runs, as Ctrl-C does."""
+    return _handled_by(signal.default_int_handler)
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield interrupt
+        yield
         return
-    previous = {number: signal.signal(number, interrupt.handle) for number in STOPS}
+    # nohup(1) has SIGHUP ignored: the terminal may go.
+    caught = [n for n in STOPS if n != SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, handler) for number in caught}
     try:
-        yield interrupt
+        yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, before in previous.items():
+            signal.signal(number, before)

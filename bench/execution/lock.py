@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -36,14 +36,25 @@ def lock(folder: Path) -> Iterator[None]:
             "another folder with --output"
         ) from None
     except OSError as error:
-        raise BenchError(f"cannot lock {folder}: {error.strerror or error}") from error
+        raise _cannot_lock(folder, error) from error
     holder = folder / HOLDER
     try:
         holder.write_text(f"{os.getpid()} {socket.gethostname()}\n")
+    except OSError as error:
+        guard.release()
+        raise _cannot_lock(folder, error) from error
+    try:
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        # A folder that takes no change any more has ended the sweep with its own sentence; the next
+        # sweep writes over the text.
+        with suppress(OSError):
+            holder.unlink(missing_ok=True)
         guard.release()
+
+
+def _cannot_lock(folder: Path, error: OSError) -> BenchError:
+    return BenchError(f"cannot lock {folder}: {error.strerror or error}")
 
 
 def _holder(folder: Path) -> str:

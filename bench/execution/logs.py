@@ -8,10 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+LOGS = "logs"
+"""The folder for them, in the output."""
+
 
 def log_file(folder: Path, run_id: str) -> Path:
     """Where the process of a run prints; kept only if something was printed."""
-    return folder / "logs" / f"{run_id}.log"
+    return folder / LOGS / f"{run_id}.log"
 
 
 MOST = 50

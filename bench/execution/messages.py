@@ -23,6 +23,7 @@ class Job:
         model_file: where to keep the quantized model; None: measured and thrown away.
         log_file: takes what the run prints.
         source: state of the source tree, see `bench.environment.source_state`.
+        scratch: folder for the run's temporary files; made by its process, removed with it.
         cache: folder and budget in bytes of what the sweep's runs share; None: nothing.
     """
 
@@ -35,6 +36,7 @@ class Job:
     model_file: Path | None
     log_file: Path
     source: dict[str, Any]
+    scratch: Path
     cache: tuple[Path, int] | None = None
 
 
@@ -60,6 +62,10 @@ class CannotWrite:
     """The record could not be written; no later one can, so the sweep has to stop."""
 
     reason: str
+
+
+NO_START = "no start"
+"""The kind of a death before the process of the run has said a word: nothing of the run was tried."""
 
 
 @dataclass(frozen=True)

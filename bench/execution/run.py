@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import os
 import random
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.execution import failures, logs
 from vit_ptq_bench.bench.execution.cache import CacheFolder
 from vit_ptq_bench.bench.execution.environment import environment
+from vit_ptq_bench.bench.execution.inputs import check_data
 from vit_ptq_bench.bench.execution.measure import MB, PeakMemory, Stopwatch
 from vit_ptq_bench.bench.execution.messages import Job
+from vit_ptq_bench.bench.execution.scarcity import quantize_within_memory
 from vit_ptq_bench.bench.planning import plugins, registry
+from vit_ptq_bench.bench.records.files import temporary_path
 from vit_ptq_bench.bench.records.outcomes import Outcomes
 from vit_ptq_bench.bench.records.record import now
+from vit_ptq_bench.bench.records.spec import ModelSpec
 from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, TensorSpec, equal_table
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
-from vit_ptq_bench.methods.quantization.storage import save_quantized
+from vit_ptq_bench.methods.quantization.storage import file_sha256, save_quantized
 from vit_ptq_bench.tasks import Evaluation, LoadedModel, Task
 
 Report = Callable[[str, int, int], None]
@@ -55,6 +58,7 @@ class Made:
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_mb: float | None = None
     size_mb: float | None = None
+    model_sha256: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     outcomes: Outcomes | None = None
 
@@ -95,11 +99,14 @@ class _Execution:
         try:
             with self._watch.phase("load"):
                 self._report("load", 0, 0)
+                check_data(self._spec, task)
                 loaded = task.load_model(self._spec.model.name)
+                check_weights(self._spec.model, loaded)
+                self.made.data_notes += loaded.notes
             quantized = self._quantized(task, loaded)
             with self._watch.phase("save"):
                 self._report("save", 0, 0)
-                self.made.size_mb = saved_size(quantized, self._job)
+                self.made.size_mb, self.made.model_sha256 = saved(quantized, self._job)
             with self._watch.phase("evaluate"):
                 progress = _phase(self._report, "evaluate")
                 evaluation = task.evaluate(quantized, loaded, self._device, progress)
@@ -143,7 +150,12 @@ class _Execution:
             # Whatever happens, the record has them: a unit that was given back, a batch cut in half.
             self.made.environment["warnings"] = texts
             progress = _phase(self._report, "calibrate")
-            quantized = self._method.quantize(module, self._table, calibration, progress)
+            quantized = quantize_within_memory(
+                self._method,
+                lambda method: method.quantize(module, self._table, calibration, progress),
+                self._device,
+                texts,
+            )
         self.made.peak_memory_mb = self._memory.read()
         if self._cache is not None:  # a run costs what it would cost alone
             self.made.peak_memory_mb = max(self.made.peak_memory_mb, self._cache.peak_mb)
@@ -200,14 +212,35 @@ def check_gate(model: str, loaded: LoadedModel, reached: float, metric: str) -> 
     )
 
 
-def saved_size(quantized: QuantizedModel, job: Job) -> float:
-    """Size of the saved quantized model in MB; the file stays only where the job names one."""
-    if job.model_file is not None:
-        job.model_file.parent.mkdir(parents=True, exist_ok=True)
-        return round(save_quantized(quantized, job.model_file, metadata(job)) / MB, 3)
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        path = Path(folder) / "model.safetensors"
-        return round(save_quantized(quantized, path, metadata(job)) / MB, 3)
+def check_weights(planned: ModelSpec, loaded: LoadedModel) -> None:
+    """Refuse weights that are not those that the run's id was made from.
+
+    Raises:
+        BenchError: the file was replaced since the sweep was planned.
+    """
+    if loaded.weights is None or loaded.weights == planned.weights:
+        return
+    raise BenchError(
+        f"the weights of {planned.name} were changed while the sweep ran: planned were {planned.weights}, "
+        f"loaded were {loaded.weights}; give the same command again, so that its runs are about the new ones"
+    )
+
+
+def saved(quantized: QuantizedModel, job: Job) -> tuple[float, str | None]:
+    """Size of the saved quantized model in MB, and the SHA-256 of the file if the job keeps it."""
+    kept = job.model_file
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+    path = job.scratch / "model.safetensors" if kept is None else temporary_path(kept)
+    try:
+        size = round(save_quantized(quantized, path, metadata(job)) / MB, 3)
+        if kept is None:
+            return size, None
+        digest = file_sha256(path)
+        path.replace(kept)
+    finally:
+        path.unlink(missing_ok=True)
+    return size, digest
 
 
 def metadata(job: Job) -> dict[str, Any]:

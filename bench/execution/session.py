@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from vit_ptq_bench.bench.execution import forkserver, leftovers, scratch
 from vit_ptq_bench.bench.execution.devices import check_device
 from vit_ptq_bench.bench.execution.display import make_display
-from vit_ptq_bench.bench.execution.forkserver import start_method
-from vit_ptq_bench.bench.execution.interrupt import hold_interrupts
+from vit_ptq_bench.bench.execution.interrupt import hold_interrupts, raise_interrupts
 from vit_ptq_bench.bench.execution.lock import lock
 from vit_ptq_bench.bench.execution.sweep import Sweep
 from vit_ptq_bench.bench.planning import plugins, registry
 from vit_ptq_bench.bench.planning.overwrite import Decision, decide, relabel
-from vit_ptq_bench.bench.planning.plan import plan_all
+from vit_ptq_bench.bench.planning.plan import Run, plan_all
 from vit_ptq_bench.bench.planning.settings import RunOptions
 from vit_ptq_bench.bench.planning.size import Say, silent
 from vit_ptq_bench.bench.records.files import prepare
@@ -33,15 +33,17 @@ class Session:
 
     Attributes:
         decisions: what it was asked to run, and what had its record before.
-        tally: how many runs ended with which status, those done before not counted.
+        tally: how many runs ended with which status and have their record, those done before not counted.
+        lost: runs whose record was written and is not there any more, or not whole.
         interrupted: whether somebody stopped it.
-        leaderboard: the file.
+        leaderboard: the file; None while there is no record.
     """
 
     decisions: Sequence[Decision]
     tally: Counter[str]
+    lost: Sequence[Run]
     interrupted: bool
-    leaderboard: Path
+    leaderboard: Path | None
 
     @property
     def failed(self) -> bool:
@@ -53,6 +55,8 @@ class Session:
 def carry_out(options: RunOptions, console: Console | None = None, say: Say = silent) -> Session:
     """Run what is due of a sweep and write the leaderboard, also of what is there after a Ctrl-C.
 
+    SIGTERM and SIGHUP count as Ctrl-C.
+
     Args:
         options: from `resolve_run`.
         console: shows the progress; None: the terminal.
@@ -61,18 +65,17 @@ def carry_out(options: RunOptions, console: Console | None = None, say: Say = si
     Raises:
         BenchError: anything the user has to mend first, or a record that cannot be written.
     """
-    prepare(options.folder)
-    plugins.load(options.plugin)
-    start_method(*_preloads(options))  # it imports torch while we plan
-    for device in options.device:
-        check_device(device)
-    runs = plan_all(options.suites, options.tasks, say)
-    store = Store(options.folder)
-    with lock(options.folder):
-        decisions = decide(runs, store, options.overwrite)
-        relabel(decisions, store)
-        tally, interrupted = _run(options, decisions, store, console or Console())
-        return Session(decisions, tally, interrupted, write_leaderboard(options.folder))
+    with raise_interrupts():
+        prepare(options.folder)
+        scratch.remove_leftovers()
+        plugins.load(options.plugin)
+        forkserver.warm_up(*_preloads(options))  # it imports torch while we plan
+        for device in options.device:
+            check_device(device)
+        runs = plan_all(options.suites, options.tasks, say)
+        with lock(options.folder):
+            leftovers.remove(options.folder)
+            return _swept(options, runs, console or Console())
 
 
 def _preloads(options: RunOptions) -> list[str]:
@@ -82,15 +85,45 @@ def _preloads(options: RunOptions) -> list[str]:
     return list(dict.fromkeys(name for cls in classes for name in cls.preload))
 
 
+def _swept(options: RunOptions, runs: Sequence[Run], console: Console) -> Session:
+    """Carry out the plan in a folder that is ours."""
+    store = Store(options.folder)
+    decisions = decide(runs, store, options.overwrite)
+    relabel(decisions, store)
+    ended, interrupted = _run(options, decisions, store, console)
+    lost = _lost(decisions, ended, store)
+    gone = {run.run_id for run in lost}
+    tally = Counter(status for run_id, status in ended.items() if run_id not in gone)
+    leaderboard = write_leaderboard(options.folder) if store.files() else None
+    return Session(decisions, tally, lost, interrupted, leaderboard)
+
+
+def _lost(decisions: Sequence[Decision], ended: Mapping[str, str], store: Store) -> list[Run]:
+    """The runs whose record was there, and is not: somebody has removed or damaged the file.
+
+    What a process said it had written is no proof that it is still there.
+    """
+    lost = []
+    for decision in decisions:
+        run = decision.run
+        status = decision.status if not decision.due else ended.get(run.run_id)
+        if status is None:
+            continue  # not begun, or stopped
+        record = store.read(run)
+        if record is None or (status == "ok" and not record.ok):
+            lost.append(run)
+    return lost
+
+
 def _run(
     options: RunOptions, decisions: Sequence[Decision], store: Store, console: Console
-) -> tuple[Counter[str], bool]:
-    """Run what is due; return how the runs ended, and whether somebody stopped them."""
+) -> tuple[dict[str, str], bool]:
+    """Run what is due; return how the runs ended by their ids, and whether somebody stopped them."""
     due = sum(decision.due for decision in decisions)
     with hold_interrupts() as interrupt, make_display(console, due) as display:
         sweep = Sweep(decisions, store, options, display)
         try:
             sweep.run(interrupt)
         except KeyboardInterrupt:
-            return sweep.tally, True
-    return sweep.tally, False
+            return sweep.ended, True
+    return sweep.ended, False

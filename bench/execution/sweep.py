@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vit_ptq_bench.bench.execution import leftovers, scratch
 from vit_ptq_bench.bench.execution.devices import Slot, slots_of
 from vit_ptq_bench.bench.execution.display import Display
 from vit_ptq_bench.bench.execution.executor import Active, Executor
 from vit_ptq_bench.bench.execution.forecast import Forecast
 from vit_ptq_bench.bench.execution.interrupt import Interrupt
+from vit_ptq_bench.bench.execution.limits import Limits
 from vit_ptq_bench.bench.execution.logs import log_file
-from vit_ptq_bench.bench.execution.messages import CannotWrite, Died, Finished, Job, PhaseProgress
+from vit_ptq_bench.bench.execution.messages import (
+    NO_START,
+    CannotWrite,
+    Died,
+    Finished,
+    Job,
+    PhaseProgress,
+)
 from vit_ptq_bench.bench.execution.source import source_state
 from vit_ptq_bench.bench.planning import registry
 from vit_ptq_bench.bench.planning.overwrite import Decision
@@ -26,27 +33,27 @@ from vit_ptq_bench.bench.records.store import Store
 
 POLL_SECONDS = 0.25
 
-CACHE_FOLDER = ".cache"
-
 
 class Sweep:
     """Carries out the runs of a plan that are due.
 
     Attributes:
-        tally: how many runs ended with which status, the runs done before not counted.
+        ended: the runs that have ended and how, those done before left out; by their ids.
     """
 
     def __init__(
         self, decisions: Sequence[Decision], store: Store, options: RunOptions, display: Display
     ) -> None:
-        self.tally: Counter[str] = Counter()
+        self.ended: dict[str, str] = {}
         self._store = store
         self._options = options
         self._folder = options.folder
         self._slots = slots_of(options)
         self._source = source_state()
         self._display = display
-        self._executor = Executor(options.timeout)
+        self._executor = Executor()
+        self._limits = Limits(options.timeout)
+        self._tried_again: set[str] = set()
         self._pending = [decision.run for decision in decisions if decision.due]
         self._blocked = _blocked_by(decisions)
         self._waiting_for = {run.run_id for run in self._pending if run.reference is None}
@@ -63,7 +70,6 @@ class Sweep:
             BenchError: a record cannot be written (disk full); finished records stay.
             KeyboardInterrupt: handed on after the running processes are killed.
         """
-        self._clear_cache()
         try:
             while self._pending or self._executor.active:
                 self._skip_blocked()
@@ -76,10 +82,7 @@ class Sweep:
                 interrupt.check()
         finally:
             self._executor.cancel()
-            self._clear_cache()
-
-    def _clear_cache(self) -> None:
-        shutil.rmtree(self._folder / CACHE_FOLDER, ignore_errors=True)  # a missing one is fine
+            leftovers.remove(self._folder)
 
     def _fill_slots(self) -> None:
         busy = {active.slot for active in self._executor.active}
@@ -90,14 +93,15 @@ class Sweep:
             if slot in busy or ready is None:
                 continue
             self._pending.remove(ready)
-            self._executor.start(self._job(ready, slot), slot)
+            job = self._job(ready, slot)
+            self._executor.start(job, slot, self._limits.of(ready, job.device, job.threads))
             self._display.started(slot.index, ready)
 
     def _job(self, run: Run, slot: Slot) -> Job:
         options, folder = self._options, self._folder
         task, model = run.spec.task.name, run.spec.model.name
         model_file = folder / "models" / task / model / f"{run.run_id}.safetensors"
-        cache = (folder / CACHE_FOLDER, options.cache_bytes) if options.cache_bytes else None
+        cache = (folder / leftovers.CACHE, options.cache_bytes) if options.cache_bytes else None
         return Job(
             run=run,
             task_options=options.tasks[task],
@@ -108,6 +112,7 @@ class Sweep:
             model_file=model_file if options.save_models else None,
             log_file=log_file(folder, run.run_id),
             source=self._source,
+            scratch=scratch.own_folder() / str(slot.index),
             cache=cache,
         )
 
@@ -121,18 +126,31 @@ class Sweep:
             self._finish(active, message)
 
     def _finish(self, active: Active, message: Finished | Died) -> None:
-        run = active.job.run
+        run, job = active.job.run, active.job
+        if isinstance(message, Died) and self._gets_another_try(run, message):
+            self._tried_again.add(run.run_id)
+            self._pending.insert(0, run)
+            self._display.again(active.slot.index, run, message.message)
+            return
         if isinstance(message, Died):
-            self._write(run, message.status, message.kind, message.message, active.job.log_file)
-        self._drop_empty_log(active.job.log_file)
+            self._write(run, message.status, message.kind, message.message, job.log_file)
+        self._drop_empty_log(job.log_file)
         if message.status == "ok":
             self._forecast.learn(run, active.seconds)
-        self.tally[message.status] += 1
+            self._limits.learn(run, job.device, job.threads, active.seconds)
+        self.ended[run.run_id] = message.status
         self._display.finished(
             active.slot.index, run, message.status, active.seconds, message.message
         )
         if run.reference is None:
             self._settle_reference(run, message.status, message.message)
+
+    def _gets_another_try(self, run: Run, death: Died) -> bool:
+        """Whether a run is tried once more: it was never begun, or all runs of its model hang on it."""
+        if run.run_id in self._tried_again:
+            return False
+        killed_reference = run.reference is None and death.status != "timeout"
+        return death.kind == NO_START or killed_reference
 
     def _settle_reference(self, run: Run, status: str, message: str) -> None:
         self._waiting_for.discard(run.run_id)
@@ -145,7 +163,7 @@ class Sweep:
             reason = self._blocked[run.reference]
             self._pending.remove(run)
             self._write(run, "skipped", "full-precision gate", reason)
-            self.tally["skipped"] += 1
+            self.ended[run.run_id] = "skipped"
             self._display.finished(None, run, "skipped", 0.0, reason)
 
     def _write(
@@ -172,13 +190,16 @@ class Sweep:
 
     def _learn(self, decisions: Sequence[Decision]) -> None:
         for decision in decisions:
-            seconds = decision.record.seconds.get("total") if decision.record is not None else None
-            if seconds is not None and decision.status == "ok":
+            record = decision.record
+            if record is None or decision.status != "ok":
+                continue
+            self._limits.learn_record(decision.run, record.seconds, record.environment)
+            if (seconds := record.seconds.get("total")) is not None:
                 self._forecast.learn(decision.run, seconds)
 
     def _drop_empty_log(self, path: Path) -> None:
         try:
-            if path.stat().st_size == 0:
+            if path.is_file() and path.stat().st_size == 0:
                 path.unlink()
         except OSError:
             pass
@@ -207,8 +228,10 @@ def blocked_reason(reference: Run, status: str, message: str) -> str:
 
 
 def tail(path: Path, lines: int = 40) -> list[str]:
-    """The last lines of a text file; none if it cannot be read."""
+    """The last lines of a text file; none if it cannot be read, or is no file."""
     try:
+        if not path.is_file():
+            return []
         return path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
     except OSError:
         return []

@@ -12,19 +12,23 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import fields
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import timm  # noqa: F401  for the fork server, which has to be ready for every task
 
+from vit_ptq_bench.bench.execution import scratch
 from vit_ptq_bench.bench.execution.forkserver import kill_group
 from vit_ptq_bench.bench.execution.messages import CannotWrite, Finished, Job, PhaseProgress
 from vit_ptq_bench.bench.execution.run import Report, execute
 from vit_ptq_bench.bench.records.outcomes import Outcomes
 from vit_ptq_bench.bench.records.record import Record, new_record, now
 from vit_ptq_bench.bench.records.store import Store
+from vit_ptq_bench.tasks.storage import kept
 
 REPORT_EVERY = 0.1
 """Seconds between two progress messages of one phase."""
@@ -78,6 +82,16 @@ def detach(job: Job) -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     os.close(log)
     faulthandler.enable()
+    keep_temporary_files_in(job.scratch)
+
+
+def keep_temporary_files_in(folder: Path) -> None:
+    """Have temporary files go with the run, however it ends; what is kept for later ones stays elsewhere."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not scratch.has_room_for_sockets(folder):
+        return
+    kept.lasting_folder = Path(tempfile.gettempdir())
+    tempfile.tempdir = str(folder)
 
 
 def end_with_parent() -> None:

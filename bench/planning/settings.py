@@ -43,6 +43,9 @@ Overwrite = Literal["never", "failed", "missing", "always"]
 
 GB = 10**9
 
+MOST_WORKERS, MOST_SECONDS, MOST_GB = 1024, 10**8, 10**6
+"""Bounds that a slip of the finger exceeds: three years, and a petabyte."""
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -55,7 +58,7 @@ class RunOptions:
         overwrite: which records to make again.
         device: names of torch devices.
         workers: runs at a time; None: see `devices.default_workers`.
-        timeout: seconds a run may take; None: no limit.
+        timeout: seconds a run may take; 0: no limit; None: see `limits.Limits`.
         share_gb: GB on disk for what runs reuse of each other.
         save_models: keep the quantized models.
         plugin: Python files that register methods or tasks.
@@ -76,15 +79,23 @@ class RunOptions:
         "compute on one thread each, one per CPU core)",
         "N",
         at_least=1,
+        at_most=MOST_WORKERS,
     )
-    timeout: float | None = option(None, "stop a run that takes longer", "SECONDS", more_than=0)
+    timeout: float | None = option(
+        None,
+        "stop a run that takes longer (default: an hour, or 20 times what runs like it took where that is "
+        "more, or a week while none is known; 0: no limit)",
+        "SECONDS",
+        at_least=0,
+        at_most=MOST_SECONDS,
+    )
     share_gb: float = option(
         4.0,
         "disk space for decoded images and full-precision results that runs share while the sweep lasts, "
         "under DIR (default: 4; 0: every run computes all itself)",
         "GB",
         at_least=0,
-        at_most=1_000_000,
+        at_most=MOST_GB,
     )
     save_models: bool = option(False, "keep the quantized models (safetensors) under DIR/models")
     plugin: tuple[Path, ...] = option(

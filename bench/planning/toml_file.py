@@ -92,7 +92,9 @@ class TomlFile:
         """A `BenchError` about the key at the path ``keys`` (or about ``value`` in its list)."""
         line = self.line(*keys, value=value)
         place = f"{self.path}:{line}" if line else str(self.path)
-        name = ".".join(key if len(key) <= LONGEST else shown(key) for key in keys)
+        name = ".".join(
+            key if len(key) <= LONGEST and key.isprintable() else shown(key) for key in keys
+        )
         return BenchError(f"{place}: {name}: {message}" if keys else f"{place}: {message}")
 
     def line(self, *keys: str, value: object = None) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -25,10 +24,8 @@ def prepare(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-") as probe:
-            probe.write(bytes(PROBE_BYTES))
-            probe.flush()
-            os.fsync(probe.fileno())
+        with written_aside(folder / "probe", bytes(PROBE_BYTES)):
+            pass
     except OSError as error:
         raise BenchError(
             f"cannot write to the output folder {folder}: {error.strerror or error}"
@@ -66,11 +63,8 @@ def write_new(path: Path, content: bytes) -> bool:
 
 @contextmanager
 def written_aside(path: Path, content: bytes) -> Iterator[Path]:
-    """A synced temporary file with ``content`` beside ``path``, removed unless it was renamed.
-
-    Its name tells who writes it, and no two processes, on one machine or several, choose the same.
-    """
-    temporary = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.{uuid.uuid4().hex}.tmp")
+    """A synced temporary file with ``content`` beside ``path``, removed unless it was renamed."""
+    temporary = temporary_path(path)
     try:
         with temporary.open("xb") as file:
             file.write(content)
@@ -79,6 +73,14 @@ def written_aside(path: Path, content: bytes) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_path(path: Path) -> Path:
+    """Return a file beside ``path`` for what is to become it, which `remove_stale` knows to be one.
+
+    Its name tells who writes it, and no two processes, on one machine or several, choose the same.
+    """
+    return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.{uuid.uuid4().hex}.tmp")
 
 
 _HOST = re.sub(r"[^A-Za-z0-9-]", "-", platform.node()) or "host"

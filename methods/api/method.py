@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_type_hints
 
@@ -50,6 +50,8 @@ class Method(ABC):
         quick: settings with which it runs in seconds on a small model, for the conformance tests.
         profiles: named sets of settings, for methods with a parameter ``profile``: what it names comes
             before the defaults and after what is set by hand.
+        batch: the parameter, a number of images, that out of memory may halve while calibrating: the result
+            is then that of the smaller batch, and the record says so. None: out of memory ends the run.
         Parameters: frozen dataclass of the settings, each with a default that JSON can hold; see
             `parameters.bounded`.
     """
@@ -64,6 +66,7 @@ class Method(ABC):
     note: ClassVar[str] = ""
     quick: ClassVar[Mapping[str, Any]] = {}
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    batch: ClassVar[str | None] = None
     Parameters: ClassVar[type] = NoParameters
 
     def __init__(self, parameters: Any = None) -> None:
@@ -90,6 +93,17 @@ class Method(ABC):
                 )
             settings[name] = checked(f"{cls.name}.{name}", value, hints[name], known[name])
         return cls(cls.Parameters(**settings))
+
+    @property
+    def batch_images(self) -> int | None:
+        """Images that go through the model at a time, where `batch` names the parameter that says so."""
+        return None if self.batch is None else int(getattr(self.parameters, self.batch))
+
+    def with_half_batch(self) -> Self | None:
+        """Return this method with half the `batch`, which needs less memory; None where that cannot be."""
+        if self.batch is None or self.batch_images is None or self.batch_images < 2:
+            return None
+        return type(self)(replace(self.parameters, **{self.batch: self.batch_images // 2}))
 
     def bit_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:
         """Return the bit table under a protocol: the common one, or the authors' own.

@@ -77,7 +77,9 @@ def _as(kind: Any, value: Any) -> tuple[Any, ...]:
 def _words(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
-    return "None" if kind is types.NoneType else getattr(kind, "__name__", str(kind))
+    if kind is types.NoneType or get_origin(kind) is not None:
+        return str(kind).replace("<class 'NoneType'>", "None")
+    return getattr(kind, "__name__", str(kind))
 
 
 def check_parameters(cls: type, owner: str) -> None:

@@ -117,6 +117,8 @@ class LoadedModel:
         source: where the reference comes from.
         weights: identity of the weights, made from the very bytes that were loaded; a run that is about other
             weights is refused. None: they have a published name.
+        notes: what has to be said of how the weights were read, a sentence each: which of several were taken,
+            position embeddings that were resampled.
     """
 
     name: str
@@ -125,6 +127,7 @@ class LoadedModel:
     tolerance: float = 0.3
     source: str = ""
     weights: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,13 @@ class Task(ABC):
     def knows_model(self, model: str) -> bool:
         """Whether a model can be asked for by this name."""
         return model in self.model_names()
+
+    def names_code(self, model: str) -> bool:
+        """Whether this name is a file that is run when the model is loaded.
+
+        Such a name must be the user's own word: it is never taken from a file that is only to be read.
+        """
+        return False
 
     @abstractmethod
     def weights_id(self, model: str) -> str:

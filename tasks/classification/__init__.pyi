@@ -11,6 +11,7 @@ from .normalisation import digit_batches as digit_batches
 from .normalisation import digit_images as digit_images
 from .normalisation import labelled_batches as labelled_batches
 from .normalisation import normalise as normalise
+from .timm_models import adapted_state as adapted_state
 from .timm_models import create_by_class as create_by_class
 from .timm_models import create_pretrained as create_pretrained
 from .timm_models import create_untrained as create_untrained

@@ -79,7 +79,7 @@ def read_ground_truth(
     rows = _rows(path)
     images = _Images(listing.images)
     header = ""
-    if rows and _is_header(rows[0], images, class_map):
+    if len(rows) > 1 and _is_header(rows[0], images, class_map):
         header, rows = ", after a header line", rows[1:]
     rows = [row for row in rows if not _is_of_foreign_file(row)]
     if not rows:
@@ -252,4 +252,4 @@ def _without_boxes(label: str, place: str) -> str:
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """Sorts as people count: ``2.jpg`` before ``10.jpg``."""
     parts = re.findall(r"[0-9]+|[^0-9]+", name)
-    return [(0, int(p[:4000]), "") if p[0] in "0123456789" else (1, 0, p) for p in parts]
+    return [(0, int(p), "") if p[0] in "0123456789" else (1, 0, p) for p in parts]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
 from timm.data import create_transform, resolve_model_data_config
-from torch import nn
+from torch import Tensor, nn
 
 from vit_ptq_bench.tasks.errors import TaskError
 
@@ -55,6 +56,40 @@ def create_pretrained(model: str) -> nn.Module:
             "give a file with --checkpoint"
         ) from error
     return module.eval()
+
+
+def adapted_state(
+    state: dict[str, Tensor], module: nn.Module
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return weights of another layout or image size as timm's model takes them, with what was done to them.
+
+    That is what timm does with published weights: position embeddings and patch kernels are resampled, names
+    of the original repositories replaced.
+
+    Raises:
+        TaskError: timm cannot make anything of them.
+    """
+    convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return state, ()
+    scaled = (
+        {"adapt_layer_scale": True} if isinstance(module, timm.models.VisionTransformer) else {}
+    )
+    try:
+        converted: dict[str, Tensor] = convert(dict(state), module, **scaled)
+    except Exception as error:  # written for weights that fit: anything can go wrong in it
+        raise TaskError(
+            f"the weights do not fit {type(module).__name__}, and timm cannot adapt them "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+        ) from error
+    notes = [
+        f"{name} was resampled by timm from {tuple(state[name].shape)} to {tuple(tensor.shape)}"
+        for name, tensor in converted.items()
+        if name in state and tensor.shape != state[name].shape
+    ]
+    if set(converted) - set(state):
+        notes.append("names of the weights were replaced by timm's: they came in another layout")
+    return converted, tuple(notes)
 
 
 def create_by_class(name: str, settings: Mapping[str, Any]) -> nn.Module:

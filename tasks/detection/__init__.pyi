@@ -1,10 +1,14 @@
 from .data import CocoFiles as CocoFiles
+from .data import check_pictures as check_pictures
+from .data import contents_id as contents_id
+from .data import judged_pictures as judged_pictures
+from .data import plain_pictures as plain_pictures
 from .data import read_coco as read_coco
-from .datasets import ImageFolder as ImageFolder
+from .datasets import PictureSet as PictureSet
 from .datasets import build_dataset as build_dataset
 from .datasets import test_pipeline as test_pipeline
+from .datasets import test_scale as test_scale
 from .evaluation import calibration_batches as calibration_batches
-from .evaluation import check_images as check_images
 from .evaluation import detect as detect
 from .models import build_detector as build_detector
 from .models import count_classes as count_classes

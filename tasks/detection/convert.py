@@ -1,193 +1,159 @@
-"""Data sets in VOC's or YOLO's layout, written in the layout that the task ``coco`` reads.
+"""Data sets of other layouts, written in the layout that the task ``coco`` reads.
 
 ``OUT/train``, ``OUT/val`` get the images, ``OUT/annotations/train.json`` and ``val.json`` what is on them.
-Boxes alone: neither layout has masks.
+`voc` and `yolo` read those layouts.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from PIL import Image, UnidentifiedImageError
-
-from vit_ptq_bench.tasks.detection.data import IMAGE_SUFFIXES, images_in
+from vit_ptq_bench.tasks.detection.pictures import read_header
 from vit_ptq_bench.tasks.errors import TaskError
 
-VOC_SPLITS = {"train": "trainval", "val": "test"}
-"""Which list of ``ImageSets/Main`` becomes which part."""
+ENCODINGS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+"""Of text files, by the mark that they begin with; UTF-8 without one."""
 
 
 @dataclass(frozen=True)
-class Box:
-    """An object: class name, and the box (x, y, width, height) in pixels."""
+class Marked:
+    """An object of an image.
 
-    name: str
+    Attributes:
+        label: index of its class.
+        box: (x, y, width, height) in pixels.
+        polygon: x and y of its outline by turns, in pixels; empty: there is none.
+    """
+
+    label: int
     box: tuple[float, float, float, float]
+    polygon: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image file and the objects on it."""
+class Labelled:
+    """An image file, its upright width and height in pixels, and the objects on it."""
 
     path: Path
-    boxes: tuple[Box, ...]
+    width: int
+    height: int
+    objects: tuple[Marked, ...]
 
 
 @dataclass(frozen=True)
 class Part:
-    """What was written of one part: numbers of images, objects, and boxes of no size that were left out."""
+    """What was written of one part.
+
+    Attributes:
+        name: ``train`` or ``val``.
+        images: number of images.
+        objects: number of objects.
+        masks: number of objects with an outline.
+        empty: number of images without objects.
+        dropped: number of boxes of no size, which were left out.
+    """
 
     name: str
     images: int
     objects: int
+    masks: int
+    empty: int
     dropped: int
 
 
-def convert_voc(source: Path, out: Path) -> list[Part]:
-    """Convert ``Annotations/*.xml``, ``JPEGImages`` and ``ImageSets/Main/{trainval,test}.txt``.
+def write_parts(
+    parts: Mapping[str, Sequence[Labelled]], classes: Sequence[str], out: Path
+) -> list[Part]:
+    """Write images and annotations of all parts, or nothing.
+
+    Args:
+        parts: images by part.
+        classes: names of the classes, whose order is kept.
+        out: folder to make; it may be there, but empty.
 
     Raises:
-        TaskError: a file is missing or not in VOC's form; it is named.
+        TaskError: the folder has something in it, or two images have one name.
     """
-    parts: dict[str, list[Picture]] = {}
-    for part, listing in VOC_SPLITS.items():
-        path = source / "ImageSets" / "Main" / f"{listing}.txt"
-        names = [line.split()[0] for line in _lines(path) if line.strip()]
-        parts[part] = [_voc_picture(source, name) for name in names]
-    return write_parts(parts, out)
-
-
-def _voc_picture(source: Path, name: str) -> Picture:
-    path = source / "Annotations" / f"{name}.xml"
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise TaskError(
+            f"{out}: is there already; give a new folder, so that nothing old counts among the images"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        root = ElementTree.parse(path).getroot()
-        boxes = []
-        for entry in root.iter("object"):
-            low, high = (
-                [float(str(entry.findtext(f"bndbox/{axis}{end}"))) for axis in "xy"]
-                for end in ("min", "max")
-            )
-            size = high[0] - low[0], high[1] - low[1]
-            boxes.append(Box(str(entry.findtext("name")), (low[0], low[1], *size)))
-    except (OSError, ElementTree.ParseError, ValueError) as error:
-        raise TaskError(f"{path}: not an annotation in VOC's form ({error})") from error
-    return Picture(_image(source / "JPEGImages", name), tuple(boxes))
+        (fresh / "annotations").mkdir()
+        written = [_write_part(name, images, classes, fresh) for name, images in parts.items()]
+        fresh.chmod(0o755)
+        fresh.replace(out)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    return written
 
 
-def convert_yolo(source: Path, out: Path) -> list[Part]:
-    """Convert ``images/{train,val}``, ``labels/{train,val}``, names in ``data.yaml`` or ``classes.txt``.
-
-    Raises:
-        TaskError: a file is missing or not in YOLO's form; it is named.
-    """
-    names = _yolo_names(source)
-    parts = {}
-    for part in ("train", "val"):
-        folder = source / "images" / part
-        if not folder.is_dir():
-            raise TaskError(f"{folder}: no such folder of images")
-        labels = source / "labels" / part
-        parts[part] = [_yolo_picture(path, labels, names) for path in images_in(folder)]
-    return write_parts(parts, out)
-
-
-def _yolo_names(source: Path) -> list[str]:
-    if (source / "classes.txt").is_file():
-        return [line.strip() for line in _lines(source / "classes.txt") if line.strip()]
-    path = source / "data.yaml"
-    try:
-        names = yaml.safe_load("\n".join(_lines(path)))["names"]
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise TaskError(f"{path}: holds no list of class names ('names')") from error
-    return [str(names[key]) for key in sorted(names)] if isinstance(names, dict) else list(names)
-
-
-def _yolo_picture(image: Path, labels: Path, names: Sequence[str]) -> Picture:
-    """A line is ``class x y width height``, centre and size as shares of the image; no file: no object."""
-    path = labels / f"{image.stem}.txt"
-    width, height = _size(image)
-    boxes = []
-    for number, line in enumerate(_lines(path) if path.is_file() else [], start=1):
-        if not line.strip():
-            continue
-        try:
-            name = names[int(line.split()[0])]
-            x, y, w, h = (float(value) for value in line.split()[1:])
-        except (ValueError, IndexError) as error:
-            raise TaskError(f"{path}:{number}: not 'class x y width height' ({error})") from error
-        boxes.append(Box(name, ((x - w / 2) * width, (y - h / 2) * height, w * width, h * height)))
-    return Picture(image, tuple(boxes))
-
-
-def write_parts(parts: dict[str, list[Picture]], out: Path) -> list[Part]:
-    """Write images and annotations of all parts, with one list of categories."""
-    everything = [
-        box for pictures in parts.values() for picture in pictures for box in picture.boxes
-    ]
-    names = sorted({box.name for box in everything})
-    (out / "annotations").mkdir(parents=True, exist_ok=True)
-    return [_write_part(name, pictures, names, out) for name, pictures in parts.items()]
-
-
-def _write_part(name: str, pictures: Iterable[Picture], names: list[str], out: Path) -> Part:
-    (out / name).mkdir(exist_ok=True)
+def _write_part(name: str, labelled: Sequence[Labelled], classes: Sequence[str], out: Path) -> Part:
+    (out / name).mkdir()
     images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    dropped = 0
-    for picture in pictures:
-        width, height = _size(picture.path)
-        shutil.copyfile(picture.path, out / name / picture.path.name)
-        image = len(images) + 1
-        facts = {"id": image, "file_name": picture.path.name, "width": width, "height": height}
-        images.append(facts)
-        for box in picture.boxes:
-            if min(box.box[2:]) <= 0:
-                dropped += 1
-                continue
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image,
-                    "category_id": names.index(box.name) + 1,
-                    "bbox": list(box.box),
-                    "area": box.box[2] * box.box[3],
-                    "iscrowd": 0,
-                }
-            )
+    objects: list[dict[str, Any]] = []
+    dropped = empty = 0
+    for number, image in enumerate(labelled, start=1):
+        target = out / name / image.path.name
+        if target.exists():
+            raise TaskError(f"{image.path}: another image of {name} has this name; rename one")
+        shutil.copyfile(image.path, target)
+        facts = {"file_name": target.name, "width": image.width, "height": image.height}
+        images.append({"id": number} | facts)
+        found = [_annotation(marked, number) for marked in image.objects if min(marked.box[2:]) > 0]
+        dropped += len(image.objects) - len(found)
+        empty += not found
+        objects += [{"id": len(objects) + i} | entry for i, entry in enumerate(found, start=1)]
     data = {
         "images": images,
-        "annotations": annotations,
-        "categories": [{"id": i, "name": text} for i, text in enumerate(names, start=1)],
+        "annotations": objects,
+        "categories": [{"id": i, "name": text} for i, text in enumerate(classes, start=1)],
     }
     (out / "annotations" / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")
-    return Part(name, len(images), len(annotations), dropped)
+    masks = sum("segmentation" in entry for entry in objects)
+    return Part(name, len(images), len(objects), masks, empty, dropped)
 
 
-def _lines(path: Path) -> list[str]:
+def _annotation(marked: Marked, image: int) -> dict[str, Any]:
+    """An object in COCO's form; the task computes the area of a mask."""
+    entry = {"image_id": image, "category_id": marked.label + 1, "bbox": list(marked.box)}
+    if marked.polygon:
+        return entry | {"segmentation": [list(marked.polygon)], "iscrowd": 0}
+    return entry | {"area": marked.box[2] * marked.box[3], "iscrowd": 0}
+
+
+def lines_of(path: Path) -> list[str]:
+    """Return the lines of a text file in UTF-8, or in UTF-16 with its mark.
+
+    Raises:
+        TaskError: it cannot be read.
+    """
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        content = path.read_bytes()
+        encoding = next((e for mark, e in ENCODINGS.items() if content.startswith(mark)), "utf-8")
+        return content.decode(encoding).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"{path}: cannot be read ({error})") from error
 
 
-def _image(folder: Path, name: str) -> Path:
-    found = [folder / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES]
-    for path in found:
-        if path.is_file():
-            return path
-    raise TaskError(f"{found[0]}: no such image")
+def size_of(path: Path) -> tuple[int, int]:
+    """Return width and height of an image as it is read: upright.
 
-
-def _size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, UnidentifiedImageError) as error:
-        raise TaskError(f"{path}: cannot be read as an image ({error})") from error
+    Raises:
+        TaskError: it cannot be read, or some decoders turn it and others do not.
+    """
+    header = read_header(path)
+    if not header.certain and header.width != header.height:
+        raise TaskError(
+            f"{path}: lies on its side by EXIF, which not all decoders heed in this format; save it upright"
+        )
+    return header.width, header.height

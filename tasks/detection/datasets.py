@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import mmcv
 import torch
 
-from vit_ptq_bench.tasks.api.cache import TensorCache, image_key
-from vit_ptq_bench.tasks.detection.data import CocoFiles
+from vit_ptq_bench.tasks.api.cache import TensorCache
+from vit_ptq_bench.tasks.detection.data import CocoFiles, Picture
 from vit_ptq_bench.tasks.detection.openmmlab import CocoDataset, Compose
+from vit_ptq_bench.tasks.detection.pictures import require_whole
+from vit_ptq_bench.tasks.errors import TaskError
+from vit_ptq_bench.tasks.storage.contents import read_content
 
 NOTED = {"img_shape": torch.int64, "ori_shape": torch.int64, "scale_factor": torch.float64}
 """What mmdet notes of an image that it has read and resized."""
 
+PLAIN_STEPS = ("LoadImageFromFile", "LoadAnnotations", "Resize", "PackDetInputs")
+"""Of a config's test pipeline; any other changes what the detector sees."""
 
-def build_dataset(files: CocoFiles, pipeline: list[Any], training: bool = False) -> Any:
-    """Return mmdet's ``CocoDataset`` over ``files``.
+PLAIN_LOADING: Mapping[str, Any] = {
+    "to_float32": False,
+    "color_type": "color",
+    "imdecode_backend": "cv2",
+}
+
+
+def build_dataset(files: CocoFiles, pipeline: list[Any]) -> Any:
+    """Return mmdet's ``CocoDataset`` to train on, without the images that show no object.
 
     Args:
         files: from `read_coco`.
         pipeline: mmdet transforms.
-        training: leave out images without objects.
     """
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells of its every step
+    with (
+        TemporaryDirectory(prefix="bench-") as folder,
+        contextlib.redirect_stdout(io.StringIO()),  # pycocotools tells of its every step
+    ):
+        path = Path(folder) / "annotations.json"
+        path.write_text(json.dumps(files.data), encoding="utf-8")
         return CocoDataset(
-            ann_file=str(files.annotations),
+            ann_file=str(path),
             data_prefix={"img": str(files.images)},
             metainfo={"classes": files.classes},
             pipeline=pipeline,
-            test_mode=not training,
-            filter_cfg={"filter_empty_gt": True, "min_size": 1} if training else None,
+            filter_cfg={"filter_empty_gt": True, "min_size": 1},
         )
 
 
@@ -53,12 +73,8 @@ def test_pipeline(scale: tuple[int, int], cache: TensorCache | None = None) -> l
         scale: (long side, short side) at most.
         cache: where what other runs have decoded lies; None: nothing is reused.
     """
-    reading: list[Any] = [
-        {"type": "LoadImageFromFile"},
-        {"type": "Resize", "scale": scale, "keep_ratio": True},
-    ]
     return [
-        *(reading if cache is None else [CachedReading(reading, cache)]),
+        ReadImage(scale, cache),
         {
             "type": "PackDetInputs",
             "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
@@ -66,46 +82,122 @@ def test_pipeline(scale: tuple[int, int], cache: TensorCache | None = None) -> l
     ]
 
 
-class CachedReading:
-    """Steps that read and resize an image, taken only if no earlier run has left what comes of them.
+def test_scale(config: Any) -> tuple[int, int] | None:
+    """Return the size (long side, short side) in a config's test pipeline; None if it has none.
+
+    Raises:
+        TaskError: the pipeline does something else to images than mmdet's own test pipelines.
+    """
+    scale = None
+    for step in config.get("test_pipeline") or ():
+        kind = step.get("type") if isinstance(step, Mapping) else None
+        if kind not in PLAIN_STEPS:
+            raise _unlike(f"the step {kind!r}")
+        if kind == "LoadImageFromFile":
+            odd = [key for key, value in PLAIN_LOADING.items() if step.get(key, value) != value]
+            if odd:
+                raise _unlike(f"{odd[0]} = {step[odd[0]]!r} when images are loaded")
+        if kind == "Resize":
+            if scale is not None or not step.get("keep_ratio", False):
+                raise _unlike("a second Resize, or one without keep_ratio = True")
+            scale = _sides(step.get("scale"))
+    return scale
+
+
+def _sides(scale: object) -> tuple[int, int]:
+    sides = list(scale) if isinstance(scale, list | tuple) else []
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise _unlike(f"a Resize to {scale!r}, which is not (long side, short side)")
+    return sides[0], sides[1]
+
+
+def _unlike(what: str) -> TaskError:
+    return TaskError(
+        f"the config's test_pipeline has {what}; figures are of images that are loaded, resized with their "
+        "aspect ratio kept and packed, so leave it out or judge the detector elsewhere"
+    )
+
+
+class ReadImage:
+    """Reads and resizes an image, unless an earlier run has left what comes of it.
+
+    The file's bytes are held against the hash that the data's identity is made of, and decoded as mmdet's
+    ``LoadImageFromFile`` does.
 
     Args:
-        steps: of mmdet's pipeline.
-        cache: where pixels (uint8, [H, W, 3]) and the shapes that mmdet notes lie.
+        scale: (long side, short side) at most.
+        cache: where pixels (uint8, [H, W, 3]) and the shapes that mmdet notes lie; None: nowhere.
     """
 
-    def __init__(self, steps: list[dict[str, Any]], cache: TensorCache) -> None:
-        self._read, self._words, self._cache = Compose(steps), repr(steps), cache
+    def __init__(self, scale: tuple[int, int], cache: TensorCache | None) -> None:
+        self._resize = Compose([{"type": "Resize", "scale": scale, "keep_ratio": True}])
+        self._scale, self._cache = scale, cache
 
-    def __call__(self, results: dict[str, Any]) -> dict[str, Any] | None:
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add ``img``, ``img_shape``, ``ori_shape`` and ``scale_factor`` to what is known of an image."""
-        key = image_key(self._words, [Path(results["img_path"])])
-        found = self._cache.get(key)
+        words = f"detection {self._scale} {results['content']}"
+        key = hashlib.sha256(words.encode()).hexdigest()
+        found = None if self._cache is None else self._cache.get(key)
         if found is not None:
             return results | {
                 "img": found["pixels"].numpy(),
                 **{name: tuple(found[name].tolist()) for name in NOTED},
             }
-        read: dict[str, Any] | None = self._read(results)
-        if read is not None:
+        pixels = read_pixels(Path(results["img_path"]), results["content"])
+        shape = pixels.shape[:2]
+        read: dict[str, Any] = self._resize(
+            results | {"img": pixels, "img_shape": shape, "ori_shape": shape}
+        )
+        if self._cache is not None:
             noted = {name: torch.tensor(read[name], dtype=kind) for name, kind in NOTED.items()}
             self._cache.put(key, {"pixels": torch.from_numpy(read["img"]), **noted})
         return read
 
 
-class ImageFolder:
-    """Image files in the form of mmdet's data sets, without annotations."""
+def read_pixels(path: Path, content: str) -> Any:
+    """Return an image as mmdet decodes it: uint8 [H, W, 3], blue first, upright.
 
-    def __init__(self, paths: list[Path], pipeline: list[Any]) -> None:
-        self._paths, self._pipeline = paths, Compose(pipeline)
+    Args:
+        path: the file.
+        content: SHA-256 of its bytes.
+
+    Raises:
+        TaskError: the file has other bytes, or is no whole image that OpenCV can decode.
+    """
+    encoded = read_content(path, content)
+    require_whole(path, encoded)
+    try:
+        pixels = mmcv.imfrombytes(encoded, flag="color", backend="cv2")
+    except Exception as error:  # OpenCV's decoders each raise their own kinds
+        raise TaskError(f"{path}: cannot be read as an image ({error})") from error
+    if pixels is None:
+        raise TaskError(
+            f"{path}: cannot be read as an image of three colours by OpenCV, which mmdet reads with; "
+            "convert it to PNG or JPEG with 8 bits"
+        )
+    return pixels
+
+
+class PictureSet:
+    """Images in the form of mmdet's data sets, without annotations."""
+
+    def __init__(self, pictures: Sequence[Picture], pipeline: list[Any]) -> None:
+        self.pictures, self._pipeline = list(pictures), Compose(pipeline)
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.pictures)
 
-    def get_data_info(self, index: int) -> dict[str, Any]:
-        """Return what the pipeline starts from."""
-        return {"img_path": str(self._paths[index]), "img_id": index}
+    def prepare_data(self, index: int) -> dict[str, Any]:
+        """Run the pipeline on one image.
 
-    def prepare_data(self, index: int) -> Any:
-        """Run the pipeline on one image."""
-        return self._pipeline(self.get_data_info(index))
+        Raises:
+            TaskError: the image cannot be read, or is another than when it was hashed.
+        """
+        picture = self.pictures[index]
+        facts = {
+            "img_path": str(picture.path),
+            "img_id": picture.image_id,
+            "content": picture.content,
+        }
+        sample: dict[str, Any] = self._pipeline(facts)
+        return sample

@@ -20,7 +20,7 @@ from pycocotools.cocoeval import COCOeval
 from vit_ptq_bench.tasks.api.task import Evaluation
 from vit_ptq_bench.tasks.detection.data import CocoFiles
 from vit_ptq_bench.tasks.detection.figures import FIGURES, KINDS
-from vit_ptq_bench.tasks.detection.openmmlab import CocoMetric
+from vit_ptq_bench.tasks.detection.openmmlab import COCO, CocoMetric
 
 RESAMPLES = 100
 """Image sets drawn with replacement, for the uncertainty of average precision."""
@@ -58,12 +58,12 @@ class Collector:
     def __init__(self, files: CocoFiles, image_ids: Sequence[int], masks: bool) -> None:
         self.kinds = {k: v for k, v in KINDS.items() if k == "box" or masks}
         self.image_ids = list(image_ids)
-        with contextlib.redirect_stdout(io.StringIO()):
-            self.metric = CocoMetric(str(files.annotations), metric=list(self.kinds.values()))
+        self.metric = CocoMetric(metric=list(self.kinds.values()))
         self.metric.dataset_meta = {"classes": files.classes}
-        self.truth = self.metric._coco_api
-        self.metric.cat_ids = self.truth.get_cat_ids(cat_names=files.classes)
+        self.metric.cat_ids = [category["id"] for category in files.data["categories"]]
         self.metric.img_ids = self.image_ids
+        self.truths = {kind: truth(files, kind) for kind in self.kinds.values()}
+        self.metric._coco_api = self.truths["bbox"]
 
     def add(self, samples: Sequence[Any]) -> None:
         """Take mmdet's ``DetDataSample`` of each image of a batch, with its predictions."""
@@ -88,9 +88,37 @@ class Collector:
         with TemporaryDirectory(prefix="bench-") as folder:
             files = self.metric.results2json(predictions, str(Path(folder) / "found"))
             return {
-                kind: judge(self.truth, files[name], name, self.metric.cat_ids, self.image_ids)
+                kind: judge(
+                    self.truths[name], files[name], name, self.metric.cat_ids, self.image_ids
+                )
                 for kind, name in self.kinds.items()
             }
+
+
+def truth(files: CocoFiles, kind: str) -> Any:
+    """Return pycocotools' COCO of normalised annotations.
+
+    An object without a mask is ignored where masks are judged: a detection inside of its box is neither
+    right nor wrong.
+
+    Args:
+        files: the annotations.
+        kind: ``bbox`` or ``segm``.
+    """
+    entries = [dict(entry) for entry in files.data["annotations"]]  # pycocotools writes into them
+    if kind == "segm":
+        for entry in entries:
+            if entry["id"] in files.unsegmented:
+                entry |= {"iscrowd": 1, "segmentation": [_rectangle(*entry["bbox"])]}
+    found = COCO()
+    found.dataset = {**files.data, "annotations": entries}
+    with contextlib.redirect_stdout(io.StringIO()):
+        found.createIndex()
+    return found
+
+
+def _rectangle(x: float, y: float, width: float, height: float) -> list[float]:
+    return [x, y, x + width, y, x + width, y + height, x, y + height]
 
 
 def judge(

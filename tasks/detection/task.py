@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,7 +17,7 @@ from vit_ptq_bench.tasks.api.task import (
     Task,
     TaskOptions,
 )
-from vit_ptq_bench.tasks.detection.data import CocoFiles
+from vit_ptq_bench.tasks.detection.data import CocoFiles, Picture
 from vit_ptq_bench.tasks.detection.figures import METRICS, TITLES
 from vit_ptq_bench.tasks.detection.zoo import BUNDLED, config_path
 from vit_ptq_bench.tasks.errors import TaskError
@@ -45,21 +46,26 @@ class DetectionTask(Task):
         super().__init__(options)
         if self.options.holdout:
             raise TaskError(f"task {self.name} holds no training images out; leave out 'holdout'")
+        self._drawn: dict[tuple[int, int], list[Picture]] = {}
 
     @abstractmethod
     def files(self) -> CocoFiles:
         """Return the images to judge on."""
 
     @abstractmethod
-    def calibration_dataset(self, pipeline: list[Any]) -> Any:
-        """Return mmdet's data set of the images that calibration draws from."""
+    def calibration_images(self) -> list[Path]:
+        """Return the images that calibration draws from.
+
+        Raises:
+            TaskError: there are none.
+        """
 
     @abstractmethod
     def scale(self, config: Any) -> tuple[int, int]:
         """Return how large images become at most: (long side, short side)."""
 
-    def build(self, model: str, weights: Path) -> nn.Module:
-        """Return a detector with its weights.
+    def build(self, model: str, checkpoint: Path) -> tuple[nn.Module, storage.Weights]:
+        """Return a detector with its weights, and what was loaded.
 
         Raises:
             TaskError: no such model, or weights that do not fit it or the data set's classes.
@@ -69,21 +75,22 @@ class DetectionTask(Task):
         if model in BUNDLED:
             detection.set_classes(config.model, len(files.classes), files.has_masks)
         module = detection.build_detector(config)
-        storage.load_strictly(module, storage.read_state_dict(weights), str(weights))
+        weights = storage.load_weights(module, checkpoint)
         classes = detection.count_classes(module)
         if classes != len(files.classes):
             raise TaskError(
                 f"{model} finds {classes} classes, {files.annotations} has {len(files.classes)}"
             )
-        return module
+        return module, weights
+
+    def data_notes(self) -> tuple[str, ...]:
+        """Return what was changed when the annotations were read, and how images are turned."""
+        return (*self.files().notes, *self._picture_notes)
 
     def calibration_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:
         """Draw ``n`` training images; all padded to the size of the largest."""
-        dataset = self.calibration_dataset(self._pipeline(loaded))
-        chosen = drawn(len(dataset), n, seed, "the training set")
-        return detection.calibration_batches(
-            loaded.module, dataset, [int(i) for i in chosen], self.options.batch_size
-        )
+        dataset = detection.PictureSet(self.drawn_pictures(n, seed), self._pipeline(loaded))
+        return detection.calibration_batches(loaded.module, dataset, self.options.batch_size)
 
     def evaluate(
         self,
@@ -93,14 +100,46 @@ class DetectionTask(Task):
         progress: EvaluationProgress | None = None,
     ) -> Evaluation:
         """Find the objects of the evaluation images."""
-        files = self.files()
-        dataset = detection.build_dataset(files, self._pipeline(loaded))
-        detection.check_images(files, dataset)
-        chosen: Sequence[int] = [int(i) for i in subset(len(dataset), self.options.limit)]
+        dataset = detection.PictureSet(self.judged_pictures(), self._pipeline(loaded))
         size = min(self.evaluation_batch, self.options.batch_size)
         return detection.detect(
-            module, loaded.module, dataset, files, chosen, device, size, progress
+            module, loaded.module, dataset, self.files(), device, size, progress
         )
+
+    def judged_pictures(self) -> list[Picture]:
+        """Return the images to judge on, held against their annotations.
+
+        They are hashed once: what identifies the data and what is read later are the same bytes.
+
+        Raises:
+            TaskError: images are missing or do not fit their annotations.
+        """
+        _ = self._picture_notes
+        return self._judged
+
+    def drawn_pictures(self, n: int, seed: int) -> list[Picture]:
+        """Return the training images that calibration draws; they are hashed once.
+
+        Raises:
+            TaskError: there are fewer than ``n``.
+        """
+        if (n, seed) not in self._drawn:
+            paths = self.calibration_images()
+            chosen = drawn(len(paths), n, seed, "the training set")
+            self._drawn[n, seed] = detection.plain_pictures([paths[i] for i in chosen])
+        return self._drawn[n, seed]
+
+    @cached_property
+    def _chosen(self) -> list[int]:
+        return [int(i) for i in subset(len(self.files().data["images"]), self.options.limit)]
+
+    @cached_property
+    def _picture_notes(self) -> tuple[str, ...]:
+        return detection.check_pictures(self.files(), self._chosen)
+
+    @cached_property
+    def _judged(self) -> list[Picture]:
+        return detection.judged_pictures(self.files(), self._chosen)
 
     def _pipeline(self, loaded: LoadedModel) -> list[Any]:
         config = detection.read_config(config_path(loaded.name))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from vit_ptq_bench.tasks.errors import TaskError
+from vit_ptq_bench.tasks.storage.identity import file_id
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -42,6 +45,66 @@ def config_path(name: str) -> Path:
     if not Path(name).is_file():
         raise TaskError(f"{name}: no such config file")
     return Path(name)
+
+
+def is_config_file(name: str) -> bool:
+    """Whether a detector is named by a config file, which is a program that runs when it is read."""
+    return name not in BUNDLED and name not in COCO_MODELS and name.endswith(".py")
+
+
+def config_id(name: str) -> str:
+    """Return what identifies the config file ``name`` with all files that it inherits from (``_base_``).
+
+    Raises:
+        TaskError: one of them is missing, or names what it inherits in another way than as texts.
+    """
+    ids: list[str] = []
+    _add_config(config_path(name), ids, ())
+    return " ".join(ids)
+
+
+def _add_config(path: Path, ids: list[str], above: tuple[Path, ...]) -> None:
+    """Note a file and what it inherits; nothing in them is run."""
+    if path in above:
+        raise TaskError(f"{path}: this config inherits from itself")
+    if not path.is_file():
+        raise TaskError(f"{path}: no such config file, which {above[-1]} inherits from")
+    ids.append(file_id(path))
+    for base in _bases(path):
+        if "::" in base:  # of a package, whose configs are those of its version
+            ids.append(f"{base}=={_version(base.partition('::')[0], path)}")
+        else:
+            _add_config((path.parent / base).resolve(), ids, (*above, path))
+
+
+def _version(package: str, path: Path) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError as error:
+        raise TaskError(f"{path}: inherits from {package}, which is not installed") from error
+
+
+def _bases(path: Path) -> list[str]:
+    """The values of ``_base_``: a text or a list of texts, as mmengine reads it without running the file."""
+    if path.suffix != ".py":
+        return []
+    try:
+        tree = ast.parse(path.read_bytes(), str(path))
+        found = [
+            ast.literal_eval(statement.value)
+            for statement in tree.body
+            if isinstance(statement, ast.Assign)
+            and any(isinstance(t, ast.Name) and t.id == "_base_" for t in statement.targets)
+        ]
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise TaskError(
+            f"{path}: not a readable mmdet config ({type(error).__name__}: {error})"
+        ) from error
+    values = found[0] if found else []
+    values = [values] if isinstance(values, str) else values
+    if not isinstance(values, list | tuple) or not all(isinstance(v, str) for v in values):
+        raise TaskError(f"{path}: _base_ must be the path of a config file, or a list of paths")
+    return list(values)
 
 
 def _mmdet_configs() -> Path:

@@ -1,4 +1,3 @@
-from .checkpoints import load_strictly as load_strictly
 from .checkpoints import read_state_dict as read_state_dict
 from .contents import content_ids as content_ids
 from .contents import read_content as read_content
@@ -14,3 +13,6 @@ from .model_cards import bundled_weights as bundled_weights
 from .model_cards import read_card as read_card
 from .model_cards import weights_path as weights_path
 from .model_cards import write_card as write_card
+from .state_dicts import load_strictly as load_strictly
+from .weights import Weights as Weights
+from .weights import load_weights as load_weights

@@ -65,7 +65,8 @@ def read_content(path: Path, digest: str | None) -> bytes:
 
 def _batch_ids(paths: Sequence[Path]) -> list[str]:
     states = [_state(path) for path in paths]
-    names = [str(path.absolute()) for path in paths]
+    # Bytes of another encoding in a name are no text that a database takes.
+    names = [str(path.absolute()).encode("utf-8", "backslashreplace").decode() for path in paths]
     with _database() as database:
         known = _known(database, names, states)
         missing = [i for i, name in enumerate(names) if name not in known]

@@ -16,15 +16,25 @@ def file_id(path: Path) -> str:
     """Return ``sha256:...`` of a file's bytes.
 
     Raises:
-        TaskError: the file is not there.
+        TaskError: the file is not there, or cannot be read.
     """
     require_file(path)
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    try:
+        with path.open("rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError as error:
+        raise TaskError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def bytes_id(content: bytes) -> str:
+    """Return ``sha256:...`` of bytes: what `file_id` returns of a file that holds them."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def require_file(path: Path) -> None:
     """Raise `TaskError` unless ``path`` is a file."""
+    if path.is_dir():
+        raise TaskError(f"{path}: is a folder; give the checkpoint file in it")
     if not path.is_file():
         raise TaskError(f"{path}: no such checkpoint file")
 

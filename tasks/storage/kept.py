@@ -18,6 +18,9 @@ from pathlib import Path
 
 from vit_ptq_bench.tasks.errors import TaskError
 
+lasting_folder: Path | None = None
+"""The system's temporary folder, where `tempfile` names another, which goes with the process; else None."""
+
 
 def recipe_key(modules: Iterable[str], packages: Iterable[str]) -> str:
     """Return 16 hexadecimal digits over all that decides what code computes from nothing.
@@ -44,7 +47,7 @@ def private_folder(name: str) -> Path:
     Raises:
         TaskError: there is one of that name that belongs to somebody else.
     """
-    folder = Path(tempfile.gettempdir()) / f"bench-{_user()}-{name}"
+    folder = (lasting_folder or Path(tempfile.gettempdir())) / f"bench-{_user()}-{name}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if not _is_own(folder.lstat()):
         raise TaskError(f"{folder} belongs to another user; set TMPDIR to a folder of your own")

@@ -12,6 +12,8 @@ from vit_ptq_bench.tasks.api.task import LoadedModel, TaskOptions
 if TYPE_CHECKING:
     from torch import nn
 
+    from vit_ptq_bench.tasks.storage.weights import Weights
+
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
 CARDS = WEIGHTS / "models.json"
@@ -44,8 +46,10 @@ def bundled_weights(name: str, options: TaskOptions) -> Path:
     return options.checkpoint or weights_path(name)
 
 
-def bundled_model(name: str, module: nn.Module, options: TaskOptions) -> LoadedModel:
-    """Return a bundled model with its card's figure as the reference.
+def bundled_model(
+    name: str, module: nn.Module, options: TaskOptions, weights: Weights
+) -> LoadedModel:
+    """Return a bundled model, ``weights`` in it, with its card's figure as the reference.
 
     The figure is that of the bundled weights on the evaluation images: there is none with a checkpoint, nor
     with ``holdout``.
@@ -53,7 +57,12 @@ def bundled_model(name: str, module: nn.Module, options: TaskOptions) -> LoadedM
     own = options.checkpoint is None and not options.holdout
     card = read_card(name) if own else None
     return LoadedModel(
-        name, module, card.figure if card else None, source="tasks/weights/models.json"
+        name,
+        module,
+        card.figure if card else None,
+        source="tasks/weights/models.json",
+        weights=weights.identity,
+        notes=weights.notes,
     )
 
 

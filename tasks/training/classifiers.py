@@ -35,13 +35,13 @@ from vit_ptq_bench.tasks.classification.digit_rendering import (
 )
 from vit_ptq_bench.tasks.classification.normalisation import digit_batches, labelled_batches
 from vit_ptq_bench.tasks.classification.zoo import ARCHITECTURES, build_architecture
-from vit_ptq_bench.tasks.storage.checkpoints import load_strictly, read_state_dict
 from vit_ptq_bench.tasks.storage.model_cards import (
     ModelCard,
     read_card,
     weights_path,
     write_card,
 )
+from vit_ptq_bench.tasks.storage.weights import load_weights
 
 BATCH = 64
 
@@ -210,7 +210,7 @@ def _teacher(name: str | None) -> nn.Module | None:
 def _stored(name: str, weights: Path) -> nn.Module:
     """A bundled architecture with stored weights, in float32."""
     model = build_architecture(name)
-    load_strictly(model, read_state_dict(weights), str(weights))
+    load_weights(model, weights)
     return model
 
 

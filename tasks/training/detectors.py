@@ -148,7 +148,7 @@ class Trainer:
             "num_workers": 0,
             "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": options.seed},
             "collate_fn": {"type": "pseudo_collate"},
-            "dataset": build_dataset(self.files, pipeline, training=True),
+            "dataset": build_dataset(self.files, pipeline),
         }
 
     def _optimizer(self) -> dict[str, Any]:

@@ -14,13 +14,16 @@ from vit_ptq_bench.methods.minmax import MinMax
 from vit_ptq_bench.tasks.api.registry import register_task
 from vit_ptq_bench.tasks.api.task import Evaluation, LoadedModel, Task
 
-MODELS = ("toy_a", "toy_b", "toy_wrong")
+MODELS = ("toy_a", "toy_b", "toy_wrong", "toy_frail")
 IMAGES = 24
 
 
 @register_task
 class Toy(Task):
-    """Classify noise as the full-precision model does; ``toy_wrong`` misses its known figure."""
+    """Classify noise as the full-precision model does; ``toy_wrong`` misses its known figure.
+
+    Loading ``toy_frail`` kills the process as often as the file ``deaths`` of the data folder says.
+    """
 
     name = "toy"
     version = 1
@@ -37,6 +40,11 @@ class Toy(Task):
         return "noise:0"
 
     def load_model(self, model):
+        if model == "toy_frail":
+            deaths = self.options.data_dir / "deaths"
+            if left := int(deaths.read_text()):
+                deaths.write_text(str(left - 1))
+                os.kill(os.getpid(), signal.SIGKILL)
         torch.manual_seed(MODELS.index(model))
         module = timm.models.VisionTransformer(
             img_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2, num_classes=5
@@ -156,6 +164,44 @@ class ToyKilled(MinMax):
     def calibrate(self, model, calibration, progress=None):
         os.kill(os.getpid(), self.parameters.number)
         time.sleep(5)
+
+
+@register_method
+class ToyScarce(ToyRandom):
+    """Asks for more memory than there is unless its batch is small."""
+
+    @dataclass(frozen=True)
+    class Parameters:
+        """``fits``: images for which there is memory."""
+
+        batch_size: int = 8
+        fits: int = 2
+
+    name = "toy-scarce"
+    batch = "batch_size"
+
+    def calibrate(self, model, calibration, progress=None):
+        super().calibrate(model, calibration, progress)
+        if self.parameters.batch_size > self.parameters.fits:
+            torch.empty(2**60, dtype=torch.uint8)
+
+
+@register_method
+class ToyParricide(MinMax):
+    """Sends a signal to the fork server, and goes on; ``signal`` is the number."""
+
+    @dataclass(frozen=True)
+    class Parameters:
+        """``number`` of the signal."""
+
+        number: int = int(signal.SIGKILL)
+
+    name = "toy-parricide"
+    paper = "none"
+
+    def calibrate(self, model, calibration, progress=None):
+        os.kill(os.getppid(), self.parameters.number)
+        super().calibrate(model, calibration, progress)
 
 
 @register_method

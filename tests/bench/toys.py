@@ -32,19 +32,16 @@ def run(*arguments: str) -> int:
     return main(["run", "toy.toml", "--plugin", str(FAKES), *arguments])
 
 
+def command(*arguments: str) -> list[str]:
+    """The words of the same as a process of its own, by the real command."""
+    words = ["-m", "vit_ptq_bench", "run", "toy.toml", "--plugin", str(FAKES)]
+    return [sys.executable, *words, *arguments]
+
+
 def start(*arguments: str) -> subprocess.Popen[str]:
     """The same as a process of its own, started by the real command."""
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "vit_ptq_bench",
-            "run",
-            "toy.toml",
-            "--plugin",
-            str(FAKES),
-            *arguments,
-        ],
+        command(*arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 from vit_ptq_bench.tasks.classification.image_files import ImageFiles
 from vit_ptq_bench.tasks.classification.image_listing import is_image
-from vit_ptq_bench.tasks.storage.checkpoints import load_strictly, read_state_dict
+from vit_ptq_bench.tasks.storage.weights import load_weights
 
 MODEL = "vit_tiny_patch16_224"
 IMAGES = 32
@@ -50,7 +50,7 @@ def vit() -> nn.Module:
     torch.manual_seed(0)
     model = timm.create_model(MODEL, pretrained=False).eval()
     if checkpoint := os.environ.get("BENCH_PERF_CHECKPOINT"):
-        load_strictly(model, read_state_dict(Path(checkpoint)), checkpoint)
+        load_weights(model, Path(checkpoint))
     return model
 
 

@@ -14,6 +14,7 @@ from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 from vit_ptq_bench.methods.quantization.model.hooks import watch
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.values import number, out_of_bounds, shown
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -95,12 +96,11 @@ def budget() -> float:
         MethodError: the environment variable ``BENCH_CACHE_GB`` is not a positive number.
     """
     text = os.environ.get("BENCH_CACHE_GB", str(DEFAULT_GB))
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not value > 0 or not math.isfinite(value):
-        raise MethodError(f"BENCH_CACHE_GB must be a number of gigabytes above 0, not {text!r}")
+    value = number(text)
+    if value is None or out_of_bounds(value, {"more_than": 0}):
+        raise MethodError(
+            f"BENCH_CACHE_GB must be a number of gigabytes above 0, not {shown(text)}"
+        )
     return value * GB
 
 

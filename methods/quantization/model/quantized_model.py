@@ -51,18 +51,31 @@ class QuantizedModel(nn.Module):
         """Switch every quantizer on and quantize the weights, once and for all.
 
         Raises:
-            MethodError: a quantizer has not been calibrated; its site is named.
+            MethodError: a quantizer has not been calibrated, or has parameters that are none (NaN, zero,
+                negative), or a weight, bias or buffer is not finite; it is named.
         """
         pending = [site.name for site in self.sites() if not site.quantizer.initialised]
         if pending:
             raise MethodError(
                 f"calibration left {len(pending)} sites without scales: {pending[:5]}"
             )
+        self._require_sound()
         self.activate()
         for operation in self.operations:
             if isinstance(operation, WeightedOperation):
                 operation.freeze()
         self.requires_grad_(False)
+
+    def _require_sound(self) -> None:
+        """What is not finite here would be a figure all the same, and a wrong one."""
+        problems = [(site.name, site.quantizer.problem()) for site in self.sites()]
+        wrong = [f"{name} has {problem}" for name, problem in problems if problem is not None]
+        if wrong:
+            more = f" (and {len(wrong) - 3} more sites)" if len(wrong) > 3 else ""
+            raise MethodError(f"{'; '.join(wrong[:3])}{more}")
+        broken = [name for name, tensor in self.state_tensors().items() if not _is_finite(tensor)]
+        if broken:
+            raise MethodError(f"{len(broken)} tensors hold NaN or infinite values: {broken[:3]}")
 
     @property
     def device(self) -> torch.device:
@@ -76,3 +89,7 @@ class QuantizedModel(nn.Module):
     def state_tensors(self) -> dict[str, Tensor]:
         """Return every parameter and persistent buffer by name (detached)."""
         return {name: tensor.detach() for name, tensor in self.module.state_dict().items()}
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())

@@ -67,6 +67,27 @@ class Quantizer(nn.Module, ABC):
             "calibrate this site in another way"
         )
 
+    @property
+    def groups(self) -> int | None:
+        """Number of equal blocks of a tensor that have a scale each; None: the form alone knows."""
+        return None
+
+    def problem(self) -> str | None:
+        """Return in words what is wrong with the parameters that calibration or a file has set, or None.
+
+        Asked when a method has done its work and when a saved model is read. A form that keeps more than a
+        scale, or knows more of it, adds to this.
+        """
+        if self.spec.is_float or self.spec.dynamic or not self.scale.numel():
+            return None
+        if self.scale.dtype != torch.float32:
+            return f"scales of type {self.scale.dtype}, not float32"
+        if not bool(torch.isfinite(self.scale).all()):
+            return "scales that are NaN or infinite"
+        if not bool((self.scale > 0).all()):
+            return "scales that are zero or negative"
+        return None
+
     def _require_finite(self, *tensors: Tensor) -> None:
         if not all(bool(torch.isfinite(t).all()) for t in tensors):
             raise MethodError(f"{self.site}: NaN or infinite values reached the quantizer")

@@ -23,6 +23,10 @@ class LogQuantizer(Quantizer):
         self.steps_per_octave = 1 if spec.scheme == "log2" else 2
         self.zero_code = 2**spec.bits - (spec.scheme != "log-sqrt2-plus-zero")
 
+    @property
+    def groups(self) -> int | None:
+        return self.scale.numel()
+
     def set_range(self, low: Tensor, high: Tensor) -> None:
         """Set the largest value, ``s = high`` (shape [groups]); ``low`` is taken to be zero."""
         self._require_finite(low, high)
@@ -50,6 +54,11 @@ class LogIntSoftmaxQuantizer(Quantizer):
         """Mark as calibrated; the range of a softmax is known."""
         self._require_finite(low, high)
         self.scale = torch.ones_like(high).reshape(-1)[:1].float()
+
+    def problem(self) -> str | None:
+        """The scale is 1 and nothing else."""
+        found = super().problem()
+        return found or (None if bool((self.scale == 1).all()) else "scales that are not 1")
 
     def codes(self, x: Tensor) -> Tensor:
         """Return the codes of probabilities as whole floats, not clipped; 0 gives infinity."""

@@ -35,10 +35,19 @@ class TwinSoftmaxQuantizer(Quantizer):
         """Set ``s = 2^-index`` (index: integer tensor of shape [1], 0 .. 19)."""
         self.scale = torch.exp2(-index.float()).reshape(-1)
 
+    @property
+    def groups(self) -> int | None:
+        return self.scale.numel()
+
     def set_range(self, low: Tensor, high: Tensor) -> None:
         """Take the middle of the splits; a search with `set_split` follows."""
         self._require_finite(low, high)
         self.set_split(torch.full_like(high, self.SPLITS // 4).reshape(-1)[:1])
+
+    def problem(self) -> str | None:
+        """Nor does the fine grid reach beyond 1."""
+        found = super().problem()
+        return found or ("a split above 1" if bool((self.scale > 1).any()) else None)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return x on the union of both grids (or their sum)."""
@@ -63,6 +72,10 @@ class TwinGeluQuantizer(Quantizer):
     calibrated (codes 0 .. 2^(b-1) - 1): 2^b values in all. The paper also asks that the positive step be
     a power-of-two multiple of the negative one; like the released code this is not enforced.
     """
+
+    @property
+    def groups(self) -> int | None:
+        return self.scale.numel()
 
     def set_range(self, low: Tensor, high: Tensor) -> None:
         """Cover [0, high] with the positive codes (shape [1])."""

@@ -70,6 +70,27 @@ class UniformQuantizer(Quantizer):
         self.zero_point = zero_point.detach().to(kind).reshape(-1).contiguous()
         self._fusible = None
 
+    @property
+    def groups(self) -> int | None:
+        return self.scale.numel()
+
+    def problem(self) -> str | None:
+        """Also of the zero points, of which there is one for each scale, and of the number of scales."""
+        found = super().problem()
+        if found or self.spec.dynamic or self.spec.is_float or not self.scale.numel():
+            return found
+        zero = self.zero_point
+        if self.scale.dim() != 1 or zero.shape != self.scale.shape:
+            return f"scales {tuple(self.scale.shape)} with zero points {tuple(zero.shape)}"
+        if zero.dtype not in (torch.int32, torch.float32):
+            return f"zero points of type {zero.dtype}, neither int32 nor float32"
+        if self.spec.symmetric and bool(zero.any()):
+            return "zero points that are not zero, although its codes are symmetric"
+        ends = [self.scale * (code - zero) for code in self.code_range]
+        if not all(bool(torch.isfinite(end).all()) for end in ends):
+            return "a range that is not finite"
+        return None
+
     def quantize(self, x: Tensor) -> Tensor:
         """Return the integer codes of ``x`` (int32, same shape)."""
         scale, zero_point = self.shaped(x)
@@ -153,6 +174,19 @@ class DualUniformQuantizer(UniformQuantizer):
         """Cover [low, high] in all columns; shapes [R]."""
         self.outliers = self.outliers[:0]
         super().set_range(low, high)
+
+    @property
+    def groups(self) -> int | None:
+        return self.scale.numel() // (2 if self.outliers.numel() else 1)
+
+    def problem(self) -> str | None:
+        """Also of the outlier columns: two scales a row where there are some."""
+        found = super().problem()
+        if found or not self.outliers.numel():
+            return found
+        if self.outliers.dtype != torch.bool or self.scale.numel() % 2:
+            return f"outlier columns of type {self.outliers.dtype} with {self.scale.numel()} scales"
+        return None
 
     def shaped(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return scale and zero point of every entry of a weight [R, ...]."""

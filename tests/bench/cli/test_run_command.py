@@ -35,7 +35,9 @@ def test_a_sweep_records_everything_and_runs_nothing_twice(
     before = {path: path.stat().st_mtime_ns for path in Path("output/toy/runs").rglob("*.json")}
     capsys.readouterr()
     assert run() == 0
-    assert "10 runs: 10 had their record; now nothing to do" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert out.startswith("suite toy: 10 runs: 2 models x (2 methods x 1 bit width x ")
+    assert "10 runs: 10 had their record; now nothing to do" in out
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
@@ -141,6 +143,7 @@ def test_dry_run_runs_nothing_and_says_why(
     write_suite(folder, '["toy-*"]', bits='["W4A4", "W3A3"]')
     assert run("--dry-run", "--methods", "toy-plain,toy-fail") == 0
     out = capsys.readouterr().out
+    assert out.startswith("suite toy: 5 runs: 1 model x (2 methods x 2 bit widths x ")
     assert "5 of 5 runs would run" in out
     assert "no record yet" in out
     assert not Path("output").exists()
@@ -201,7 +204,7 @@ def test_saved_models_can_be_evaluated(folder: Path, capsys: pytest.CaptureFixtu
         (["--device", "cuda:99"], "there is no device 'cuda:99'"),
         (["--device", "gpu"], "unknown device 'gpu'"),
         (["--workers", "0"], "--workers: must be at least 1"),
-        (["--timeout", "-1"], "--timeout: must be more than 0"),
+        (["--timeout", "-1"], "--timeout: must be at least 0"),
         (["--limit", "0"], "--limit: must be at least 1"),
         (["--plugin", "nothing.py"], "plugin nothing.py: there is no such file"),
     ],

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import signal
 import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.bench.toys import records, results, run, start, write_suite
+from tests.bench.toys import ROOT, command, records, results, run, start, write_suite
+from vit_ptq_bench.bench.execution import forkserver
+from vit_ptq_bench.bench.records.files import temporary_path
 
 METHODS = '["toy-plain", "toy-random", "toy-slow"]'
 SLOW = {"parameters.toy-slow": "seconds = 4.0", "bits": '["W4A4", "W3A3"]'}
@@ -39,6 +44,23 @@ def processes_of(mark: str) -> set[int]:
         if f"{MARK}={mark}".encode() in environment.split(b"\0"):
             found.add(int(folder.name))
     return found
+
+
+def importing_server_of(mark: str) -> int | None:
+    """The fork server among them, once it has begun to import torch."""
+    for pid in processes_of(mark):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"multiprocessing.forkserver" in words and "libtorch" in maps(pid):
+                return pid
+        except OSError:
+            continue
+    return None
+
+
+def maps(pid: int) -> str:
+    """The files that a process has in its memory."""
+    return Path(f"/proc/{pid}/maps").read_text()
 
 
 def stop(
@@ -107,3 +129,107 @@ def test_one_sweep_per_folder_and_kill_9(
     stop(process, signal.SIGKILL, output)
     assert process.returncode == -signal.SIGKILL
     check_resume(output)  # and the killed sweep holds no lock
+
+
+def test_a_terminal_that_is_closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGHUP by the kernel; what would be printed has no place any more, the leaderboard has."""
+    write_suite(folder, METHODS, **SLOW)
+    output = str(folder / "ended")
+    child, terminal = pty.fork()
+    if child == 0:  # the leader of a session on that terminal
+        os.environ |= {MARK: output, "PYTHONPATH": str(ROOT)}
+        os.execv(sys.executable, command("--output", output))
+    seen = b""
+    while len(records(output)) < 2:
+        seen += os.read(terminal, 4096)
+    assert b"all runs" in seen, "it shows its bars"
+    os.close(terminal)
+    wait_for(lambda: not processes_of(output), "the sweep to end")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
+    assert {record["status"] for record in records(output).values()} == {"ok"}
+    assert (Path(output) / "leaderboard.md").is_file()
+    assert not (Path(output) / ".sweep.pid").exists()
+
+
+def test_ctrl_c_before_the_first_record(
+    folder: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fork server is still importing, and is stopped at that so that no run can be over."""
+    process, output = begun(folder, temporary, monkeypatch)
+    wait_for((Path(output) / ".sweep.pid").exists, "the plan")
+    send_when_started(process, signal.SIGINT)
+    out, _ = process.communicate(timeout=SETTLE_SECONDS)
+    assert process.returncode == 130
+    assert "Traceback" not in out
+    assert "now nothing to do" in out and "the same command goes on from here" in out
+    wait_for(lambda: not processes_of(output), "the fork server to end")
+    assert not (Path(output) / ".sweep.pid").exists()
+    assert not passing(temporary)
+
+
+def test_kill_9_while_the_fork_server_imports(
+    folder: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends at once, stopped or not, and what lies on disk goes at the next start."""
+    process, output = begun(folder, temporary, monkeypatch)
+    wait_for((Path(output) / ".sweep.pid").exists, "the plan")
+    process.kill()
+    process.communicate(timeout=SETTLE_SECONDS)
+    wait_for(lambda: not processes_of(output), "the fork server to end")
+    left = Path(output)
+    assert passing(temporary) and (left / ".sweep.pid").exists()
+    (left / ".cache").mkdir()
+    (left / ".cache" / "key.safetensors").write_bytes(b"shared")
+    (left / "logs").mkdir(exist_ok=True)
+    (left / "logs" / "0.log").touch()
+    dead = temporary_path(left / "runs" / "toy" / "toy_a" / "0.json")
+    dead = dead.with_name(dead.name.replace(f".{os.getpid()}.", f".{process.pid}."))
+    model = left / "models" / "toy" / "toy_a" / dead.name
+    for path in (dead, model, left / dead.name):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    forkserver.warm_up()  # what is ours lies elsewhere
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    assert run("--output", output, "--methods", "toy-plain", "--bits", "W4A4") == 0
+    assert not passing(temporary)
+    names = {path.name for path in left.rglob("*") if path.is_file()}
+    assert {name for name in names if name[0] == "."} == {".sweep.lock"}
+    assert "0.log" not in names and not (left / ".cache").exists()
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder for temporary files; of a short name, for there are sockets among them."""
+    with tempfile.TemporaryDirectory(prefix="t-") as name:
+        yield Path(name)
+
+
+def passing(temporary: Path) -> list[Path]:
+    """What is not kept for later: by the tasks, or by torch."""
+    lasting = ("bench-", "torchinductor_")
+    return [path for path in temporary.iterdir() if not path.name.startswith(lasting)]
+
+
+def begun(
+    folder: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[subprocess.Popen[str], str]:
+    """A sweep of its own whose fork server was stopped while it imports, and its output folder."""
+    write_suite(folder, METHODS, **SLOW)
+    output = str(folder / "ended")
+    with monkeypatch.context() as only:
+        only.setenv(MARK, output)
+        only.setenv("TMPDIR", str(temporary))
+        process = start("--output", output)
+    wait_for(lambda: importing_server_of(output) is not None, "the fork server")
+    server = importing_server_of(output)
+    assert server is not None
+    os.kill(server, signal.SIGSTOP)
+    return process, output
+
+
+def send_when_started(process: subprocess.Popen[str], ending: signal.Signals) -> None:
+    """Send ``ending`` once the first run is to be started."""
+    assert process.stdout is not None
+    while "start toy_a fp32" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(ending)

@@ -50,6 +50,7 @@ def refused(path: Path) -> str:
         (f'include = ["{"a/" * 3000}x.toml"]', "mine.toml:3: include: 'a/a/"),
         ('include = ["mine.toml"]', "suite 'mine.toml' includes others itself"),
         (f"include = {[f's{i}' for i in range(MAX_INCLUDED + 1)]}", "101 suites, more than 100"),
+        ('"\\u2028" = 1', "mine.toml: '\\u2028': unknown key"),
         ("limit = 2020-01-01", "limit: expected a whole number, not datetime.date"),
         ("limit = +\x1b[31m", "mine.toml:3: not valid TOML"),
     ],

@@ -13,11 +13,9 @@ from safetensors.torch import load_file, save_file
 from vit_ptq_bench.tasks.api.registry import TASKS
 from vit_ptq_bench.tasks.api.task import TaskOptions
 from vit_ptq_bench.tasks.classification.digit_rendering import source_pools
-from vit_ptq_bench.tasks.detection.convert import convert_voc, convert_yolo
-from vit_ptq_bench.tasks.detection.data import read_coco
-from vit_ptq_bench.tasks.detection.datasets import build_dataset
+from vit_ptq_bench.tasks.detection.data import judged_pictures
+from vit_ptq_bench.tasks.detection.datasets import PictureSet
 from vit_ptq_bench.tasks.detection.datasets import test_pipeline as evaluation_steps
-from vit_ptq_bench.tasks.detection.evaluation import read_sample
 from vit_ptq_bench.tasks.detection.models import build_detector, read_config
 from vit_ptq_bench.tasks.detection.scene_rendering import write_scenes
 from vit_ptq_bench.tasks.detection.unpickle import convert_checkpoint
@@ -83,7 +81,9 @@ def test_a_detector_that_finds_nothing_has_ap_0(root, weights):
 def test_images_without_objects_count_and_limit_takes_a_seeded_subset(root, weights):
     _edit(root, lambda data: data.update(annotations=data["annotations"][:3]))
     assert _evaluate(_task(root, weights)).n == 6
-    assert _evaluate(_task(root, weights, limit=2)).n == 2
+    with pytest.raises(TaskError, match="none of the 1 images to judge on shows an object"):
+        _task(root, weights, limit=1).data_id()
+    assert _evaluate(_task(root, weights, limit=5)).n == 5
 
 
 def test_calibration_images_are_drawn_by_seed_and_keep_their_aspect_ratio(root, weights):
@@ -120,8 +120,9 @@ def test_images_that_another_run_has_decoded_are_the_same_to_the_bit(root, weigh
     files = task.files()
 
     def samples():
-        dataset = build_dataset(files, evaluation_steps((300, 200), task.cache))
-        return [read_sample(dataset, i) for i in range(len(dataset))]
+        pictures = judged_pictures(files, range(6))
+        dataset = PictureSet(pictures, evaluation_steps((300, 200), task.cache))
+        return [dataset.prepare_data(i) for i in range(len(dataset))]
 
     alone, batches, judged = samples(), task.calibration_batches(loaded, 8, 0), _evaluate(task)
     task.cache = _Kept()
@@ -142,12 +143,21 @@ def test_images_that_another_run_has_decoded_are_the_same_to_the_bit(root, weigh
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d["annotations"][0].update(category_id=99), "unknown category_id: \\[1\\]"),
-        (lambda d: d["annotations"][1].update(image_id=99), "unknown image_id: \\[2\\]"),
-        (lambda d: d["annotations"][0].update(bbox=[1, 2, -3, 4]), "no box"),
+        (
+            lambda d: d["annotations"][0].update(category_id=99),
+            "unknown category_id: annotations.0. .99.",
+        ),
+        (
+            lambda d: d["annotations"][1].update(image_id=99),
+            "unknown image_id: annotations.1. .99.",
+        ),
+        (
+            lambda d: d["annotations"][0].update(bbox=[1, 2, -3, 4]),
+            "bbox of negative width",
+        ),
         (lambda d: d.pop("categories"), "'categories' of COCO's form is missing"),
         (lambda d: d.update(images=[]), "no images"),
-        (lambda d: d["annotations"][0].pop("bbox"), "not in COCO's form"),
+        (lambda d: d["annotations"][0].pop("bbox"), "no bbox of four finite numbers"),
     ],
 )
 def test_wrong_annotations_are_named(root, weights, change, message):
@@ -225,58 +235,14 @@ def test_a_training_checkpoint_is_converted_only_in_a_process_of_its_own(tmp_pat
     torch.save({"state_dict": state, "message_hub": {"loss": buffer}}, path)
     with pytest.raises(TaskError, match="bench convert checkpoint .*--trust"):
         read_state_dict(path)
-    identity = convert_checkpoint(path, out)
+    identity = convert_checkpoint(path, out).identity
     assert all(torch.equal(state[name], value) for name, value in load_file(out).items())
     with safe_open(out, "pt") as file:
-        assert file.metadata() == {"source": "epoch_12.pth", "source_sha256": identity}
+        assert file.metadata() == {
+            "source": "epoch_12.pth",
+            "source_sha256": identity,
+            "notes": "[]",
+        }
     torch.save({"epoch": 3}, path)
     with pytest.raises(TaskError, match="holds no state dict"):
         convert_checkpoint(path, out)
-
-
-def _picture(path, size):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.zeros((size[1], size[0], 3), dtype=np.uint8)).save(path)
-
-
-VOC = """<annotation><object><name>{}</name><bndbox><xmin>10</xmin><ymin>20</ymin><xmax>30</xmax>
-<ymax>60</ymax></bndbox></object><object><name>WBC</name><bndbox><xmin>5</xmin><ymin>7</ymin>
-<xmax>5</xmax><ymax>7</ymax></bndbox></object></annotation>"""
-
-
-def test_voc_becomes_coco_without_boxes_of_no_size(tmp_path):
-    source, out = tmp_path / "voc", tmp_path / "out"
-    for name, label in (("a", "RBC"), ("b", "WBC")):
-        _picture(source / "JPEGImages" / f"{name}.jpg", (100, 80))
-        (source / "Annotations").mkdir(exist_ok=True)
-        (source / "Annotations" / f"{name}.xml").write_text(VOC.format(label))
-    (source / "ImageSets" / "Main").mkdir(parents=True)
-    (source / "ImageSets" / "Main" / "trainval.txt").write_text("a\n")
-    (source / "ImageSets" / "Main" / "test.txt").write_text("b\n")
-    train, _ = convert_voc(source, out)
-    assert (train.images, train.objects, train.dropped) == (1, 1, 1)
-    data = json.loads((out / "annotations" / "val.json").read_text())
-    assert [c["name"] for c in data["categories"]] == ["RBC", "WBC"]
-    assert data["annotations"][0]["bbox"] == [10, 20, 20, 40]
-    assert data["annotations"][0]["category_id"] == 2
-    files = read_coco(out / "annotations" / "val.json", out / "val")
-    assert files.classes == ("RBC", "WBC") and not files.has_masks
-    (source / "Annotations" / "b.xml").write_text("<annotation>")
-    with pytest.raises(TaskError, match="b.xml: not an annotation in VOC's form"):
-        convert_voc(source, out)
-
-
-def test_yolo_becomes_coco(tmp_path):
-    source, out = tmp_path / "yolo", tmp_path / "out"
-    for part in ("train", "val"):
-        _picture(source / "images" / part / "a.jpg", (200, 100))
-        (source / "labels" / part).mkdir(parents=True)
-    (source / "labels" / "val" / "a.txt").write_text("1 0.5 0.5 0.2 0.4\n")
-    (source / "data.yaml").write_text("names: {0: cat, 1: dog}\n")
-    train, val = convert_yolo(source, out)
-    assert (train.objects, val.objects) == (0, 1)
-    data = json.loads((out / "annotations" / "val.json").read_text())
-    assert data["annotations"][0]["bbox"] == pytest.approx([80, 30, 40, 40])
-    (source / "labels" / "val" / "a.txt").write_text("7 0.5 0.5 0.2 0.4\n")
-    with pytest.raises(TaskError, match="a.txt:1"):
-        convert_yolo(source, out)

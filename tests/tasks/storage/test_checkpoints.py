@@ -6,7 +6,8 @@ from safetensors.torch import save_file
 
 from vit_ptq_bench.tasks.classification.zoo import build_architecture
 from vit_ptq_bench.tasks.errors import TaskError
-from vit_ptq_bench.tasks.storage.checkpoints import load_strictly, read_state_dict
+from vit_ptq_bench.tasks.storage.checkpoints import read_state_dict
+from vit_ptq_bench.tasks.storage.state_dicts import load_strictly
 
 
 @pytest.fixture

@@ -106,3 +106,9 @@ def test_reading_refuses_other_bytes(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="changed while the sweep ran"):
         read_content(path, digest)
     assert read_content(path, None) == b"replaced"
+
+
+def test_a_name_of_another_encoding_has_a_content(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.JPEG"))
+    path.write_bytes(b"x")
+    assert content_ids([path]) == [hashlib.sha256(b"x").hexdigest()]

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from vit_ptq_bench.methods.errors import MethodError
@@ -85,8 +86,8 @@ class Family(ABC):
         return operation
 
     def quantize_norm(self, parent: nn.Module, child: str, name: str) -> None:
-        """Give the LayerNorm ``parent.child`` a quantizer if the table asks for one; else leave it."""
-        norm = getattr(parent, child)
+        """Give the LayerNorm ``parent.child``, if there is one, a quantizer if the table asks for it."""
+        norm = getattr(parent, child, None)
         if isinstance(norm, nn.LayerNorm) and "norm.input" in self.table:
             operation = QuantLayerNorm(norm, name, self.table)
             setattr(parent, child, operation)
@@ -95,8 +96,13 @@ class Family(ABC):
     def link(
         self, norm: nn.Module, reader: WeightedOperation, padding: Padding | None = None
     ) -> None:
-        """Note that ``reader`` alone reads the output of ``norm``, if that is a LayerNorm."""
-        if isinstance(norm, nn.LayerNorm):
+        """Note that ``reader`` alone reads the output of ``norm``, if that is a LayerNorm with a weight.
+
+        One without a bias gets a zero one: a shift that is folded into it has to go somewhere.
+        """
+        if isinstance(norm, nn.LayerNorm) and norm.elementwise_affine:
+            if norm.bias is None:
+                norm.bias = nn.Parameter(torch.zeros_like(norm.weight), requires_grad=False)
             self.structure.norm_links.append(NormLink(norm, reader, padding))
 
     def segment(

@@ -5,12 +5,14 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vit_ptq_bench.methods.quantization.model.families.base import Family
 from vit_ptq_bench.methods.quantization.model.families.registry import register_family
-from vit_ptq_bench.methods.quantization.model.families.window import QuantWindowAttention
+from vit_ptq_bench.methods.quantization.model.families.window import (
+    QuantWindowAttention,
+    pad_to_windows,
+)
 from vit_ptq_bench.methods.quantization.model.structure import Padding, ValueLink
 
 PARTS = {
@@ -45,7 +47,8 @@ class QuantShiftedWindows(nn.Module):
         """Attend within windows; ``query`` and the result are [B, H * W, C]."""
         batch, _, channels = query.shape
         height, width = hw_shape
-        x = self._padded(query.view(batch, height, width, channels))
+        x = query.view(batch, height, width, channels)
+        x = pad_to_windows(x, (self.size, self.size), self.padding())
         if self.shift:
             x = x.roll((-self.shift, -self.shift), dims=(1, 2))
         mask = self._mask(x) if self.shift else None
@@ -55,19 +58,6 @@ class QuantShiftedWindows(nn.Module):
             x = x.roll((self.shift, self.shift), dims=(1, 2))
         dropped: Tensor = self.drop(x[:, :height, :width].reshape(batch, height * width, channels))
         return dropped
-
-    def _padded(self, x: Tensor) -> Tensor:
-        """Add rows below and columns on the right up to whole windows ([B, H, W, C])."""
-        below, right = -x.shape[1] % self.size, -x.shape[2] % self.size
-        if not below and not right:
-            return x
-        value = self.padding()
-        padded = F.pad(x, (0, 0, 0, right, 0, below))
-        if below:
-            padded[:, x.shape[1] :] = value
-        if right:
-            padded[:, : x.shape[1], x.shape[2] :] = value
-        return padded
 
     def _windows(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B * windows, size, size, C]."""

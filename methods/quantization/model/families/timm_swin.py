@@ -1,21 +1,32 @@
 """timm's Swin Transformer."""
 
 from functools import partial
+from math import prod
 from typing import Any
 
+import torch
 from timm.layers import PatchEmbed
 from timm.models.swin_transformer import (
     PatchMerging,
     SwinTransformer,
     SwinTransformerBlock,
     WindowAttention,
+    window_partition,
+    window_reverse,
 )
 from torch import Tensor, nn
 
 from vit_ptq_bench.methods.quantization.model.families.base import Family
 from vit_ptq_bench.methods.quantization.model.families.registry import register_family
 from vit_ptq_bench.methods.quantization.model.families.timm_block import replace_block
-from vit_ptq_bench.methods.quantization.model.families.window import QuantWindowAttention
+from vit_ptq_bench.methods.quantization.model.families.window import (
+    QuantWindowAttention,
+    pad_to_windows,
+)
+from vit_ptq_bench.methods.quantization.model.structure import Padding
+
+MASKED = -100.0
+"""What timm adds to the scores of tokens that are neighbours by the cyclic shift alone."""
 
 
 @register_family
@@ -37,9 +48,9 @@ class TimmSwin(Family):
         self.segment("patch_embed", "embed", model.patch_embed)
         for index, stage in enumerate(model.layers):
             self._replace_downsample(stage, f"layers.{index}.downsample", index)
-            for position, block in enumerate(stage.blocks):
+            for position in range(len(stage.blocks)):
                 name = f"layers.{index}.blocks.{position}"
-                self._replace_block(block, name)
+                block = self._replace_block(stage, position, name)
                 halves = partial(_attention_half, block), partial(_mlp_half, block)
                 self.segment(name, "block", block, stage=index, halves=halves)
         self.quantize_norm(model, "norm", "norm")
@@ -56,11 +67,89 @@ class TimmSwin(Family):
         self.link(stage.downsample.norm, reduction)
         self.segment(name, "merge", stage.downsample, stage=index)
 
-    def _replace_block(self, block: Any, name: str) -> None:
+    def _replace_block(self, stage: Any, position: int, name: str) -> Any:
+        block = stage.blocks[position]
         self.require(block, SwinTransformerBlock, name)
         self.require(block.attn, WindowAttention, f"{name}.attn")
         attention = QuantWindowAttention(block.attn, f"{name}.attn", self.table)
-        replace_block(self, block, name, attention)
+        padding = None
+        if _may_be_padded(block):
+            block = stage.blocks[position] = QuantPaddedBlock(block)
+            padding = block.padding
+        replace_block(self, block, name, attention, padding=padding)
+        return block
+
+
+def _may_be_padded(block: Any) -> bool:
+    """Whether windows reach beyond the map: they do not divide it, or it may have any size."""
+    sizes = zip(block.input_resolution, block.window_size, strict=True)
+    return getattr(block, "dynamic_mask", False) or any(length % size for length, size in sizes)
+
+
+class QuantPaddedBlock(nn.Module):
+    """A block whose windows may reach beyond its map: padded tokens have the value of `Padding`.
+
+    As `timm.models.swin_transformer.SwinTransformerBlock`, whose parameter names it keeps, but for that
+    value, which is zero until something is folded into the LayerNorm before.
+    """
+
+    attn_mask: Tensor | None
+
+    def __init__(self, original: Any) -> None:
+        super().__init__()
+        self.window_size: tuple[int, int] = tuple(original.window_size)
+        self.shift_size: tuple[int, int] = tuple(original.shift_size)
+        self.dynamic = bool(getattr(original, "dynamic_mask", False))
+        self.norm1, self.attn, self.drop_path1 = original.norm1, original.attn, original.drop_path1
+        self.norm2, self.mlp, self.drop_path2 = original.norm2, original.mlp, original.drop_path2
+        self.register_buffer("attn_mask", original.attn_mask, persistent=False)
+        self.padding = Padding(original.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, H, W, C] to the same shape."""
+        return _mlp_half(self, _attention_half(self, x))
+
+    def _attn(self, x: Tensor) -> Tensor:
+        """Attend within windows of a normalised map [B, H, W, C]."""
+        _, height, width, channels = x.shape
+        down, right = self.shift_size
+        if down or right:
+            x = x.roll((-down, -right), dims=(1, 2))
+        x = pad_to_windows(x, self.window_size, self.padding())
+        rows, columns = x.shape[1:3]
+        windows = window_partition(x, self.window_size).view(-1, prod(self.window_size), channels)
+        attended = self.attn(
+            windows, mask=self._mask(rows, columns, x) if self.dynamic else self.attn_mask
+        )
+        merged = window_reverse(
+            attended.view(-1, *self.window_size, channels), self.window_size, rows, columns
+        )
+        x = merged[:, :height, :width].contiguous()
+        return x.roll(self.shift_size, dims=(1, 2)) if down or right else x
+
+    def _mask(self, height: int, width: int, x: Tensor) -> Tensor | None:
+        """Additive mask [windows, N, N]: regions that the shift brought together stay apart."""
+        if not any(self.shift_size):
+            return None
+        rows, columns = (
+            _regions(length, size, shift, x.device)
+            for length, size, shift in zip(
+                (height, width), self.window_size, self.shift_size, strict=True
+            )
+        )
+        numbers = (rows[:, None] * 3 + columns[None, :])[None, :, :, None]
+        windows = window_partition(numbers, self.window_size).view(-1, prod(self.window_size))
+        apart = windows[:, None, :] != windows[:, :, None]
+        return torch.zeros(apart.shape, dtype=x.dtype, device=x.device).masked_fill_(apart, MASKED)
+
+
+def _regions(length: int, size: int, shift: int, device: torch.device) -> Tensor:
+    """Number of the region of each row or column; without a shift there is one."""
+    place = torch.arange(length, device=device)
+    if not shift:
+        return torch.zeros_like(place)
+    regions: Tensor = (place >= length - size).long() + (place >= length - shift).long()
+    return regions
 
 
 def _attention_half(block: Any, x: Tensor) -> Tensor:

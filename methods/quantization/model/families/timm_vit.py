@@ -63,6 +63,7 @@ class TimmViT(Family):
         model = self.model
         self.require(model.patch_embed, PatchEmbed, "patch_embed")
         self.replace(model.patch_embed, "proj", "patch_embed.proj", "patch_embed")
+        self.quantize_norm(model.patch_embed, "norm", "patch_embed.norm")
         self.quantize_norm(model, "norm_pre", "norm_pre")
         self.segment("patch_embed", "embed", self._embed)
         for index, block in enumerate(model.blocks):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from vit_ptq_bench.methods.quantization.bits import BitTable
@@ -40,3 +41,22 @@ class QuantWindowAttention(QuantSelfAttention):
         bias = self.relative_position_bias_table[self.relative_position_index.view(-1)]
         area = self.relative_position_index.shape[0]
         return bias.view(area, area, -1).permute(2, 0, 1).contiguous()
+
+
+def pad_to_windows(x: Tensor, size: tuple[int, int], value: Tensor) -> Tensor:
+    """Add rows below and columns on the right of a map, up to whole windows.
+
+    Args:
+        x: [B, H, W, C].
+        size: height and width of a window.
+        value: of the new tokens, [C].
+    """
+    below, right = -x.shape[1] % size[0], -x.shape[2] % size[1]
+    if not below and not right:
+        return x
+    padded = F.pad(x, (0, 0, 0, right, 0, below))
+    if below:
+        padded[:, x.shape[1] :] = value
+    if right:
+        padded[:, : x.shape[1], x.shape[2] :] = value
+    return padded

@@ -348,8 +348,12 @@ def test_too_few_images_and_bad_settings_are_refused(vit, calibration):
     with pytest.raises(MethodError, match=r"batches of 9 images needs at least .* got 8"):
         _quantize("qdrop", vit, calibration, batch_size=9)
     for settings in ({"iterations": -1}, {"batch_size": 0}):
-        with pytest.raises(MethodError, match="iterations >= 0 and batch_size >= 1"):
+        with pytest.raises(MethodError, match="must be at least"):
             _quantize("qdrop", vit, calibration, **settings)
+        cls = METHODS.get("qdrop")
+        method = cls(cls.Parameters(**settings))  # past `create`
+        with pytest.raises(MethodError, match="iterations >= 0 and batch_size >= 1"):
+            method.quantize(vit, method.bit_table(BitWidth(4, 4)), calibration)
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(vit, images, calibration, monkeypatch, caplog):

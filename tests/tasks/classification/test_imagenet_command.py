@@ -1,0 +1,131 @@
+"""ImageNet through the real command line: labels as people have them, images that change in a sweep."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from vit_ptq_bench.tasks.classification.label_sets import imagenet_indices
+
+ROOT = Path(__file__).resolve().parents[3]
+MODEL = "deit_tiny_patch16_224"  # one of those that planning knows without asking timm
+IDS = list(imagenet_indices())
+
+SPOILER = """
+from pathlib import Path
+from vit_ptq_bench.methods import register_method
+from vit_ptq_bench.methods.minmax import MinMax
+
+@register_method
+class Spoiler(MinMax):
+    \"\"\"Changes an evaluation image while it calibrates; size and time stay.\"\"\"
+
+    name = "spoiler"
+
+    def calibrate(self, model, calibration, progress=None):
+        import os
+        path = next(Path("data/val").glob("*5.JPEG"))
+        content, status = bytearray(path.read_bytes()), path.stat()
+        content[-20] ^= 1
+        path.write_bytes(content)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        super().calibrate(model, calibration, progress)
+"""
+
+SUITE = f"""
+task = "imagenet"
+models = ["{MODEL}"]
+methods = ["spoiler", "minmax"]
+bits = ["W8A8"]
+protocols = ["equal"]
+calibration_images = 2
+"""
+
+
+def _image(path, seed):
+    pixels = np.random.default_rng(seed).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A suite, a plug-in, six flat validation images, three training images, and a model."""
+    folder = tmp_path_factory.mktemp("command")
+    (folder / "spoiler.py").write_text(SPOILER)
+    (folder / "s.toml").write_text(SUITE)
+    for i in range(6):
+        _image(folder / "data" / "val" / f"ILSVRC2012_val_{i:08d}.JPEG", i)
+    for i in range(3):
+        _image(folder / "data" / "train" / IDS[i] / f"t{i}.JPEG", 100 + i)
+    torch.manual_seed(0)
+    save_file(timm.create_model(MODEL).state_dict(), folder / "tiny.safetensors")
+    return folder
+
+
+def _bench(folder, *more, labels="labels.csv"):
+    command = [sys.executable, "-m", "vit_ptq_bench", "run", "s.toml", "--plugin", "spoiler.py"]
+    command += ["--data-dir", "data", "--val-labels", labels, "--checkpoint", "tiny.safetensors"]
+    return subprocess.run(
+        [*command, "--share-gb", "0", *more],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _predictions(folder):
+    module = timm.create_model(MODEL, checkpoint_path=str(folder / "tiny.safetensors")).eval()
+    transform = timm.data.create_transform(
+        **timm.data.resolve_model_data_config(module), is_training=False
+    )
+    files = sorted((folder / "data" / "val").glob("*.JPEG"))
+    with torch.no_grad():
+        logits = module(torch.stack([transform(Image.open(file)) for file in files]))
+    return [(file.stem, int(label)) for file, label in zip(files, logits.argmax(1), strict=True)]
+
+
+def test_a_sweep_on_labels_of_kaggle_and_an_image_that_changes(folder):
+    rows = ["ImageId,PredictionString"]
+    for i, (name, label) in enumerate(_predictions(folder)):
+        name_id = IDS[label if i < 3 else (label + 500) % 1000]
+        rows.append(f"{name},{name_id} 1 2 3 4 {name_id} 5 6 7 8 ")
+    (folder / "labels.csv").write_bytes("\r\n".join(rows).encode("utf-16"))
+    (folder / "data" / "val" / "lost.JPEG").symlink_to("nowhere")
+    finished = _bench(folder)
+    assert finished.returncode == 1 and "Traceback" not in finished.stdout + finished.stderr
+    records = {
+        record["spec"]["method"]["name"]: record
+        for path in folder.glob("output/s/runs/*/*/*.json")
+        if (record := json.loads(path.read_text()))
+    }
+    reference = records["fp32"]
+    assert (reference["status"], reference["n"]) == ("ok", 6)
+    assert reference["metrics"]["top1"] == 50.0  # as the labels say, whatever their file looks like
+    assert reference["data_notes"] == [
+        "6 images in val: 6 labels in labels.csv by file name, after a header line, WordNet ids",
+        "1 of 7 files in val left out: 1 dangling links (lost.JPEG)",
+    ]
+    spoiled = records["spoiler"]["error"]["message"]
+    assert records["spoiler"]["status"] == "failed"
+    assert "00000005.JPEG was changed while the sweep ran" in spoiled
+    after = records["minmax"]["error"]["message"]  # the next run finds other images than planned
+    assert records["minmax"]["status"] == "failed" and "evaluation images" in after
+    assert "3 of 3 runs would run" in _bench(folder, "--dry-run").stdout
+
+
+def test_labels_that_say_nothing_are_refused_before_anything_runs(folder):
+    (folder / "other.csv").write_text("ILSVRC2012_val_00000000.JPEG,tench\n")
+    finished = _bench(folder, labels="other.csv")
+    assert finished.returncode == 2 and "line 1: the label 'tench'" in finished.stderr
+    assert "Traceback" not in finished.stderr and len(finished.stderr.splitlines()) <= 4
