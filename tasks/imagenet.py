@@ -131,9 +131,12 @@ class ImageNet(Task):
             module = classification.create_pretrained(model)
             self._require_outputs(module, model)
             return self._with_reference(model, module)
-        module = classification.create_untrained(model)
+        module, remark = self._untrained(model)
+        try:
+            weights = storage.load_weights(module, checkpoint, classification.adapted_state)
+        except TaskError as error:
+            raise TaskError(f"{error}{remark}") from error
         self._require_outputs(module, model)
-        weights = storage.load_weights(module, checkpoint, classification.adapted_state)
         return LoadedModel(model, module.eval(), weights=weights.identity, notes=weights.notes)
 
     def calibration_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:
@@ -217,9 +220,18 @@ class ImageNet(Task):
             )
         return self._train
 
+    def _untrained(self, model: str) -> tuple[nn.Module, str]:
+        """The model, with as many outputs as there are classes, and what to add where weights do not fit."""
+        module = classification.create_untrained(model)
+        own, classes = _outputs(module), self._judged.labels.classes
+        if classes in (None, own):
+            return module, ""
+        remark = f"; built with {classes} outputs instead of {own}, as the labels say: "
+        return classification.create_untrained(model, classes), remark + self._judged.notes[0]
+
     def _require_outputs(self, module: nn.Module, model: str) -> None:
         """A wrong number of classes means other labels than the model was trained with."""
-        self._judged.require_outputs(int(getattr(module, "num_classes", 0)), model)
+        self._judged.require_outputs(_outputs(module), model)
 
     def _with_reference(self, model: str, module: nn.Module) -> LoadedModel:
         """The papers' figures hold for the full validation set only."""
@@ -239,6 +251,10 @@ class ImageNet(Task):
         near = classification.near_names(model)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise TaskError(f"timm has no model {model!r}{hint}")
+
+
+def _outputs(module: nn.Module) -> int:
+    return int(getattr(module, "num_classes", 0))
 
 
 def _order(n: int) -> NDArray[np.int64]:

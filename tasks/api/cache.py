@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -22,15 +21,6 @@ class TensorCache(Protocol):
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep ``tensors`` under ``key``, if there is room."""
-
-
-def image_key(preprocessing: object, paths: Iterable[Path]) -> str:
-    """Return the key of what a preprocessing makes of image files as they are now."""
-    digest = hashlib.sha256(repr(preprocessing).encode())
-    for path in paths:
-        stat = path.stat()
-        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
 
 
 def content_key(preprocessing: object, contents: Iterable[str]) -> str:

@@ -36,9 +36,10 @@ def full_name(model: str) -> str:
     return model if "." in model or not tag else f"{model}.{tag}"
 
 
-def create_untrained(model: str) -> nn.Module:
-    """Return a model with random weights."""
-    module: nn.Module = timm.create_model(model, pretrained=False)
+def create_untrained(model: str, classes: int | None = None) -> nn.Module:
+    """Return a model with random weights; ``classes``: of its outputs, None: as many as timm gives it."""
+    settings = {} if classes is None else {"num_classes": classes}
+    module: nn.Module = timm.create_model(model, pretrained=False, **settings)
     return module
 
 

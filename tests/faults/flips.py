@@ -13,12 +13,14 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 from tests.faults.command import Said, bench
 from tests.faults.mutations import flipped
 from tests.faults.sweeps import ROOT, finished_sweep
 from tests.faults.trials import Kind, Outcome, faulty
-from vit_ptq_bench.bench.report.leaderboard import make_leaderboard
+from vit_ptq_bench.bench.report import leaderboard
+from vit_ptq_bench.bench.report.leaderboard import Leaderboard, make_leaderboard
 
 SOME = 20
 """Images that a saved model is judged on."""
@@ -47,13 +49,22 @@ def read_results(folder: Path, *patterns: str) -> Results:
     board.write()
     files = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
     assert files, f"nothing in {folder} matches {patterns}"
-    assert check(folder).status == 0, check(folder).error
+    said, _ = check(folder)
+    assert said.status == 0, said.error
     return Results(folder, files, dict(board.files), {})
 
 
-def check(folder: Path) -> Said:
-    """``bench leaderboard --check``."""
-    return bench(["leaderboard", "--check", "--results", str(folder)])
+def check(folder: Path) -> tuple[Said, Mapping[str, str]]:
+    """``bench leaderboard --check``, and the tables that it looked at."""
+    made = []
+
+    def noted(place: Path) -> Leaderboard:
+        made.append(make_leaderboard(place))
+        return made[-1]
+
+    with mock.patch.object(leaderboard, "make_leaderboard", noted):
+        said = bench(["leaderboard", "--check", "--results", str(folder)])
+    return said, made[-1].files
 
 
 def judge_results(results: Results, path: Path, data: bytes, fault: str) -> Outcome:
@@ -62,7 +73,7 @@ def judge_results(results: Results, path: Path, data: bytes, fault: str) -> Outc
     path.write_bytes(data)
     try:
         with faulty(fault):
-            said, tables = check(results.folder), make_leaderboard(results.folder).files
+            said, tables = check(results.folder)
     finally:
         path.write_bytes(whole)
     if said.status == 0:

@@ -11,7 +11,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -249,25 +249,46 @@ def _stem(name: str) -> str:
 
 def _trial_folders(data: Labelled, rng: random.Random) -> Outcome:
     """A tree of class folders, one for each of the classes, and a few things that happen to trees."""
-    root = data.folders
-    shutil.rmtree(root, ignore_errors=True)
     by_id = rng.random() < 0.5
     names = wordnet_ids() if by_id else [str(i) for i in range(CLASSES)]
-    expected: dict[str, int] | None = {}
-    for name in names:
-        (root / "val" / name).mkdir(parents=True)
-    for index, (name, label) in enumerate(zip(NAMES, LABELS, strict=True)):
-        write_image(root / "val" / names[label] / f"{name}{SUFFIX}", index)
-        expected[name] = label
-    (root / "train" / names[0]).mkdir(parents=True)
-    write_image(root / "train" / names[0] / "t.png", 0)
+    root = data.folders / ("ids" if by_id else "indices")
+    _mend(root, names)
+    expected: dict[str, int] | None = dict(zip(NAMES, LABELS, strict=True))
     faults = []
     for _ in range(rng.choice((1, 1, 2))):
         expected, what = _damage(root / "val", names, expected, rng)
         faults.append(what)
-    fault = f"class folders ({'ids' if by_id else 'indices'}): {'; '.join(faults)}"
+    fault = f"class folders ({root.name}): {'; '.join(faults)}"
     with faulty(fault):
         return judge(data, root, expected, fault)
+
+
+def _mend(root: Path, names: Sequence[str]) -> None:
+    """Make the tree, or make it whole again: a new one takes seconds."""
+    if not root.is_dir():
+        (root / "train" / names[0]).mkdir(parents=True)
+        write_image(root / "train" / names[0] / "t.png", 0)
+        for name in names:
+            (root / "val" / name).mkdir(parents=True)
+    _remove_others(root / "val", set(names))
+    for index, (name, label) in enumerate(zip(NAMES, LABELS, strict=True)):
+        home = root / "val" / names[label]
+        home.mkdir(exist_ok=True)
+        own = {f"{n}{SUFFIX}" for n, other in zip(NAMES, LABELS, strict=True) if other == label}
+        _remove_others(home, own)
+        (home / f"{name}{SUFFIX}").unlink(missing_ok=True)
+        write_image(home / f"{name}{SUFFIX}", index)
+
+
+def _remove_others(folder: Path, names: Collection[str]) -> None:
+    for path in folder.iterdir():
+        if path.name not in names:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+DAMAGES = (
+    *("foreign", "foreign", "rename", "dangling", "suffix", "deep", "beside", "hidden", "broken"),
+)
 
 
 def _damage(
@@ -279,9 +300,7 @@ def _damage(
     image = home / f"{NAMES[number]}{SUFFIX}"
     if not image.is_file():
         return expected, "nothing more"
-    kind = rng.choice(
-        ("foreign", "foreign", "rename", "dangling", "suffix", "deep", "beside", "hidden", "broken")
-    )
+    kind = rng.choice(DAMAGES)
     less = None if expected is None else {k: v for k, v in expected.items() if k != NAMES[number]}
     if kind == "foreign":
         name = rng.choice(

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from vit_ptq_bench.tasks.api.registry import TASKS
-from vit_ptq_bench.tasks.api.task import TaskOptions
+from vit_ptq_bench.tasks.api.task import LoadedModel, TaskOptions
 from vit_ptq_bench.tasks.classification.contents import Contents
 from vit_ptq_bench.tasks.classification.image_cache import CachedImages
 from vit_ptq_bench.tasks.classification.label_sets import IMAGENET_FILE
@@ -18,6 +18,7 @@ from vit_ptq_bench.tasks.errors import TaskError
 
 MODEL = "vit_tiny_patch16_224"
 
+CPU = torch.device("cpu")
 IDS = IMAGENET_FILE.read_text().split()
 
 
@@ -291,8 +292,30 @@ def test_a_model_of_other_classes_is_refused_before_it_is_calibrated(tree, tmp_p
     (tree / "val" / IDS[999]).rmdir()
     task = _task(data_dir=tree, class_map=names, checkpoint=checkpoint)
     assert "class names" in task.data_notes()[0]
-    with pytest.raises(TaskError, match="of 999 classes, but vit_tiny.* has 1000 outputs"):
+    with pytest.raises(
+        TaskError, match=r"does not fit.*with 999 outputs instead of 1000, as the label"
+    ):
         task.load_model(MODEL)
+    other = timm.create_model(MODEL)
+    with pytest.raises(TaskError, match="of 999 classes, but vit_tiny.* has 1000 outputs"):
+        task.evaluate(other, LoadedModel(MODEL, other), CPU)
+
+
+def test_a_model_of_other_classes_is_built_as_the_class_map_says(tree, tmp_path):
+    for folder in sorted((tree / "val").iterdir()):
+        folder.rename(folder.with_name(f"kind_{folder.name[-1]}"))
+    names = tmp_path / "classes.txt"
+    kinds = sorted(folder.name for folder in (tree / "val").iterdir())
+    names.write_text("\n".join(reversed(kinds)))
+    model = timm.create_model(MODEL, num_classes=len(kinds))
+    save_file(model.state_dict(), tmp_path / "tuned.safetensors")
+    task = _task(data_dir=tree, class_map=names, checkpoint=tmp_path / "tuned.safetensors")
+    loaded = task.load_model(MODEL)
+    result = task.evaluate(loaded.module, loaded, CPU)
+    assert result.n == 6 and loaded.module.num_classes == len(kinds)
+    assert [label for _, label in task._chosen] == [
+        len(kinds) - 1 - kinds.index(path.parent.name) for path, _ in task._chosen
+    ]
 
 
 def test_hashing_for_long_is_said_and_done_once(tree, monkeypatch, caplog):
