@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 
+NARROWEST = 40
+"""Columns of a terminal on which tables can be drawn; COLUMNS=0 would leave nothing of them."""
+
 
 def add(verbs: Any) -> None:
     """Add the verb to the command line."""
@@ -74,11 +77,12 @@ def say(sentence: str) -> None:
 def print_leaderboard(path: Path) -> None:
     """Print the leaderboard: drawn on a terminal, as the markdown itself into a file or pipe."""
     text = path.read_text(encoding="utf-8")
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.markdown import Markdown
+    from rich.console import Console
+    from rich.markdown import Markdown
 
-        Console().print(Markdown(text))
+    console = Console()
+    if sys.stdout.isatty() and console.width >= NARROWEST:
+        console.print(Markdown(text))
     else:
         print(text)
     print(f"leaderboard: {path}")

@@ -129,11 +129,11 @@ class SavedModel:
             MethodError: tensors that do not fit the architecture, or that no calibration gives.
         """
         tensors = dict(self.tensors)
-        quantized = wrap_model(model, self.table)
-        for operation in quantized.weighted_operations():
-            if f"{operation.name}.bias" in tensors:
-                operation.ensure_bias()
         try:
+            quantized = wrap_model(model, self.table)
+            for operation in quantized.weighted_operations():
+                if f"{operation.name}.bias" in tensors:
+                    operation.ensure_bias()
             loaded = _load_quantizers(quantized, tensors)
             _check_groups(quantized)
             _load_codes(quantized, tensors)
@@ -209,6 +209,8 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise MethodError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except MemoryError as error:
+        raise MethodError(f"{path}: is larger than the memory that is free") from error
 
 
 def _parsed(path: Path, content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:

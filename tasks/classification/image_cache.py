@@ -13,6 +13,7 @@ from vit_ptq_bench.tasks.api.cache import TensorCache, content_key
 from vit_ptq_bench.tasks.classification.image_files import ImageFiles
 from vit_ptq_bench.tasks.classification.image_listing import Sample
 from vit_ptq_bench.tasks.classification.normalisation import normalise
+from vit_ptq_bench.tasks.errors import TaskError
 
 
 class CachedImages:
@@ -63,10 +64,14 @@ class CachedImages:
         """Batches from the files, left for later runs."""
         batches = [list(range(p, min(p + self._size, len(self._files)))) for p in positions]
         loader = DataLoader(self._files, batch_sampler=batches, num_workers=self._workers)
-        for position, (images, labels) in zip(positions, loader, strict=True):
-            if self._cache is not None:
-                self._cache.put(self._key(position), self._encode(images))
-            yield images, labels
+        try:
+            for position, (images, labels) in zip(positions, loader, strict=True):
+                if self._cache is not None:
+                    self._cache.put(self._key(position), self._encode(images))
+                yield images, labels
+        except TaskError as error:
+            # A loader's process sends its traceback in the text of an error, what is wrong comes last.
+            raise TaskError(str(error).rsplit("TaskError: ", 1)[-1].strip()) from error
 
     def _is_kept(self, position: int) -> bool:
         return self._cache is not None and self._key(position) in self._cache

@@ -44,6 +44,7 @@ class DetectionTask(Task):
 
     def __init__(self, options: TaskOptions | None = None) -> None:
         super().__init__(options)
+        self._scales: dict[str, tuple[int, int]] = {}
         if self.options.holdout:
             raise TaskError(f"task {self.name} holds no training images out; leave out 'holdout'")
         self._drawn: dict[tuple[int, int], list[Picture]] = {}
@@ -72,6 +73,7 @@ class DetectionTask(Task):
         """
         files = self.files()
         config = detection.read_config(config_path(model))
+        self._scales[model] = self.scale(config)
         if model in BUNDLED:
             detection.set_classes(config.model, len(files.classes), files.has_masks)
         module = detection.build_detector(config)
@@ -142,5 +144,8 @@ class DetectionTask(Task):
         return detection.judged_pictures(self.files(), self._chosen)
 
     def _pipeline(self, loaded: LoadedModel) -> list[Any]:
-        config = detection.read_config(config_path(loaded.name))
-        return detection.test_pipeline(self.scale(config), self.cache)
+        """Of the config that the model was built from, whatever its file says by now."""
+        if loaded.name not in self._scales:
+            config = detection.read_config(config_path(loaded.name))
+            self._scales[loaded.name] = self.scale(config)
+        return detection.test_pipeline(self._scales[loaded.name], self.cache)

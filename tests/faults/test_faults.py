@@ -74,7 +74,7 @@ def test_defects_deaths_and_silence_are_counted(tmp_path: Path) -> None:
     assert [number for number, _ in row.bad] == [1, 2, 3]
     texts = [outcome.text for _, outcome in row.bad]
     assert "ZeroDivisionError: a defect" in texts[0] and "SIGABRT" in texts[1]
-    assert "| bad | 5 | 0 | 2 | 0 | 0 | 1 | 2 | 0 |" in table([row])
+    assert "| bad | 5 | 0 | 2 | 0 | 0 | 0 | 1 | 2 | 0 |" in table([row])
 
 
 def test_a_bad_trial_is_the_exit_status(

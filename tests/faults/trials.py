@@ -19,13 +19,16 @@ from typing import Any
 
 from vit_ptq_bench.errors import UserError
 
-GOOD = ("refused", "right")
+GOOD = ("refused", "right", "unknowable")
+"""``unknowable``: other figures in a record of an old layout, which nothing in it can tell."""
+
 BAD = ("lost", "doubled", "silent", "traceback", "hung")
 """``hung`` is also what a fault leaves behind: processes, temporary files, memory without bound."""
 
 TITLES = {
     "refused": "refused in a sentence",
     "right": "figures as they were",
+    "unknowable": "not to be known",
     "lost": "lost",
     "doubled": "doubled",
     "silent": "wrong and silent",

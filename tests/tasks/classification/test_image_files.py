@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from pytest import fixture, mark, raises
 from torchvision.transforms.functional import pil_to_tensor
 
+from vit_ptq_bench.tasks.classification.image_cache import CachedImages
 from vit_ptq_bench.tasks.classification.image_files import ImageFiles, decoded
 from vit_ptq_bench.tasks.errors import TaskError
 
@@ -159,6 +160,18 @@ def test_damaged_images_never_end_in_a_traceback(tmp_path, picture):
                 assert "x.JPEG: " in str(error)
             else:
                 assert image.mode == "RGB"
+
+
+@mark.parametrize("loader_workers", [0, 1])
+def test_an_error_is_one_sentence_whichever_process_reads(tmp_path, picture, loader_workers):
+    path = tmp_path / "some.JPEG"
+    path.write_bytes(FAULTY["truncated-jpeg"][0](picture))
+    files = ImageFiles([(path, 0)], pil_to_tensor)
+    config = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    with raises(TaskError) as caught:
+        list(CachedImages(files, 1, loader_workers, config, None))
+    assert str(caught.value).startswith(f"{path}: corrupt or unreadable image (OSError: ")
+    assert "\n" not in str(caught.value)
 
 
 def test_bytes_are_held_against_what_was_planned(tmp_path, picture):

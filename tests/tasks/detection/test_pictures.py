@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import struct
+import subprocess
+import sys
 import tempfile
 import zlib
 
@@ -302,3 +304,17 @@ def test_hidden_files_are_no_images(tmp_path):
     for name in ("a.jpg", "._a.jpg", "b.PNG", "c.txt", "d.webp"):
         (tmp_path / name).write_bytes(b"x")
     assert [path.name for path in images_in(tmp_path)] == ["a.jpg", "b.PNG", "d.webp"]
+
+
+def test_planning_on_own_images_does_without_torch(root):
+    lines = [
+        "import sys",
+        "from pathlib import Path",
+        "from vit_ptq_bench.bench.planning.registry import make_task",
+        "from vit_ptq_bench.tasks import TaskOptions",
+        "task = make_task('coco', TaskOptions(data_dir=Path(sys.argv[1])))",
+        "task.data_id(), task.calibration_id(2, 0), task.data_notes(), task.names_code('a.py')",
+        "print(sorted({'torch', 'mmdet', 'mmcv', 'cv2'} & set(sys.modules)))",
+    ]
+    command = [sys.executable, "-c", "\n".join(lines), str(root)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[]\n"
