@@ -29,7 +29,7 @@ from vit_ptq_bench.bench.planning.plan import Run
 from vit_ptq_bench.bench.planning.settings import RunOptions
 from vit_ptq_bench.bench.records.files import cannot_write
 from vit_ptq_bench.bench.records.record import new_record, now
-from vit_ptq_bench.bench.records.store import Store
+from vit_ptq_bench.bench.records.store import RUNS, Store
 
 POLL_SECONDS = 0.25
 
@@ -99,8 +99,10 @@ class Sweep:
 
     def _job(self, run: Run, slot: Slot) -> Job:
         options, folder = self._options, self._folder
-        task, model = run.spec.task.name, run.spec.model.name
-        model_file = folder / "models" / task / model / f"{run.run_id}.safetensors"
+        task = run.spec.task.name
+        # As the record is called: a model may be a path, which names no folder beneath this one.
+        record = self._store.path(run).relative_to(self._store.root / RUNS)
+        model_file = folder / "models" / record.with_suffix(".safetensors")
         cache = (folder / leftovers.CACHE, options.cache_bytes) if options.cache_bytes else None
         return Job(
             run=run,
