@@ -54,7 +54,12 @@ COCO = """
 import json
 
 root = Path(sys.argv[1])
-data = {"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+from PIL import Image
+
+Image.new("RGB", (8, 6)).save(root / "val" / "b.png")
+images = [{"id": 1, "file_name": "b.png", "width": 8, "height": 6}]
+cat = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 3]}
+data = {"images": images, "annotations": [cat], "categories": [{"id": 1, "name": "cat"}]}
 (root / "annotations").mkdir()
 (root / "annotations" / "val.json").write_text(json.dumps(data))
 task = tasks["coco"](TaskOptions(data_dir=root, checkpoint=root / "weights"))
