@@ -11,12 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import mmcv
 import torch
 
 from vit_ptq_bench.tasks.api.cache import TensorCache
 from vit_ptq_bench.tasks.detection.data import CocoFiles, Picture
-from vit_ptq_bench.tasks.detection.openmmlab import CocoDataset, Compose
+from vit_ptq_bench.tasks.detection.openmmlab import CocoDataset, Compose, imfrombytes
 from vit_ptq_bench.tasks.detection.pictures import require_whole
 from vit_ptq_bench.tasks.errors import TaskError
 from vit_ptq_bench.tasks.storage.contents import read_content
@@ -167,7 +166,7 @@ def read_pixels(path: Path, content: str) -> Any:
     encoded = read_content(path, content)
     require_whole(path, encoded)
     try:
-        pixels = mmcv.imfrombytes(encoded, flag="color", backend="cv2")
+        pixels = imfrombytes(encoded, flag="color", backend="cv2")
     except Exception as error:  # OpenCV's decoders each raise their own kinds
         raise TaskError(f"{path}: cannot be read as an image ({error})") from error
     if pixels is None:

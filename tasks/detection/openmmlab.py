@@ -12,6 +12,7 @@ provide_operators()
 
 import mmdet.datasets.transforms  # noqa: E402  registers mmdet's steps
 import mmdet.models  # noqa: E402, F401  registers its detectors
+from mmcv import imfrombytes  # noqa: E402
 from mmcv.transforms import Compose  # noqa: E402
 from mmdet.datasets import CocoDataset  # noqa: E402
 from mmdet.datasets.api_wrappers import COCO  # noqa: E402
@@ -19,4 +20,12 @@ from mmdet.evaluation import CocoMetric  # noqa: E402
 from mmdet.registry import MODELS  # noqa: E402
 from mmdet.utils import register_all_modules  # noqa: E402
 
-__all__ = ["COCO", "MODELS", "CocoDataset", "CocoMetric", "Compose", "register_all_modules"]
+__all__ = [
+    "COCO",
+    "MODELS",
+    "CocoDataset",
+    "CocoMetric",
+    "Compose",
+    "imfrombytes",
+    "register_all_modules",
+]
