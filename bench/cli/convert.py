@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         counts += [f"{part.masks} with outlines"] if part.masks else []
         counts += [f"{part.empty} images without objects"] if part.empty else []
         counts += [f"{part.dropped} boxes of no size left out"] if part.dropped else []
+        counts += [f"{part.repeated} repeated objects left out"] if part.repeated else []
         print(f"{arguments.out / part.name}: {', '.join(counts)}")
     return 0
 

@@ -38,12 +38,17 @@ class Marked:
 
 @dataclass(frozen=True)
 class Labelled:
-    """An image file, its upright width and height in pixels, and the objects on it."""
+    """An image file, its upright width and height in pixels, and the objects on it.
+
+    Attributes:
+        repeated: number of objects that stood there once more, and are left out.
+    """
 
     path: Path
     width: int
     height: int
     objects: tuple[Marked, ...]
+    repeated: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Part:
         masks: number of objects with an outline.
         empty: number of images without objects.
         dropped: number of boxes of no size, which were left out.
+        repeated: number of objects that stood there once more, which were left out.
     """
 
     name: str
@@ -65,6 +71,7 @@ class Part:
     masks: int
     empty: int
     dropped: int
+    repeated: int
 
 
 def write_parts(
@@ -120,7 +127,8 @@ def _write_part(name: str, labelled: Sequence[Labelled], classes: Sequence[str],
     }
     (out / "annotations" / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")
     masks = sum("segmentation" in entry for entry in objects)
-    return Part(name, len(images), len(objects), masks, empty, dropped)
+    repeated = sum(image.repeated for image in labelled)
+    return Part(name, len(images), len(objects), masks, empty, dropped, repeated)
 
 
 def _annotation(marked: Marked, image: int) -> dict[str, Any]:

@@ -218,16 +218,17 @@ def _labelled(image: Path, classes: Sequence[str]) -> Labelled:
     """An image with its objects; no label file, or an empty one: there is none on it."""
     path = _label_file(image)
     width, height = size_of(image)
-    found: dict[
-        Marked, None
-    ] = {}  # a line that stands there twice is one object, as for Ultralytics
+    found: list[Marked] = []
     for number, line in enumerate(lines_of(path) if path.is_file() else [], start=1):
         if line.strip():
             try:
-                found[_marked(line.split(), classes, width, height)] = None
+                found.append(_marked(line.split(), classes, width, height))
             except ValueError as error:
                 raise TaskError(f"{path}:{number}: {error}") from error
-    return Labelled(image, width, height, tuple(found))
+    once = tuple(
+        dict.fromkeys(found)
+    )  # a line that stands there twice is one object, as for Ultralytics
+    return Labelled(image, width, height, once, len(found) - len(once))
 
 
 def _marked(words: Sequence[str], classes: Sequence[str], width: int, height: int) -> Marked:

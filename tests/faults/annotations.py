@@ -240,8 +240,9 @@ class Perfect(torch.nn.Module):
 
 
 def _mask(segmentation: Any, height: int, width: int) -> Any:
-    """The pixels of polygons or run lengths; none where there is no segmentation."""
-    if not segmentation:
+    """The pixels of polygons or run lengths; none where there is no segmentation that has an area."""
+    flat = isinstance(segmentation, list) and any(len(polygon) < 6 for polygon in segmentation)
+    if not segmentation or flat:
         return np.zeros((height, width), dtype=bool)
     runs = coco_mask.frPyObjects(segmentation, height, width)
     return coco_mask.decode(coco_mask.merge(runs) if isinstance(runs, list) else runs).astype(bool)
@@ -295,7 +296,7 @@ def judge_converted(source: Source, fault: str) -> Outcome:
         verdict = "refused" if said.error.strip() else "traceback"
         return Outcome(verdict, f"{fault}: {said.error}")
     expected, found = source.read(source.folder), converted(out)
-    dropped = sum(map(int, re.findall(r"(\d+) boxes of no size left out", said.out)))
+    dropped = sum(map(int, re.findall(r"(\d+) [a-z ]+ left out", said.out)))
     if expected is None:
         return Outcome("silent", f"{fault}: breaks the format's rules, and is converted")
     if found == expected:

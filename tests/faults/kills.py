@@ -54,12 +54,32 @@ WEIGHTS = (5, 5, 2)
 ASKED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 """Signals that a sweep answers itself."""
 
+STARTING = 1.0
+"""Seconds of CPU time within which a process may not yet answer signals: Python and the command line load."""
+
 LEFT = {".sweep.lock", "leaderboard.md", "leaderboard.csv"}
 """Files of an output folder beside its records."""
 
 
 KEPT = (f"bench-{os.getuid()}-", "torchinductor_")
 """Folders in the temporary one that are meant to stay: this project's for later processes, and torch's."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A signal to a sweep's own process.
+
+    Attributes:
+        number: the signal.
+        answered: whether the process answered it then, and did not leave it to the system.
+        starting: whether it had only just begun.
+        at: time, in seconds since the epoch.
+    """
+
+    number: signal.Signals
+    answered: bool
+    starting: bool
+    at: float
 
 
 @dataclass
@@ -117,8 +137,9 @@ class Story:
                 break
             target = self.rng.choices(list(TARGETS), WEIGHTS)[0]
             number = self.rng.choice(TARGETS[target])
+            state = Sent(number, *answers(process.pid), time.time())
             if self._send(process, target, number) and target == "sweep":
-                sent = number
+                sent = state
         self._check_end(sent, self._end(process))
 
     def _wait(self, process: subprocess.Popen[str], seconds: float) -> None:
@@ -160,16 +181,21 @@ class Story:
                 _kill(pid)
         return status
 
-    def _check_end(self, sent: signal.Signals | None, status: int) -> None:
-        expected: set[int] = {0, 1} if sent is None else {0, 1, 130}
-        if sent == signal.SIGKILL:
-            expected = {0, 1, -signal.SIGKILL}
+    def _check_end(self, sent: Sent | None, status: int) -> None:
+        """Whether the sweep ended as it has to after that signal."""
+        printed, board = self._printed(), self.output / "leaderboard.md"
+        expected: set[int] = {0, 1}
+        if sent is not None:
+            expected |= {-signal.SIGKILL} if sent.number == signal.SIGKILL else {130}
+            # All is done when nothing but its end is left to print.
+            done = board.is_file() and board.stat().st_mtime > sent.at - SETTLE
+            if not sent.answered and (sent.starting or done):
+                expected.add(-sent.number)
         if status not in expected:
-            self.blame("traceback", f"exit status {status}: {self._printed()[-600:]}")
-        elif "Traceback" in self._printed():
-            self.blame("traceback", self._printed()[-600:])
-        there = any(record_files(self.output))
-        if sent in ASKED and there and not (self.output / "leaderboard.md").is_file():
+            self.blame("traceback", f"exit status {status}: {printed[-600:]}")
+        elif "Traceback" in printed and (sent is None or not sent.starting):
+            self.blame("traceback", printed[-600:])
+        if "the finished runs are kept" in printed and not board.is_file():
             self.blame("lost", "there are records and no leaderboard of them")
 
     def _printed(self) -> str:
@@ -241,6 +267,18 @@ def processes(mark: str, sweep: int) -> dict[str, list[int]]:
         elif _parent(pid) in servers:
             found["run"].append(pid)
     return found
+
+
+def answers(pid: int) -> tuple[bool, bool]:
+    """Whether a process answers SIGTERM itself now, and whether it has only just begun."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    except OSError:
+        return False, False
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    seconds = sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+    return bool(caught >> (signal.SIGTERM - 1) & 1), seconds < STARTING
 
 
 def _parent(pid: int) -> int:

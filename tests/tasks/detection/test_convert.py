@@ -330,6 +330,14 @@ def test_xml_in_the_encodings_that_it_declares_and_of_no_size_is_read(voc, tmp_p
         assert [c["name"] for c in _val(out)["categories"]] == ["RBC", "Ré", "WBC"]
 
 
+def test_a_line_that_stands_there_twice_is_one_object_and_that_is_said(yolo, tmp_path, capsys):
+    _text(yolo / "labels" / "val" / "a.txt", "1 0.5 0.5 0.2 0.4\n" * 3)
+    assert main(["convert", "yolo", str(yolo), str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "val: 1 images, 1 objects, 2 repeated objects left out" in said
+    assert len(_val(tmp_path / "out")["annotations"]) == 1
+
+
 def test_the_command_says_what_came_out_and_errors_of_the_system_are_sentences(
     yolo, tmp_path, capsys
 ):

@@ -287,7 +287,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 346284
         (b"\xef\xbb\xbf\r\n <HTML><body>404", "is a web page (HTML), not weights"),
         (b'{"weight_map": {"a": "model-00001.safetensors"}}', 'is text (\'{"weight_map"'),
         (b"Entry not found", "is text ('Entry not found' ...), not weights"),
-        (gzip.compress(b"x" * 99), "is compressed with gzip: unpack it first"),
+        (gzip.compress(b"x" * 99, mtime=0), "is compressed with gzip: unpack it first"),
         (bytes(257) + b"ustar\x0000" + bytes(300), "is a tar archive"),
         (
             archive({"model.pth": b"x"}),
