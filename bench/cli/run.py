@@ -58,6 +58,15 @@ def run(arguments: argparse.Namespace) -> int:
 
         print_plan(decisions_of(options, say), options.folder)
         return 0
+    from vit_ptq_bench.bench.execution.interrupt import raise_interrupts
+
+    with (
+        raise_interrupts()
+    ):  # also while what the sweep needs is imported, and while its end is printed
+        return _carry_out(options)
+
+
+def _carry_out(options: RunOptions) -> int:
     from vit_ptq_bench.bench.execution.session import carry_out
 
     session = carry_out(options, say=say)
@@ -113,6 +122,11 @@ def print_summary(session: Session) -> None:
             f"{len(session.lost)} lost: their records were written and are not there any more, or not "
             f"whole (the first is {first.run_id}, {first.label}); was the output folder changed by "
             "somebody else? The same command makes them again"
+        )
+    if session.findings:
+        print(
+            f"findings about the records of this folder: {len(session.findings)}; they stand at the end of "
+            f"the leaderboard, the first is: {session.findings[0]}"
         )
     if session.interrupted:
         print("interrupted: the finished runs are kept, and the same command goes on from here")

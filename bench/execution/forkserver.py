@@ -71,8 +71,7 @@ def _inherited() -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         previous = {number: signal.signal(number, signal.SIG_IGN) for number in STOPS}
     lasting = tempfile.tempdir
-    if scratch.has_room_for_sockets(scratch.own_folder()):
-        tempfile.tempdir = str(scratch.own_folder())
+    tempfile.tempdir = str(scratch.own_folder())
     os.environ[PARENT] = str(os.getpid())
     try:
         yield

@@ -14,6 +14,9 @@ from vit_ptq_bench.bench.execution.forkserver import STOPS
 SIGHUP = getattr(signal, "SIGHUP", None)
 """The terminal is gone; not on Windows."""
 
+IMPORT_SECONDS = 0.1
+"""After which a signal that came during an import is given again."""
+
 
 class Interrupt:
     """Remembers that somebody wants to stop; the second request stops at once.
@@ -40,7 +43,7 @@ class Interrupt:
         """Signal handler."""
         if number == SIGHUP:
             self._print_nowhere()
-        else:
+        elif not _importing(frame):
             self.check()
         self.requested = True
 
@@ -61,7 +64,25 @@ def hold_interrupts() -> Iterator[Interrupt]:
 
 def raise_interrupts() -> AbstractContextManager[None]:
     """Let each of `STOPS` raise KeyboardInterrupt while the block runs, as Ctrl-C does."""
-    return _handled_by(signal.default_int_handler)
+    return _handled_by(_raise)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    """Signal handler: as Ctrl-C, but for a moment later where a module is being imported.
+
+    A module in C++ ends the whole program when something is raised while it is made.
+    """
+    if not _importing(frame):
+        raise KeyboardInterrupt
+    again = threading.Timer(IMPORT_SECONDS, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextmanager

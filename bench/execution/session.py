@@ -22,7 +22,7 @@ from vit_ptq_bench.bench.planning.settings import RunOptions
 from vit_ptq_bench.bench.planning.size import Say, silent
 from vit_ptq_bench.bench.records.files import prepare
 from vit_ptq_bench.bench.records.store import Store
-from vit_ptq_bench.bench.report.leaderboard import write_leaderboard
+from vit_ptq_bench.bench.report.leaderboard import make_leaderboard
 
 FAILURES = ("failed", "oom", "timeout")
 
@@ -37,6 +37,7 @@ class Session:
         lost: runs whose record was written and is not there any more, or not whole.
         interrupted: whether somebody stopped it.
         leaderboard: the file; None while there is no record.
+        findings: what is wrong with the records of the folder, a sentence each.
     """
 
     decisions: Sequence[Decision]
@@ -44,6 +45,7 @@ class Session:
     lost: Sequence[Run]
     interrupted: bool
     leaderboard: Path | None
+    findings: Sequence[str] = ()
 
     @property
     def failed(self) -> bool:
@@ -94,8 +96,11 @@ def _swept(options: RunOptions, runs: Sequence[Run], console: Console) -> Sessio
     lost = _lost(decisions, ended, store)
     gone = {run.run_id for run in lost}
     tally = Counter(status for run_id, status in ended.items() if run_id not in gone)
-    leaderboard = write_leaderboard(options.folder) if store.files() else None
-    return Session(decisions, tally, lost, interrupted, leaderboard)
+    if not store.files():
+        return Session(decisions, tally, lost, interrupted, None)
+    made = make_leaderboard(options.folder)
+    findings = made.all_findings()
+    return Session(decisions, tally, lost, interrupted, made.write(), findings)
 
 
 def _lost(decisions: Sequence[Decision], ended: Mapping[str, str], store: Store) -> list[Run]:

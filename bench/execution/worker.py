@@ -21,7 +21,6 @@ from pathlib import Path
 
 import timm  # noqa: F401  for the fork server, which has to be ready for every task
 
-from vit_ptq_bench.bench.execution import scratch
 from vit_ptq_bench.bench.execution.forkserver import kill_group
 from vit_ptq_bench.bench.execution.messages import CannotWrite, Finished, Job, PhaseProgress
 from vit_ptq_bench.bench.execution.run import Report, execute
@@ -88,8 +87,6 @@ def detach(job: Job) -> None:
 def keep_temporary_files_in(folder: Path) -> None:
     """Have temporary files go with the run, however it ends; what is kept for later ones stays elsewhere."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not scratch.has_room_for_sockets(folder):
-        return
     kept.lasting_folder = Path(tempfile.gettempdir())
     tempfile.tempdir = str(folder)
 

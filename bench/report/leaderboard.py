@@ -56,6 +56,13 @@ class Leaderboard:
         paths = {self.folder / name: text for name, text in self.files.items()}
         return [path for path, text in paths.items() if _content(path) != text.encode()]
 
+    def all_findings(self) -> tuple[str, ...]:
+        """Return the findings, and what the files of the folder tell that the records do not."""
+        return self.findings + tuple(
+            f"{run_id} has other numbers than the leaderboard had"
+            for run_id in self.changed_numbers()
+        )
+
     def changed_numbers(self) -> list[str]:
         """Return the ids of ok runs whose figures are others than in the folder's CSV file, sorted.
 

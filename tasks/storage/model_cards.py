@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,4 +82,6 @@ def write_card(card: ModelCard) -> None:
     """Add or replace a card."""
     cards = json.loads(CARDS.read_text(encoding="utf-8")) if CARDS.is_file() else {}
     cards[card.name] = {card.metric: card.figure, "command": card.command}
-    CARDS.write_text(json.dumps(cards, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    fresh = CARDS.with_name(f".{CARDS.name}.{os.getpid()}")
+    fresh.write_text(json.dumps(cards, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    fresh.replace(CARDS)

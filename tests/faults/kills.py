@@ -195,7 +195,8 @@ class Story:
             self.blame("traceback", f"exit status {status}: {printed[-600:]}")
         elif "Traceback" in printed and (sent is None or not sent.starting):
             self.blame("traceback", printed[-600:])
-        if "the finished runs are kept" in printed and not board.is_file():
+        there = any(record_files(self.output))
+        if there and "the finished runs are kept" in printed and not board.is_file():
             self.blame("lost", "there are records and no leaderboard of them")
 
     def _printed(self) -> str:

@@ -211,9 +211,10 @@ def _rows(content: bytes) -> list[list[str]] | None:
     lines = [
         re.sub(r"\s#.*", "", line).strip() for line in lines if line and not line.startswith("#")
     ]
+    # The first line tells what separates: a later comma may be part of a name.
+    separator = next((mark for mark in "\t,;" if lines and mark in lines[0]), None)
     rows = [
-        [cell.strip(" \"'") for cell in re.split(r"\s*[,\t;]\s*|\s+", line.rstrip(",;\t "))]
-        for line in lines
+        [cell.strip(" \"'") for cell in line.rstrip(",;\t ").split(separator)] for line in lines
     ]
     return None if any(len(row) > 2 or not all(row) for row in rows) else rows
 
@@ -232,6 +233,8 @@ def _decoded(content: bytes) -> str | None:
 
 def _label(words: Sequence[str]) -> list[int] | None:
     """What labels of one form mean."""
+    if not words:
+        return None
     if all(INDEX.fullmatch(word) for word in words):
         indices = [int(word) for word in words]
         return indices if max(indices) < CLASSES else None

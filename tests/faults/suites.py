@@ -183,7 +183,7 @@ def _judged(words: Mapping[str, Any], more: list[str], what: str) -> Outcome:
 
 def _wrong_runs(runs: list[Run], options: RunOptions) -> Iterator[str]:
     """Where the plan is not what the file says."""
-    said = tomllib.loads(Path("own.toml").read_text(encoding="utf-8"))
+    said = parsed(Path("own.toml"))
     if unknown := set(said) - set(KEYS):
         yield f"unknown keys {sorted(unknown)} pass"
     if len({run.run_id for run in runs}) != len(runs):
@@ -210,6 +210,11 @@ def _wrong_runs(runs: list[Run], options: RunOptions) -> Iterator[str]:
                 yield f"{key}: the file says {wanted}, the plan {found}"
     yield from _wrong_names(said, runs)
     yield from _wrong_settings(said, own)
+
+
+def parsed(path: Path) -> dict[str, Any]:
+    """A TOML file, which some editors begin with a byte order mark."""
+    return tomllib.loads(path.read_text(encoding="utf-8-sig"))
 
 
 def _wrong_names(said: Mapping[str, Any], runs: list[Run]) -> Iterator[str]:
@@ -260,7 +265,7 @@ def _wrong_options(options: RunOptions, words: Mapping[str, Any]) -> Iterator[st
             yield f"{name} = {value:g} passes"
     if "config" not in words:
         return
-    said = tomllib.loads(words["config"].read_text(encoding="utf-8"))
+    said = parsed(words["config"])
     for values, used in (
         (said.get("run", {}), options),
         (said.get("tasks", {}).get("digits", {}), digits),

@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.faults import annotations, labels, suites
 from tests.faults.command import bench
 from tests.faults.sweeps import ROOT
+from vit_ptq_bench.methods.quantization.bits import BitWidth, equal_table
 from vit_ptq_bench.tasks import TaskOptions
 from vit_ptq_bench.tasks.api.registry import TASKS
 
@@ -151,17 +152,10 @@ def _saved_models() -> list[bytes]:
         "method": "minmax",
         "bits": "W4A4",
     }
-    site = {
-        "bits": 4,
-        "granularity": "channel",
-        "symmetric": False,
-        "dynamic": False,
-        "scheme": "uniform",
-    }
     header = {
         "format": "vit-ptq-bench/1",
         "metadata": json.dumps(told),
-        "table": json.dumps({"qkv.weight": site}),
+        "table": json.dumps(equal_table(BitWidth.parse("W4A4")).to_dict()),
     }
     return [save({"head.weight.codes": torch.zeros(4, dtype=torch.uint8)}, header)]
 
@@ -173,12 +167,13 @@ def _kept_tensors(folder: Path, data: bytes) -> None:
     CacheFolder(folder, 1 << 20, lambda: 0.0).get("0")
 
 
-def _kept_files() -> list[bytes]:
+def _put(folder: Path) -> None:
     import torch
-    from safetensors.torch import save
 
-    header = {"seconds": "1.5", "peak_mb": "2.0", "channels_last": '["x"]'}
-    return [save({"x": torch.zeros(1, 2, 2, 2)}, header)]
+    from vit_ptq_bench.bench.execution.cache import CacheFolder
+
+    tensors = {"x": torch.zeros(1, 2, 2, 2), "y": torch.ones(3, dtype=torch.uint8)}
+    CacheFolder(folder, 1 << 20, lambda: 2.0).put("0", tensors, 1.5)
 
 
 def _made(make: Callable[[Path], object], name: str) -> Callable[[], list[bytes]]:
@@ -226,5 +221,5 @@ PARSERS = {
     ),
     "checkpoint": Parser(_checkpoint, _checkpoints),
     "saved-model": Parser(_saved, _saved_models),
-    "shared-tensors": Parser(_kept_tensors, _kept_files),
+    "shared-tensors": Parser(_kept_tensors, _made(_put, "0.safetensors")),
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.toys import by_label, records, results, run, write_suite
+from tests.bench.toys import by_label, records, results, run, start, write_suite
 from vit_ptq_bench.bench.cli import main
 from vit_ptq_bench.bench.execution import executor, forkserver
 from vit_ptq_bench.methods.apq_vit import ApqVit
@@ -168,6 +168,20 @@ def test_which_methods_allow_half_the_batch() -> None:
 SLOW_END = {"parameters.toy-slow": "seconds = 6.0"}
 
 
+def test_a_long_path_for_temporary_files_stops_no_sweep(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No socket can lie under so long a path."""
+    temporary = folder / ("t" * 200)
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    write_suite(folder, '["toy-plain"]')
+    process = start("--output", "output/toy")
+    assert process.wait(120) == 0, process.stdout.read()
+    assert len(records()) == 2
+    assert not list(temporary.glob("benchrun-*"))
+
+
 def test_records_removed_during_a_sweep_are_lost_and_said(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,10 +215,13 @@ def test_a_record_that_was_there_before_and_goes_is_lost_too(
     capsys.readouterr()
     with meanwhile(damage):
         assert run() == 1
+    out = capsys.readouterr().out
     assert (
         f"1 lost: their records were written and are not there any more, or not whole (the first is "
-        f"{plain['run_id']}, toy_a toy-plain W4A4" in capsys.readouterr().out
+        f"{plain['run_id']}, toy_a toy-plain W4A4" in out
     )
+    assert "findings about the records of this folder: 1;" in out
+    assert f"damaged, counts as missing: runs/toy/toy_a/{plain['run_id']}.json" in out
 
 
 def test_a_folder_that_takes_no_record_any_more_ends_the_sweep_with_a_sentence(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pty
 import re
@@ -17,6 +18,7 @@ import pytest
 
 from tests.bench.toys import ROOT, command, records, results, run, start, write_suite
 from vit_ptq_bench.bench.execution import forkserver
+from vit_ptq_bench.bench.execution.interrupt import raise_interrupts
 from vit_ptq_bench.bench.records.files import temporary_path
 
 METHODS = '["toy-plain", "toy-random", "toy-slow"]'
@@ -99,6 +101,21 @@ def sweep(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[subprocess.Pop
     monkeypatch.delenv(MARK)
     wait_for(lambda: len(records(output)) >= 2, "two records")
     return process, output
+
+
+def test_an_import_is_whole_before_a_signal_stops_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """scipy's modules in C++ end the whole program when something is raised while they are made."""
+    (tmp_path / "slow_to_import.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(0.3)\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(KeyboardInterrupt), raise_interrupts():
+        slow = importlib.import_module("slow_to_import")
+        assert slow.whole
+        time.sleep(SETTLE_SECONDS)
+    assert "slow_to_import" in sys.modules
 
 
 def test_ctrl_c(sweep: tuple[subprocess.Popen[str], str]) -> None:
