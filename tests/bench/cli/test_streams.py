@@ -44,10 +44,11 @@ class Loud(MinMax):
 def bench(
     *arguments: str, folder: Path = ROOT, stdout: int | IO[bytes] = subprocess.PIPE, **settings: str
 ) -> subprocess.CompletedProcess[bytes]:
+    inherited = {name: os.environ[name] for name in os.environ if name != "PYTHONIOENCODING"}
     return subprocess.run(
         [sys.executable, "-m", "vit_ptq_bench", *arguments],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | settings,
+        env=inherited | {"PYTHONPATH": str(ROOT)} | settings,
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=subprocess.PIPE,
