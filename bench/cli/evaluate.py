@@ -108,18 +108,10 @@ def stated_spec(saved: SavedModel) -> RunSpec:
 
 def _check_facts(spec: RunSpec, saved: SavedModel) -> None:
     """Facts in words against the specification beside them."""
-    own = {
-        "run_id": spec.run_id,
-        "task": spec.task.name,
-        "model": spec.model.name,
-        "method": spec.method.name,
-        "bits": spec.bits,
-        "protocol": spec.protocol,
-    }
-    for name in FACTS:
-        if saved.metadata[name] != own[name]:
+    for name, own in spec.facts.items():
+        if saved.metadata[name] != own:
             raise BenchError(
-                f"its header contradicts itself: {name} is {saved.metadata[name]!r}, but {own[name]!r} in "
+                f"its header contradicts itself: {name} is {saved.metadata[name]!r}, but {own!r} in "
                 "its specification; it was edited or damaged"
             )
 

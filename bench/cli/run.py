@@ -60,9 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     from vit_ptq_bench.bench.execution.interrupt import raise_interrupts
 
-    with (
-        raise_interrupts()
-    ):  # also while what the sweep needs is imported, and while its end is printed
+    # Also while what the sweep needs is imported, and while its end is printed.
+    with raise_interrupts():
         return _carry_out(options)
 
 

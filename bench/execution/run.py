@@ -246,15 +246,7 @@ def saved(quantized: QuantizedModel, job: Job) -> tuple[float, str | None]:
 def metadata(job: Job) -> dict[str, Any]:
     """What a saved model says about itself; enough for `bench evaluate` to load it again."""
     spec = job.run.spec
-    return {
-        "run_id": spec.run_id,
-        "task": spec.task.name,
-        "model": spec.model.name,
-        "method": spec.method.name,
-        "bits": spec.bits,
-        "protocol": spec.protocol,
-        "spec": spec.to_dict(),
-    }
+    return {**spec.facts, "spec": spec.to_dict()}
 
 
 def _phase(report: Report, name: str) -> CalibrationProgress:

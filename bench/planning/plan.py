@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from itertools import product
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning import registry
 from vit_ptq_bench.bench.planning.answers import ask, blamed
-from vit_ptq_bench.bench.planning.names import choose, hint, is_glob
+from vit_ptq_bench.bench.planning.method_settings import check_parameters, check_variants
+from vit_ptq_bench.bench.planning.names import choose, is_glob
 from vit_ptq_bench.bench.planning.size import Say, Size, check_size, silent
 from vit_ptq_bench.bench.planning.suite import Suite
 from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY
@@ -22,9 +23,8 @@ from vit_ptq_bench.bench.records.spec import (
     ModelSpec,
     RunSpec,
     TaskSpec,
-    canonical_json,
 )
-from vit_ptq_bench.methods import Method, MethodError
+from vit_ptq_bench.methods import Method
 from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, Protocol
 from vit_ptq_bench.tasks import Task, TaskOptions
 
@@ -180,8 +180,8 @@ def build_plan(suite: Suite, options: TaskOptions, say: Say = silent) -> list[Ru
     task = _make_task(suite, options)
     models = _models(suite, task)
     names = method_names(suite)
-    _check_parameters(suite)
-    _check_variants(suite, names)
+    check_parameters(suite)
+    check_variants(suite, names)
     scopes = _scopes(suite, task)
     chosen = choices(suite, names)
     check_size(suite, Size.of(suite, len(models), len(chosen), len(scopes)), say)
@@ -346,57 +346,3 @@ def _choose_one(suite: Suite, key: str, kind: str, pattern: str, known: list[str
         return choose(kind, [pattern], known)
     except BenchError as error:
         raise suite.error(error, key, value=pattern) from None
-
-
-def _check_parameters(suite: Suite) -> None:
-    """Refuse settings for an unknown method, and settings the method does not have."""
-    for name, settings in suite.parameters.items():
-        _create(suite, name, {}, settings, "parameters", name)
-
-
-def _check_variants(suite: Suite, names: Sequence[str]) -> None:
-    """Refuse variants of a method that does not run, with wrong settings, or of equal settings.
-
-    Under ``--methods`` a method may well not run; it only has to exist.
-    """
-    for name, variants in suite.variants.items():
-        if name not in names and "methods" not in suite.overridden:
-            raise suite.error(
-                f"the suite runs no method {name!r}{hint(name, names)}", "variants", name
-            )
-        common = suite.parameters.get(name, {})
-        seen: dict[str, str] = {}
-        for label, own in variants.items():
-            method = _create(suite, name, common, own, "variants", name, label)
-            settings = canonical_json(asdict(method.parameters))
-            if settings in seen:
-                raise suite.error(
-                    f"has the same settings as variant {seen[settings]!r}", "variants", name, label
-                )
-            seen[settings] = label
-
-
-def _create(
-    suite: Suite, name: str, common: Mapping[str, Any], own: Mapping[str, Any], *keys: str
-) -> Method:
-    """The method ``name`` with the settings ``common`` and, on top, ``own``.
-
-    ``common`` is known to be right, ``own`` stands in the suite under ``keys``.
-
-    Raises:
-        BenchError: the method is unknown, or something in ``own`` is wrong.
-    """
-    try:
-        cls = registry.method_class(name)
-    except BenchError as error:
-        raise suite.error(error, *keys) from None
-    known = [field.name for field in fields(cls.Parameters)]
-    for key in own:
-        if key not in known:
-            raise suite.error(f"{name} has no parameter {key!r}{hint(key, known)}", *keys, key)
-    try:
-        with blamed(cls, "create()"):
-            return cls.create({**common, **own})
-    except MethodError as error:
-        wrong = [error.parameter] if error.parameter in own else []
-        raise suite.error(error, *keys, *filter(None, wrong)) from None

@@ -22,7 +22,6 @@ _DAMAGE = (
     zlib.error,
     EOFError,
     KeyError,
-    NotImplementedError,
     OSError,
     RuntimeError,
     ValueError,

@@ -118,6 +118,18 @@ class RunSpec:
         """Whether this is the full-precision run of a model."""
         return self.method.name == REFERENCE_METHOD
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """What runs, in a few words: what a saved model says of itself beside the specification."""
+        return {
+            "run_id": self.run_id,
+            "task": self.task.name,
+            "model": self.model.name,
+            "method": self.method.name,
+            "bits": self.bits,
+            "protocol": self.protocol,
+        }
+
     def title(self, variant: str | None) -> str:
         """Name of the method under a suite's label, for people: ``mgrq +obwr``."""
         return self.method.name if variant is None else f"{self.method.name} {variant}"

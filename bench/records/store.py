@@ -238,11 +238,11 @@ def _same_numbers(first: Record, second: Record) -> bool:
 
 def _write_conflict(path: Path, content: bytes) -> Path:
     """Put a record with other numbers beside the one at ``path``, once; return its file."""
-    for number in count(1):
-        candidate = path.with_name(f"{path.stem}.conflict-{number}.json")
+    numbers = count(1)
+    while True:
+        candidate = path.with_name(f"{path.stem}.conflict-{next(numbers)}.json")
         if write_new(candidate, content) or candidate.read_bytes() == content:
             return candidate
-    raise AssertionError("counting never ends")
 
 
 def _has_numbers(path: Path) -> bool:
@@ -263,5 +263,5 @@ def _unpacked(content: bytes) -> Outcomes | None:
 def _bytes_of(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
-    except FileNotFoundError:
+    except OSError:  # missing, or not to be read: one file stops no others
         return None

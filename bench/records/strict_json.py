@@ -7,6 +7,8 @@ import math
 import re
 from typing import Any
 
+from vit_ptq_bench.values import object_of
+
 LONGEST = 1 << 24
 """Bytes of the largest file that is read as one record; what a run writes has some ten thousand."""
 
@@ -30,7 +32,7 @@ def parse(content: bytes) -> Any:
     try:
         data = json.loads(
             content.decode("utf-8"),
-            object_pairs_hook=_object,
+            object_pairs_hook=object_of,
             parse_constant=_refuse_constant,
             parse_int=_whole,
             parse_float=_finite,
@@ -42,15 +44,6 @@ def parse(content: bytes) -> Any:
     if _SURROGATE.search(content) is not None:
         _refuse_half_characters(data)
     return data
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice[:60]!r} stands twice")
-    return result
 
 
 def _refuse_constant(text: str) -> Any:

@@ -98,9 +98,10 @@ def write_parts(
         written = [_write_part(name, images, classes, fresh) for name, images in parts.items()]
         fresh.chmod(0o755)
         fresh.replace(out)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
+    finally:
+        shutil.rmtree(
+            fresh, ignore_errors=True
+        )  # it has another name by now, unless something failed
     return written
 
 

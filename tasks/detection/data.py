@@ -13,6 +13,7 @@ from vit_ptq_bench.tasks.detection.annotations import normalise
 from vit_ptq_bench.tasks.detection.pictures import read_header
 from vit_ptq_bench.tasks.errors import TaskError
 from vit_ptq_bench.tasks.storage.contents import content_ids, read_content
+from vit_ptq_bench.values import object_of
 
 
 @dataclass(frozen=True)
@@ -94,23 +95,13 @@ def read_coco(annotations: Path, images: Path) -> CocoFiles:
 
 def _json(path: Path, content: bytes) -> dict[str, Any]:
     try:
-        data = json.loads(content, object_pairs_hook=_object)
+        data = json.loads(content, object_pairs_hook=object_of)
     except (ValueError, RecursionError) as error:
         words = "too deeply nested" if isinstance(error, RecursionError) else error
         raise TaskError(f"{path}: not readable as JSON ({words}); it may be truncated") from error
     if not isinstance(data, dict):
         raise TaskError(f"{path}: holds no object of COCO's form")
     return data
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of a key that stands there twice, Python would take the last value."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!a} stands twice in one object")
-    return found
 
 
 def check_pictures(files: CocoFiles, indices: Sequence[int]) -> tuple[str, ...]:

@@ -46,7 +46,6 @@ DAMAGE = (
     ArithmeticError,
     AssertionError,
     MemoryError,
-    NotImplementedError,
     pickle.UnpicklingError,
     struct.error,
     zipfile.BadZipFile,

@@ -17,7 +17,8 @@ MODULES = {
     "flips": ("flips", "old-flips"),
     "cuts": ("cuts",),
     "suites": ("suites",),
-    "annotations": ("coco", "voc", "yolo"),
+    "annotations": ("coco",),
+    "conversions": ("voc", "yolo"),
     "labels": ("labels",),
     "checkpoints": ("pt", "safetensors", "saved"),
 }

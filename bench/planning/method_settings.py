@@ -1,0 +1,76 @@
+"""The settings and variants of methods in a suite, held against the methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.bench.planning import registry
+from vit_ptq_bench.bench.planning.answers import blamed
+from vit_ptq_bench.bench.planning.names import hint
+from vit_ptq_bench.bench.planning.suite import Suite
+from vit_ptq_bench.bench.records.spec import canonical_json
+from vit_ptq_bench.methods import Method, MethodError
+
+
+def check_parameters(suite: Suite) -> None:
+    """Refuse settings for an unknown method, and settings the method does not have.
+
+    Raises:
+        BenchError: with file, line and key.
+    """
+    for name, settings in suite.parameters.items():
+        _create(suite, name, {}, settings, "parameters", name)
+
+
+def check_variants(suite: Suite, names: Sequence[str]) -> None:
+    """Refuse variants of a method that does not run, with wrong settings, or of equal settings.
+
+    Under ``--methods`` a method may well not run; it only has to exist.
+
+    Raises:
+        BenchError: with file, line and key.
+    """
+    for name, variants in suite.variants.items():
+        if name not in names and "methods" not in suite.overridden:
+            raise suite.error(
+                f"the suite runs no method {name!r}{hint(name, names)}", "variants", name
+            )
+        common = suite.parameters.get(name, {})
+        seen: dict[str, str] = {}
+        for label, own in variants.items():
+            method = _create(suite, name, common, own, "variants", name, label)
+            settings = canonical_json(asdict(method.parameters))
+            if settings in seen:
+                raise suite.error(
+                    f"has the same settings as variant {seen[settings]!r}", "variants", name, label
+                )
+            seen[settings] = label
+
+
+def _create(
+    suite: Suite, name: str, common: Mapping[str, Any], own: Mapping[str, Any], *keys: str
+) -> Method:
+    """The method ``name`` with the settings ``common`` and, on top, ``own``.
+
+    ``common`` is known to be right, ``own`` stands in the suite under ``keys``.
+
+    Raises:
+        BenchError: the method is unknown, or something in ``own`` is wrong.
+    """
+    try:
+        cls = registry.method_class(name)
+    except BenchError as error:
+        raise suite.error(error, *keys) from None
+    known = [field.name for field in fields(cls.Parameters)]
+    for key in own:
+        if key not in known:
+            raise suite.error(f"{name} has no parameter {key!r}{hint(key, known)}", *keys, key)
+    try:
+        with blamed(cls, "create()"):
+            return cls.create({**common, **own})
+    except MethodError as error:
+        wrong = [error.parameter] if error.parameter in own else []
+        raise suite.error(error, *keys, *filter(None, wrong)) from None
