@@ -8,8 +8,17 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from vit_ptq_bench.methods.quantization.calibration.activations import (
+    COPIES,
+    allocate,
+    batches,
+    input_of,
+    predictions,
+    send_through,
+    take,
+)
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.calibration.gradients import fisher_loss
 from vit_ptq_bench.methods.quantization.calibration.memory import is_out_of_memory, range_images
@@ -17,14 +26,6 @@ from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule, cal
 from vit_ptq_bench.methods.quantization.model.layers import QuantOperation, WeightedOperation
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.model.structure import Output, Segment, sites_of
-from vit_ptq_bench.methods.quantization.reconstruction.caches import (
-    COPIES,
-    allocate,
-    batches,
-    predictions,
-    send_through,
-    take,
-)
 from vit_ptq_bench.methods.quantization.reconstruction.loop import Data, Loop, Rest, Streams
 from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe, losses_of
 from vit_ptq_bench.methods.quantization.reconstruction.trainables import Attachment, Trainable, Unit
@@ -43,7 +44,7 @@ def reconstruct(
 
     Quantizers must be calibrated (or `Recipe.rule` does it). Units behind the current one stay in full
     precision until it is their turn; the memory held is four activations, however many units there
-    are (see `caches`).
+    are (see `calibration.activations`).
 
     Args:
         model: the wrapped model; it ends with its weights as codes.
@@ -52,7 +53,7 @@ def reconstruct(
         progress: called after every iteration with all units' iterations and the unit's name.
 
     Raises:
-        MethodError: see `Recipe.check` and `caches.allocate`.
+        MethodError: see `Recipe.check` and `activations.allocate`.
     """
     recipe.check(model.structure, calibration.n_images)
     _Engine(model, calibration, recipe, progress).run()
@@ -129,7 +130,7 @@ class _Engine:
         """Take a block layer by layer, each on what the layers before it now give."""
         streams, device = self._streams, self._device
         layers = [op for op in segment.operations if isinstance(op, WeightedOperation)]
-        exact = {op.name: _input_of(op, segment, streams.exact, device) for op in layers}
+        exact = {op.name: input_of(op, segment, streams.exact, device) for op in layers}
         for operation in segment.operations:
             if not isinstance(operation, WeightedOperation):
                 _switch_on(operation)
@@ -137,7 +138,7 @@ class _Engine:
             alone = Segment(operation.name, "layer", operation, (operation,), segment.stage)
             own = Streams(
                 exact.pop(operation.name),
-                _input_of(operation, segment, streams.quantized, device),
+                input_of(operation, segment, streams.quantized, device),
                 streams.prediction,
             )
             target = send_through(alone.run, own.exact, device)
@@ -240,35 +241,6 @@ def _finish_weights(segment: Segment) -> None:
         if isinstance(operation, WeightedOperation):
             operation.weight_quantizer.active = True
             operation.freeze()
-
-
-class _Stop(Exception):
-    """Ends a pass once what it was for has been seen."""
-
-
-def _input_of(
-    operation: WeightedOperation, segment: Segment, x: Tensor, device: torch.device
-) -> Tensor:
-    """Input of one operation inside a segment, for all images; images stay the first dimension."""
-
-    def run(images: Tensor) -> Tensor:
-        seen: list[Tensor] = []
-
-        def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen.append(inputs[0])
-            raise _Stop
-
-        handle = operation.register_forward_pre_hook(stop)
-        try:
-            segment.run(images)
-        except _Stop:
-            pass
-        finally:
-            handle.remove()
-        # Windows of Swin: [images * windows, N, C] -> [images, windows, N, C].
-        return torch.unflatten(seen[0], 0, (len(images), -1))
-
-    return send_through(run, x, device)
 
 
 def _importance(

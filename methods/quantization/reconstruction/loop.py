@@ -11,10 +11,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from vit_ptq_bench.methods.quantization.calibration.activations import take, take_output
 from vit_ptq_bench.methods.quantization.model.layers import QuantOperation
 from vit_ptq_bench.methods.quantization.model.structure import Output, Segment
 from vit_ptq_bench.methods.quantization.quantizers.arithmetic import choose
-from vit_ptq_bench.methods.quantization.reconstruction.caches import take, take_output
 from vit_ptq_bench.methods.quantization.reconstruction.choices import Weighting
 from vit_ptq_bench.methods.quantization.reconstruction.losses import Batch, Loss
 from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe, inner_operations

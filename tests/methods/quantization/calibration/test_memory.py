@@ -9,11 +9,10 @@ import torch
 from vit_ptq_bench.methods.api.registry import METHODS
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import BitWidth
-from vit_ptq_bench.methods.quantization.calibration import memory
+from vit_ptq_bench.methods.quantization.calibration import activations, memory
 from vit_ptq_bench.methods.quantization.calibration import passes as calibrating
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 from vit_ptq_bench.methods.quantization.model.families import wrap_model
-from vit_ptq_bench.methods.quantization.reconstruction import caches
 
 
 @pytest.mark.parametrize(
@@ -103,8 +102,8 @@ def test_caches_on_disk_do_not_stay_in_memory(monkeypatch):
     monkeypatch.setenv("BENCH_CACHE_GB", "1e-6")
     x = torch.randn(512, 64, 1024)
     device, before = torch.device("cpu"), resident()
-    cache = caches.send_through(lambda part: part + 1, x, device)
+    cache = activations.send_through(lambda part: part + 1, x, device)
     chosen = torch.arange(0, 512, 2)
-    assert torch.equal(caches.take(cache, chosen, device), x[chosen] + 1)
+    assert torch.equal(activations.take(cache, chosen, device), x[chosen] + 1)
     assert resident() - before < x.numel() * 4 / 4
     assert torch.equal(cache, x + 1)

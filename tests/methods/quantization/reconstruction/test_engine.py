@@ -11,9 +11,10 @@ import torch
 from vit_ptq_bench.methods.api.registry import METHODS
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import OPERAND_ROLES, BitWidth, TensorSpec, equal_table
+from vit_ptq_bench.methods.quantization.calibration import activations
 from vit_ptq_bench.methods.quantization.model.families import wrap_model
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
-from vit_ptq_bench.methods.quantization.reconstruction import caches, engine, loop
+from vit_ptq_bench.methods.quantization.reconstruction import engine, loop
 from vit_ptq_bench.methods.quantization.reconstruction.losses import (
     Batch,
     BlockError,
@@ -385,7 +386,7 @@ def test_caches_on_disk_change_nothing_and_do_not_grow_with_depth(
     vit, images, calibration, monkeypatch, caplog
 ):
     alive, most = weakref.WeakSet(), []
-    allocate = caches.allocate
+    allocate = activations.allocate
 
     def counting(shape, device):
         cache = allocate(shape, device)
@@ -394,9 +395,9 @@ def test_caches_on_disk_change_nothing_and_do_not_grow_with_depth(
             most.append(len(alive))
         return cache
 
-    monkeypatch.setattr(caches, "allocate", counting)
+    monkeypatch.setattr(activations, "allocate", counting)
     in_memory = _quantize("qdrop", vit, calibration)(images)
-    assert max(most) <= caches.COPIES
+    assert max(most) <= activations.COPIES
     monkeypatch.setenv("BENCH_CACHE_GB", "1e-6")
     with caplog.at_level(logging.INFO):
         on_disk = _quantize("qdrop", vit, calibration)(images)

@@ -19,11 +19,12 @@ import weakref
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.calibration.memory import GB, available, budget
-from vit_ptq_bench.methods.quantization.model.structure import Output
+from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
+from vit_ptq_bench.methods.quantization.model.structure import Output, Segment
 
 logger = logging.getLogger(__name__)
 
@@ -128,3 +129,32 @@ def take(cache: Tensor, chosen: Tensor, device: torch.device) -> Tensor:
     rows = cache[chosen.to(cache.device)].to(device)
     _drop_pages()
     return rows
+
+
+class _Stop(Exception):
+    """Ends a pass once what it was for has been seen."""
+
+
+def input_of(
+    operation: WeightedOperation, segment: Segment, x: Tensor, device: torch.device
+) -> Tensor:
+    """Input of one operation inside a segment, for all images; images stay the first dimension."""
+
+    def run(images: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+
+        def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen.append(inputs[0])
+            raise _Stop
+
+        handle = operation.register_forward_pre_hook(stop)
+        try:
+            segment.run(images)
+        except _Stop:
+            pass
+        finally:
+            handle.remove()
+        # Windows of Swin: [images * windows, N, C] -> [images, windows, N, C].
+        return torch.unflatten(seen[0], 0, (len(images), -1))
+
+    return send_through(run, x, device)
