@@ -76,6 +76,11 @@ class ValueLink:
 SegmentKind = Literal["embed", "block", "merge", "head", "layer"]
 
 
+def as_it_is(x: Tensor) -> Tensor:
+    """Return ``x``: the arrangement of a model whose attention reads the stream as it stands."""
+    return x
+
+
 @dataclass(frozen=True)
 class Segment:
     """A consecutive piece of a model; run one after the other, the segments are the model.
@@ -89,6 +94,9 @@ class Segment:
         stage: blocks of one number work at one resolution.
         halves: of a block, the attention and the MLP, each with its residual; else empty.
         tap: maps the segment's output to a feature map that `Structure.tail` reads; None for most.
+        arrange: of the attention half of a block, maps a residual stream, or anything of its shape, to the
+            layout [B, N, C] in which qkv reads it and proj writes it: as it is, or (Swin) shifted, padded
+            with zeros and cut into windows, [B * windows, N, C].
     """
 
     name: str
@@ -98,6 +106,7 @@ class Segment:
     stage: int = 0
     halves: tuple["Segment", ...] = ()
     tap: Callable[[Tensor], Tensor] | None = None
+    arrange: Callable[[Tensor], Tensor] = as_it_is
 
 
 @dataclass

@@ -47,10 +47,7 @@ class QuantShiftedWindows(nn.Module):
         """Attend within windows; ``query`` and the result are [B, H * W, C]."""
         batch, _, channels = query.shape
         height, width = hw_shape
-        x = query.view(batch, height, width, channels)
-        x = pad_to_windows(x, (self.size, self.size), self.padding())
-        if self.shift:
-            x = x.roll((-self.shift, -self.shift), dims=(1, 2))
+        x = self._shifted(query.view(batch, height, width, channels), self.padding())
         mask = self._mask(x) if self.shift else None
         shape = x.shape
         x = self._merged(self.w_msa(self._windows(x).flatten(1, 2), mask), shape)
@@ -58,6 +55,15 @@ class QuantShiftedWindows(nn.Module):
             x = x.roll((self.shift, self.shift), dims=(1, 2))
         dropped: Tensor = self.drop(x[:, :height, :width].reshape(batch, height * width, channels))
         return dropped
+
+    def arrange(self, x: Tensor) -> Tensor:
+        """Return a map [B, H, W, C] as the attention reads one, padded with zeros: [B * windows, N, C]."""
+        return self._windows(self._shifted(x, x.new_zeros(x.shape[-1]))).flatten(1, 2)
+
+    def _shifted(self, x: Tensor, padding: Tensor) -> Tensor:
+        """Pad a map [B, H, W, C] to whole windows with ``padding`` [C] and shift it cyclically."""
+        x = pad_to_windows(x, (self.size, self.size), padding)
+        return x.roll((-self.shift, -self.shift), dims=(1, 2)) if self.shift else x
 
     def _windows(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B * windows, size, size, C]."""
@@ -148,6 +154,7 @@ class MMDetSwin(Family):
                 stage=index,
                 halves=(partial(_attention_half, block), partial(_mlp_half, block)),
                 tap=partial(self._tap, index) if tapped else None,
+                arrange=block.attn.arrange,
             )
         if stage.downsample is None:
             return

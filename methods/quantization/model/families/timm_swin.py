@@ -52,7 +52,8 @@ class TimmSwin(Family):
                 name = f"layers.{index}.blocks.{position}"
                 block = self._replace_block(stage, position, name)
                 halves = partial(_attention_half, block), partial(_mlp_half, block)
-                self.segment(name, "block", block, stage=index, halves=halves)
+                arrange = partial(_arranged, block)
+                self.segment(name, "block", block, stage=index, halves=halves, arrange=arrange)
         self.quantize_norm(model, "norm", "norm")
         if isinstance(model.head.fc, nn.Linear):
             self.replace(model.head, "fc", "head.fc", "head")
@@ -113,11 +114,9 @@ class QuantPaddedBlock(nn.Module):
         """Attend within windows of a normalised map [B, H, W, C]."""
         _, height, width, channels = x.shape
         down, right = self.shift_size
-        if down or right:
-            x = x.roll((-down, -right), dims=(1, 2))
-        x = pad_to_windows(x, self.window_size, self.padding())
+        x = _shifted(self, x, self.padding())
         rows, columns = x.shape[1:3]
-        windows = window_partition(x, self.window_size).view(-1, prod(self.window_size), channels)
+        windows = _windows(self, x)
         attended = self.attn(
             windows, mask=self._mask(rows, columns, x) if self.dynamic else self.attn_mask
         )
@@ -141,6 +140,25 @@ class QuantPaddedBlock(nn.Module):
         windows = window_partition(numbers, self.window_size).view(-1, prod(self.window_size))
         apart = windows[:, None, :] != windows[:, :, None]
         return torch.zeros(apart.shape, dtype=x.dtype, device=x.device).masked_fill_(apart, MASKED)
+
+
+def _shifted(block: Any, x: Tensor, padding: Tensor) -> Tensor:
+    """Shift a map [B, H, W, C] cyclically and pad it to whole windows with ``padding`` [C]."""
+    down, right = block.shift_size
+    if down or right:
+        x = x.roll((-down, -right), dims=(1, 2))
+    return pad_to_windows(x, tuple(block.window_size), padding)
+
+
+def _windows(block: Any, x: Tensor) -> Tensor:
+    """[B, H, W, C] -> [B * windows, N, C]."""
+    windows: Tensor = window_partition(x, block.window_size)
+    return windows.view(-1, prod(block.window_size), x.shape[-1])
+
+
+def _arranged(block: Any, x: Tensor) -> Tensor:
+    """What `Segment.arrange` says of a map [B, H, W, C]."""
+    return _windows(block, _shifted(block, x, x.new_zeros(x.shape[-1])))
 
 
 def _regions(length: int, size: int, shift: int, device: torch.device) -> Tensor:
