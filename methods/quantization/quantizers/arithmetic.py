@@ -207,6 +207,24 @@ class _Extremes(torch.autograd.Function):
 _extremes: Callable[..., tuple[Tensor, Tensor]] = _Extremes.apply
 
 
+def straight_through(x: Tensor, values: Tensor) -> Tensor:
+    """Return ``values`` to the bit; the gradient passes to ``x`` as if they were it."""
+    return _straight_through(x, values)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, values: Tensor) -> Tensor:
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+_straight_through: Callable[..., Tensor] = _StraightThrough.apply
+
+
 def choose(chosen: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """Return ``first`` where ``chosen`` (float) is 1 and ``second`` where it is 0; all of one shape.
 

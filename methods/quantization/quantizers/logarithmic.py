@@ -1,11 +1,13 @@
 """Logarithmic quantizers for attention maps."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from vit_ptq_bench.methods.quantization.bits import TensorSpec
 from vit_ptq_bench.methods.quantization.quantizers.arithmetic import TINY, spread
-from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.base import Domain, Quantizer
 from vit_ptq_bench.methods.quantization.quantizers.registry import register_form
 
 
@@ -17,6 +19,8 @@ class LogQuantizer(Quantizer):
     that b bits mean 2^b values; scheme ``log-sqrt2-plus-zero`` has all 2^b codes and an exact zero
     besides, as RepQ-ViT's released code (2^b + 1 values).
     """
+
+    domain: ClassVar[Domain] = "nonnegative"
 
     def __init__(self, spec: TensorSpec, site: str, axis: int | None = None) -> None:
         super().__init__(spec, site, axis)
@@ -49,6 +53,8 @@ class LogIntSoftmaxQuantizer(Quantizer):
     ``r >= 1.5 * 2^floor``; the value is ``2^-code``, so the product with the values is a shift. The last of
     the 2^b codes stands for zero. The scale is 1: a softmax needs no calibration.
     """
+
+    domain: ClassVar[Domain] = "nonnegative"
 
     def set_range(self, low: Tensor, high: Tensor) -> None:
         """Mark as calibrated; the range of a softmax is known."""
