@@ -124,6 +124,7 @@ class Structure:
             last segment gives the model's output.
         observe: maps images to outputs that depend on every operation, where the model itself asks for
             more than images.
+        read_tokens: how many leading tokens the head reads (class token, DeiT's two); 0: all of them.
     """
 
     operations: list[QuantOperation] = field(default_factory=list)
@@ -133,6 +134,7 @@ class Structure:
     segments: list[Segment] = field(default_factory=list)
     tail: Callable[[Sequence[Tensor]], tuple[Tensor, ...]] | None = None
     observe: Callable[[Tensor], tuple[Tensor, ...]] | None = None
+    read_tokens: int = 0
 
     def behind(self) -> list[QuantOperation]:
         """Return the operations that are in no segment: neck and heads of a detector."""

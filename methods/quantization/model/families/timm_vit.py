@@ -75,6 +75,8 @@ class TimmViT(Family):
         for head in ("head", "head_dist"):
             if isinstance(getattr(model, head, None), nn.Linear):
                 self.replace(model, head, head, "head")
+        if model.global_pool == "token":
+            self.structure.read_tokens = 2 if hasattr(model, "head_dist") else 1
         self.segment("head", "head", lambda x: model.forward_head(model.norm(x)))
 
     def _embed(self, images: Tensor) -> Tensor:

@@ -1,0 +1,159 @@
+"""Weights solved again for the inputs and targets that quantization leaves them: ridge, then codes, then bias."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vit_ptq_bench.methods.quantization.error_compensation.columnwise import (
+    RowGrid,
+    compensated_codes,
+)
+from vit_ptq_bench.methods.quantization.error_compensation.moments import (
+    ResidualMoments,
+    residual_moments,
+)
+from vit_ptq_bench.methods.quantization.error_compensation.two_streams import LayerStreams
+from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
+
+logger = logging.getLogger(__name__)
+
+RIDGES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Ridges that cross-validation chooses from, as shares of the mean diagonal of the second moment."""
+
+CLIPS = torch.linspace(0.4, 1.0, 20).tolist()
+"""Factors on a row's range that its grid chooses from."""
+
+FLOOR = 0.01
+"""Added to a column's importance, whose mean is 1: a column that is zero in calibration may not stay so."""
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How far a weight moves towards the least-squares solution.
+
+    Attributes:
+        ridge: rho, as a share of the mean diagonal of the second moment.
+        share: alpha in [0, 1], a factor on the ridge solution.
+        remaining: share of the residual's energy that the move leaves, on images it was not fitted on; None
+            where that was not asked.
+    """
+
+    ridge: float
+    share: float = 1.0
+    remaining: float | None = None
+
+
+def ridge_solution(second: Tensor, cross: Tensor, ridge: float) -> Tensor:
+    """Return ``[(H + rho mean(diag H) I)^-1 C]'``, float64 [O, K].
+
+    Args:
+        second: H, [K, K].
+        cross: C, [K, O].
+        ridge: rho.
+    """
+    damped = second.clone()
+    damped.diagonal().add_(max(ridge, 1e-6) * second.diagonal().mean() + 1e-30)
+    return torch.linalg.solve(damped, cross).T
+
+
+def cross_validated(moments: ResidualMoments, ridges: Sequence[float] = RIDGES) -> Strength:
+    """Return the strength whose solution, fitted without a fold, leaves least of that fold's residual.
+
+    For every fold f and ridge the solution D of the other folds changes the fold's energy by
+    ``alpha^2 <D', H_f D> - 2 alpha <D, C_f>``; both sums over the folds give the best alpha in closed form.
+    """
+    second, cross = moments.second.sum(dim=0), moments.cross.sum(dim=0)
+    linear, quadratic = torch.zeros(2, len(ridges), dtype=torch.float64, device=second.device)
+    for own_second, own_cross in zip(moments.second, moments.cross, strict=True):
+        rest = second - own_second
+        values, vectors = torch.linalg.eigh(rest)
+        mean = rest.diagonal().mean()
+        fitted = vectors.T @ (cross - own_cross)
+        seen, moved = vectors.T @ own_cross, vectors.T @ own_second @ vectors
+        for i, ridge in enumerate(ridges):
+            solution = fitted / (values.clamp_min(0) + ridge * mean + 1e-30)[:, None]
+            linear[i] += (solution * seen).sum()
+            quadratic[i] += (solution * (moved @ solution)).sum()
+    share = (linear / quadratic.clamp_min(1e-300)).clamp(0, 1)
+    change = share.square() * quadratic - 2 * share * linear
+    best = int(change.argmin())
+    energy = float(moments.residual.sum().clamp_min(1e-300))
+    return Strength(ridges[best], float(share[best]), 1 + float(change[best]) / energy)
+
+
+def clip_rows(quantizer: UniformQuantizer, weight: Tensor, importance: Tensor) -> None:
+    """Give each row of ``weight`` [O, K] the shrunk range of least squared error, columns weighted.
+
+    Args:
+        quantizer: uniform, one scale per row.
+        weight: float, [O, K].
+        importance: of the columns, [K].
+    """
+    low, high = torch.aminmax(weight, dim=1)
+    errors = []
+    for factor in CLIPS:
+        quantizer.set_range(low * factor, high * factor)
+        errors.append((quantizer.fake_quantize(weight) - weight).square() @ importance)
+    factor = torch.tensor(CLIPS, device=weight.device)[torch.stack(errors).argmin(dim=0)]
+    quantizer.set_range(low * factor, high * factor)
+
+
+@dataclass(frozen=True)
+class Resolve:
+    """Solves a layer's weight again, rounds it, and sets its bias.
+
+    Attributes:
+        strength: fixed for all layers; None: `cross_validated` for each.
+        folds: of the images, for the cross-validation.
+        columnwise: round by GPTQ; else to the nearest code.
+        damping: GPTQ's, as a share of the mean diagonal.
+        solve: whether the weight moves at all; never in patch embedding and head.
+    """
+
+    strength: Strength | None = None
+    folds: int = 4
+    columnwise: bool = True
+    damping: float = 0.01
+    solve: bool = True
+
+    def __call__(self, streams: LayerStreams) -> None:
+        """Leave the layer frozen, with codes and bias."""
+        layer = streams.layer
+        solves = self.solve and layer.role not in ("patch_embed", "head")
+        validates = solves and self.strength is None
+        moments = residual_moments(streams, self.folds if validates else 1)
+        original = layer.weight.detach().flatten(1)
+        weight = original
+        if solves:
+            strength = self.strength or cross_validated(moments)
+            logger.info("%s: %s", layer.name, strength)
+            move = ridge_solution(moments.second.sum(0), moments.cross.sum(0), strength.ridge)
+            weight = original + strength.share * move.float()
+        second = moments.second.sum(dim=0)
+        if layer.role == "head":
+            second = second + 0.3 * second.diagonal().mean() * torch.eye(len(second)).to(second)
+        rounded = self._rounded(streams, weight, second)
+        bias = moments.mean_e + (original.double() - rounded.double()) @ moments.mean_x
+        layer.ensure_bias().copy_(bias)
+
+    def _rounded(self, streams: LayerStreams, weight: Tensor, second: Tensor) -> Tensor:
+        """Round ``weight`` [O, K], freeze the layer, and return what it now is."""
+        layer, quantizer = streams.layer, streams.layer.weight_quantizer
+        layer.weight.copy_(weight.view_as(layer.weight))
+        if quantizer.spec.is_float:
+            return weight
+        assert isinstance(quantizer, UniformQuantizer)
+        diagonal = second.diagonal()
+        clip_rows(quantizer, weight, (diagonal / diagonal.mean() + FLOOR).to(weight))
+        if self.columnwise:
+            damping = 0.1 if layer.role == "head" else self.damping
+            grid = RowGrid.of(quantizer, weight)
+            layer.set_codes(compensated_codes(weight, grid, second, damping, True))
+        else:
+            layer.set_codes(quantizer.quantize(layer.weight))
+        return layer.weight.flatten(1)
