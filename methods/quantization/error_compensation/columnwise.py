@@ -69,9 +69,19 @@ def second_moment(tokens: Tensor) -> Tensor:
 
 
 def compensated_codes(
-    weight: Tensor, grid: RowGrid, hessian: Tensor, damping: float, order_by_diagonal: bool
+    weight: Tensor,
+    grid: RowGrid,
+    hessian: Tensor,
+    damping: float,
+    order_by_diagonal: bool,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Return codes of ``weight`` chosen column by column (GPTQ, Frantar et al. 2023, algorithm 1).
+
+    With ``residual`` the columns to come also make up for what a column's input lacks of the full-precision
+    one (GPTAQ, Li et al. 2025, asymmetric calibration): column j with weights ``w_j`` leaves ``w_j r_j``,
+    r_j being the input's lack, and least squares on the later columns F give them
+    ``w_j (sum r_j x_F') (sum x_F x_F')^-1``, see `residual_moves`.
 
     Args:
         weight: [R, K].
@@ -79,6 +89,7 @@ def compensated_codes(
         hessian: [K, K], from `second_moment`.
         damping: added to the diagonal, as a share of its mean.
         order_by_diagonal: take the columns with the largest second moment first.
+        residual: ``2 sum (x_exact - x) x'``, [K, K], times the strength of the compensation; None: GPTQ.
 
     Returns:
         Codes as int32, [R, K].
@@ -95,7 +106,8 @@ def compensated_codes(
     if order_by_diagonal:
         order = hessian.diagonal().argsort(descending=True, stable=True)
     factor = _inverse_factor(hessian[order][:, order])
-    codes = _round_in_order(remaining[:, order], grid.at(order), factor)
+    moves = None if residual is None else residual_moves(residual[order][:, order], factor)
+    codes = _round_in_order(remaining[:, order], grid.at(order), factor, moves)
     return codes[:, order.argsort()].to(torch.int32)
 
 
@@ -112,19 +124,41 @@ def _inverse_factor(hessian: Tensor) -> Tensor:
     return factor
 
 
-def _round_in_order(remaining: Tensor, grid: RowGrid, factor: Tensor) -> Tensor:
+def residual_moves(residual: Tensor, factor: Tensor) -> Tensor:
+    """Return how far a unit weight in column j moves later columns to make up for its input's lack.
+
+    Row j is ``R_jF (H_FF)^-1``, F being the columns behind j. With ``H^-1 = U' U`` (U upper) the inverse of
+    the trailing block is ``U_FF' U_FF``, so all rows at once are ``((R U') above the diagonal) U``.
+
+    Args:
+        residual: R, [K, K], columns in the order of rounding.
+        factor: U, [K, K].
+    """
+    return (residual @ factor.T).triu(1) @ factor
+
+
+def _round_in_order(
+    remaining: Tensor, grid: RowGrid, factor: Tensor, moves: Tensor | None = None
+) -> Tensor:
     codes = torch.empty_like(remaining)
     for start in range(0, remaining.shape[1], BLOCK):
         end = min(start + BLOCK, remaining.shape[1])
         errors = torch.empty_like(remaining[:, start:end])
+        taken = torch.empty_like(errors)
         for column in range(start, end):
             here = slice(column, column + 1)
+            taken[:, column - start] = remaining[:, column]
             codes[:, here] = grid.at(here).codes(remaining[:, here])
             value = grid.at(here).values(codes[:, here])[:, 0]
             error = (remaining[:, column] - value) / factor[column, column]
             remaining[:, column:end] -= torch.outer(error, factor[column, column:end])
+            if moves is not None:
+                own = taken[:, column - start]
+                remaining[:, column:end] += torch.outer(own, moves[column, column:end])
             errors[:, column - start] = error
         remaining[:, end:] -= errors @ factor[start:end, end:]
+        if moves is not None:
+            remaining[:, end:] += taken @ moves[start:end, end:]
     return codes
 
 
@@ -136,7 +170,7 @@ def round_columnwise(
     order_by_diagonal: bool = True,
     progress: CalibrationProgress | None = None,
 ) -> None:
-    """Set the codes of every quantized weight by `compensated_codes`, layer by layer in one pass.
+    """Set the codes of every quantized weight that has none yet by `compensated_codes`, layer by layer in one pass.
 
     Each layer's second moment is that of the inputs which the layers before it, already rounded, give.
 
@@ -158,5 +192,10 @@ def round_columnwise(
         grid, hessian = RowGrid.of(quantizer, weight), second_moment(tokens)
         layer.set_codes(compensated_codes(weight, grid, hessian, damping, order_by_diagonal))
 
-    layers = [op for op in model.weighted_operations() if not op.weight_quantizer.spec.is_float]
-    visit_layers(model, calibration, layers, visit, progress=progress)
+    layers = [
+        op
+        for op in model.weighted_operations()
+        if not op.frozen and not op.weight_quantizer.spec.is_float
+    ]
+    if layers:
+        visit_layers(model, calibration, layers, visit, progress=progress)
