@@ -48,6 +48,12 @@ def scale_and_zero_point(
     return scale, rounding(-low / scale)
 
 
+def widened(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a range, that of a constant tensor widened to zero: 1 / scale would overflow without a width."""
+    flat = high - low < TINY
+    return torch.where(flat, low.clamp_max(0), low), torch.where(flat, high.clamp_min(0), high)
+
+
 def spread(values: Tensor, x: Tensor, axis: int | None) -> Tensor:
     """Return one value per group in a shape that meets its entries of ``x``.
 
