@@ -33,6 +33,14 @@ from .calibration.segment_recording import record_segments as record_segments
 from .error_compensation.columnwise import round_columnwise as round_columnwise
 from .error_compensation.layer_repair import RidgeRepair as RidgeRepair
 from .error_compensation.layer_repair import repair_layers as repair_layers
+from .error_compensation.residual_aware import ResidualAware as ResidualAware
+from .error_compensation.residual_aware import require_folds as require_folds
+from .error_compensation.residual_aware import round_with_residuals as round_with_residuals
+from .error_compensation.resolve import Resolve as Resolve
+from .error_compensation.resolve import resolve_layers as resolve_layers
+from .error_compensation.two_streams import LayerStreams as LayerStreams
+from .error_compensation.two_streams import TokenWeights as TokenWeights
+from .error_compensation.two_streams import visit_streams as visit_streams
 from .error_compensation.visiting import visit_layers as visit_layers
 from .model.families.base import Family as Family
 from .model.families.registry import FAMILIES as FAMILIES
@@ -87,6 +95,7 @@ from .reparameterization import calibrate_reparameterized as calibrate_reparamet
 from .reparameterization import smooth_norm_outputs as smooth_norm_outputs
 
 # Search of scales by the error of outputs.
+from .search.activation_grids import calibrate_grids as calibrate_grids
 from .search.attention_maps import LogGrid as LogGrid
 from .search.attention_maps import search_log_map as search_log_map
 from .search.attention_maps import search_maps as search_maps

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.error_compensation.columnwise import (
     RowGrid,
     compensated_codes,
+    round_columnwise,
 )
 from vit_ptq_bench.methods.quantization.error_compensation.moments import (
     ResidualMoments,
     residual_moments,
 )
-from vit_ptq_bench.methods.quantization.error_compensation.two_streams import LayerStreams
+from vit_ptq_bench.methods.quantization.error_compensation.residual_aware import require_folds
+from vit_ptq_bench.methods.quantization.error_compensation.two_streams import (
+    LayerStreams,
+    Target,
+    TokenWeights,
+    visit_streams,
+)
+from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
 
 logger = logging.getLogger(__name__)
@@ -157,3 +167,37 @@ class Resolve:
         else:
             layer.set_codes(quantizer.quantize(layer.weight))
         return layer.weight.flatten(1)
+
+
+def resolve_layers(
+    model: QuantizedModel,
+    calibration: Calibration,
+    resolve: Resolve,
+    *,
+    target: Target = "stream",
+    weights: TokenWeights | None = None,
+    progress: CalibrationProgress | None = None,
+) -> None:
+    """Solve every layer again, in order; those behind a detector's backbone are rounded column by column.
+
+    Args:
+        model: its activations are calibrated.
+        calibration: the images.
+        resolve: what is done to each layer.
+        target, weights: as in `visit_streams`.
+        progress: called after each layer.
+
+    Raises:
+        MethodError: fewer images than folds, NaN or infinite activations, or too small a damping.
+    """
+    if resolve.strength is None:
+        require_folds(calibration.n_images, resolve.folds)
+    visit_streams(model, calibration, resolve, target=target, weights=weights, progress=progress)
+    behind = [op for op in model.structure.behind() if isinstance(op, WeightedOperation)]
+    for layer in behind:
+        quantizer = layer.weight_quantizer
+        if isinstance(quantizer, UniformQuantizer) and not quantizer.spec.is_float:
+            matrix = layer.weight.flatten(1)
+            clip_rows(quantizer, matrix, torch.ones_like(matrix[0]))
+    model.activate()
+    round_columnwise(model, calibration, damping=resolve.damping)

@@ -190,11 +190,8 @@ class _Walk:
         self._visit, self._target, self._weights = visit, target, weights
         self._exact_inputs, self._device = exact_inputs, model.device
         self._exact = self._quantized = calibration.whole()
-        structure = model.structure
-        blocks = [segment for segment in structure.segments if segment.kind == "block"]
-        self._last = {op.name for op in blocks[-1].operations} if blocks else set()
-        self._read_tokens = structure.read_tokens
-        _switch(structure.operations, False)
+        self._structure = model.structure
+        _switch(self._structure.operations, False)
 
     def through(self, part: Segment) -> Iterator[str]:
         """Take both streams through ``part``, its layers visited; yield the names of those."""
@@ -210,7 +207,7 @@ class _Walk:
             if isinstance(operation, WeightedOperation):
                 operation.weight_quantizer.active = False
                 self._visit(self._view(operation, part, exact.pop(operation.name, None), behind))
-                operation.weight_quantizer.active = True
+                operation.weight_quantizer.active = operation.frozen
                 yield operation.name
         self._quantized = send_through(part.run, self._quantized, self._device)
         self._exact = behind
@@ -223,7 +220,6 @@ class _Walk:
     ) -> LayerStreams:
         quantized = input_of(layer, part, self._quantized, self._device)
         check_finite(quantized, f"{layer.name}.input")
-        alone = layer.name in self._last and layer.role != "qkv"
         return LayerStreams(
             layer=layer,
             segment=part,
@@ -234,7 +230,7 @@ class _Walk:
             before=self._quantized,
             behind=behind,
             weights=self._weights,
-            read_tokens=self._read_tokens if alone else 0,
+            read_tokens=self._structure.read_of(layer),
             target=self._target,
         )
 

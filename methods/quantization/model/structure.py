@@ -136,6 +136,15 @@ class Structure:
     observe: Callable[[Tensor], tuple[Tensor, ...]] | None = None
     read_tokens: int = 0
 
+    def read_of(self, operation: QuantOperation) -> int:
+        """Return how many leading tokens alone are read of what ``operation`` gives; 0: all of them.
+
+        In the last block, behind its attention, no token speaks to another any more.
+        """
+        blocks = [segment for segment in self.segments if segment.kind == "block"]
+        behind = bool(blocks) and operation.role in ("proj", "fc1", "fc2")
+        return self.read_tokens if behind and operation in blocks[-1].operations else 0
+
     def behind(self) -> list[QuantOperation]:
         """Return the operations that are in no segment: neck and heads of a detector."""
         inside = {op.name for segment in self.segments for op in segment.operations}

@@ -1,0 +1,117 @@
+"""ROSE: rotate, set ranges, re-solve; closed-form PTQ of this project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vit_ptq_bench.methods import quantization as parts
+from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.parameters import bounded, counted
+from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, Protocol
+
+
+@dataclass(frozen=True)
+class RoseParameters:
+    """Settings of `Rose`; each switches one of its parts.
+
+    Attributes:
+        rotate_residual: rotate the residual streams.
+        shift_norms: centre LayerNorm outputs per channel and level their ranges.
+        rotate_heads: rotate queries with keys, and values with the projection, per head.
+        equalise_heads: mix value channels per head so that all carry equal power.
+        centre_keys: take the mean over the calibration images off each key channel.
+        attention: form of the attention map's quantizer.
+        gelu: form of the quantizer behind GELU.
+        start: weights are solved again (``resolve``), only rounded column by column (``columnwise``), or go
+            to the ``nearest`` code; the bias makes up for the mean error in all three.
+        target: what layers that write the residual stream aim at: the full-precision ``stream`` behind them,
+            or their own full-precision output.
+        token_weights: in layers that write the residual stream, tokens count by one over their squared norm.
+        ridge: of the least squares, as a share of the mean diagonal; None: chosen for each layer, with the
+            share of the solution that is taken, by cross-validation over images.
+        folds: of the images, for the cross-validation.
+    """
+
+    rotate_residual: bool = True
+    shift_norms: bool = True
+    rotate_heads: bool = True
+    equalise_heads: bool = True
+    centre_keys: bool = False
+    attention: Literal["log", "log-sqrt2", "uniform"] = "log"
+    gelu: Literal["shifted-log", "twin-gelu", "uniform"] = "shifted-log"
+    start: Literal["resolve", "columnwise", "nearest"] = "resolve"
+    target: Literal["stream", "layer"] = "stream"
+    token_weights: bool = True
+    ridge: float | None = bounded(2.0, at_least=0)
+    folds: int = counted(4, at_least=2)
+
+
+@register_method
+class Rose(Method):
+    """Transforms that cost nothing, grids by what they do to products, weights solved for what is left.
+
+    Source: this project (docs/rose.md says what each part gives and what failed). No training.
+
+    1. Function-preserving transforms: the residual stream rotated by an orthogonal matrix that fixes the
+       all-ones vector, so that LayerNorm stays as it is; LayerNorm outputs centred and levelled per channel;
+       queries and keys rotated per head, value channels mixed to equal power.
+    2. Grids from the full-precision model: attention maps on a logarithmic grid whose base and largest level
+       are chosen by the error of attention x value, GELU's output on a shifted logarithmic grid, all else
+       affine with both ends searched.
+    3. Layer by layer in order, with two streams: a ridge regression moves the weight towards what makes up
+       for the quantized input; layers that write the residual stream aim at the full-precision stream minus
+       what the quantized one already carries, tokens weighted by one over their squared norm. Then GPTQ, and
+       the bias takes the mean error.
+
+    Convention: the common table, static, no extra operation. A transform that a model has no structure for is
+    left out.
+    """
+
+    name = "rose"
+    paper = "this project: rotate, set ranges, re-solve"
+    fidelity = "official"
+    quick = {"folds": 2}
+    Parameters = RoseParameters
+
+    def bit_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:
+        """Return the common table with the grids of attention map and GELU."""
+        table = super().bit_table(bits, protocol)
+        table = table.change("attention", scheme=self.parameters.attention)
+        return table.change("fc2.input", scheme=self.parameters.gelu)
+
+    def calibrate(
+        self,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
+    ) -> None:
+        """Transform, set the grids, solve layer by layer."""
+        p = self.parameters
+        resolve = parts.Resolve(
+            None if p.ridge is None else parts.Strength(p.ridge),
+            folds=p.folds,
+            columnwise=p.start != "nearest",
+            solve=p.start == "resolve",
+        )
+        resolve.check(calibration.n_images)
+        few = calibration.first(parts.range_images(model, calibration))
+        parts.apply_transforms(model, parts.applicable(self._transforms(), model), few)
+        parts.calibrate_grids(model, few)
+        weights = parts.TokenWeights(inverse_power=p.token_weights)
+        parts.resolve_layers(
+            model, calibration, resolve, target=p.target, weights=weights, progress=progress
+        )
+
+    def _transforms(self) -> list[str]:
+        """In this order: the fold is better behind the rotation, the mixing of values undoes theirs."""
+        p = self.parameters
+        chosen = {
+            "rotate-residual": p.rotate_residual,
+            "shift-norms": p.shift_norms,
+            "rotate-heads": p.rotate_heads,
+            "equalise-heads": p.equalise_heads,
+            "centre-keys": p.centre_keys,
+        }
+        return [name for name, wanted in chosen.items() if wanted]
