@@ -170,8 +170,9 @@ def round_columnwise(
     order_by_diagonal: bool = True,
     progress: CalibrationProgress | None = None,
 ) -> None:
-    """Set the codes of every quantized weight that has none yet by `compensated_codes`, layer by layer in one pass.
+    """Set the codes of every quantized weight by `compensated_codes`, layer by layer in one pass.
 
+    Weights that have codes already keep them.
     Each layer's second moment is that of the inputs which the layers before it, already rounded, give.
 
     Args:

@@ -42,13 +42,10 @@ class _Sums:
     """
 
     def __init__(self, columns: int, outputs: int, device: torch.device) -> None:
-        options = {"dtype": torch.float64, "device": device}
-        self.weight = torch.zeros((), **options)
-        self.x = torch.zeros(columns, **options)
-        self.e = torch.zeros(outputs, **options)
-        self.second = torch.zeros(columns, columns, **options)
-        self.cross = torch.zeros(columns, outputs, **options)
-        self.power = torch.zeros((), **options)
+        zero = torch.zeros((), dtype=torch.float64, device=device)
+        self.weight, self.power = zero.clone(), zero.clone()
+        self.x, self.e = zero.repeat(columns), zero.repeat(outputs)
+        self.second, self.cross = zero.repeat(columns, columns), zero.repeat(columns, outputs)
 
     def add(self, x: Tensor, e: Tensor, weight: Tensor) -> None:
         weighted = x * weight[:, None]
@@ -87,7 +84,10 @@ def _centred(sums: list[_Sums], guess: tuple[Tensor, Tensor], rows: int) -> Resi
         outer = torch.outer(x, own.x)
         second.append(own.second - outer - outer.T + own.weight * torch.outer(x, x))
         cross.append(
-            own.cross - torch.outer(x, own.e) - torch.outer(own.x, e) + own.weight * torch.outer(x, e)
+            own.cross
+            - torch.outer(x, own.e)
+            - torch.outer(own.x, e)
+            + own.weight * torch.outer(x, e)
         )
         residual.append(own.power - 2 * own.e @ e + own.weight * (e @ e))
     scale = rows / total

@@ -46,8 +46,8 @@ class InputMoments:
             MethodError: the streams carry no exact inputs.
         """
         columns = streams.layer.weight[0].numel()
-        options = {"dtype": torch.float64, "device": streams.layer.weight.device}
-        second = torch.zeros(folds, columns, columns, **options)
+        zero = torch.zeros((), dtype=torch.float64, device=streams.layer.weight.device)
+        second = zero.repeat(folds, columns, columns)
         lack = torch.zeros_like(second)
         for batch in streams.batches():
             if batch.exact is None:

@@ -1,4 +1,4 @@
-"""Weights solved again for the inputs and targets that quantization leaves them: ridge, then codes, then bias."""
+"""Weights solved again for the inputs and targets that quantization leaves: ridge, then codes, then bias."""
 
 from __future__ import annotations
 
@@ -41,6 +41,12 @@ CLIPS = torch.linspace(0.4, 1.0, 20).tolist()
 FLOOR = 0.01
 """Added to a column's importance, whose mean is 1: a column that is zero in calibration may not stay so."""
 
+HEAD_RIDGE, HEAD_DAMPING = 0.3, 0.1
+"""Of the head, as shares of the mean diagonal: its rows are as few as the images."""
+
+CELL = 0.499
+"""Half the width of a code's cell, in steps, with room for rounding errors of float32."""
+
 
 @dataclass(frozen=True)
 class Strength:
@@ -68,7 +74,8 @@ def ridge_solution(second: Tensor, cross: Tensor, ridge: float) -> Tensor:
     """
     damped = second.clone()
     damped.diagonal().add_(max(ridge, 1e-6) * second.diagonal().mean() + 1e-30)
-    return torch.linalg.solve(damped, cross).T
+    solution: Tensor = torch.linalg.solve(damped, cross)
+    return solution.T
 
 
 def cross_validated(moments: ResidualMoments, ridges: Sequence[float] = RIDGES) -> Strength:
@@ -115,58 +122,83 @@ def clip_rows(quantizer: UniformQuantizer, weight: Tensor, importance: Tensor) -
 
 @dataclass(frozen=True)
 class Resolve:
-    """Solves a layer's weight again, rounds it, and sets its bias.
+    """Solves a layer's weight again, rounds it, and sets its bias to what makes up for the mean error.
+
+    Patch embedding and head are only rounded; the head, which sees one row an image, with a strong ridge.
 
     Attributes:
-        strength: fixed for all layers; None: `cross_validated` for each.
+        strength: the same for all layers; None: `cross_validated` for each.
         folds: of the images, for the cross-validation.
+        solve: whether the weight moves before it is rounded.
         columnwise: round by GPTQ; else to the nearest code.
         damping: GPTQ's, as a share of the mean diagonal.
-        solve: whether the weight moves at all; never in patch embedding and head.
+        keep_open: leave weights in floating point, each within the cell of its code, for a reconstruction to
+            go on from; else they are frozen.
     """
 
     strength: Strength | None = None
     folds: int = 4
+    solve: bool = True
     columnwise: bool = True
     damping: float = 0.01
-    solve: bool = True
+    keep_open: bool = False
+
+    @property
+    def validates(self) -> bool:
+        """Whether strengths are found by cross-validation."""
+        return self.solve and self.strength is None
+
+    def check(self, images: int) -> None:
+        """Refuse a number of images that cannot be cut into the folds; raises `MethodError`."""
+        if self.validates:
+            require_folds(images, self.folds)
 
     def __call__(self, streams: LayerStreams) -> None:
-        """Leave the layer frozen, with codes and bias."""
+        """Set weight and bias of one layer."""
         layer = streams.layer
-        solves = self.solve and layer.role not in ("patch_embed", "head")
-        validates = solves and self.strength is None
-        moments = residual_moments(streams, self.folds if validates else 1)
-        original = layer.weight.detach().flatten(1)
-        weight = original
-        if solves:
-            strength = self.strength or cross_validated(moments)
-            logger.info("%s: %s", layer.name, strength)
-            move = ridge_solution(moments.second.sum(0), moments.cross.sum(0), strength.ridge)
-            weight = original + strength.share * move.float()
-        second = moments.second.sum(dim=0)
-        if layer.role == "head":
-            second = second + 0.3 * second.diagonal().mean() * torch.eye(len(second)).to(second)
-        rounded = self._rounded(streams, weight, second)
-        bias = moments.mean_e + (original.double() - rounded.double()) @ moments.mean_x
-        layer.ensure_bias().copy_(bias)
+        moves = self.solve and layer.role not in ("patch_embed", "head")
+        moments = residual_moments(streams, self.folds if moves and self.validates else 1)
+        original = layer.weight.detach().flatten(1).clone()
+        weight = self._solved(layer, original, moments) if moves else original
+        rounded = self._rounded(layer, weight, moments.second.sum(dim=0))
+        lacking = (original.double() - rounded.double()) @ moments.mean_x
+        layer.ensure_bias().copy_(moments.mean_e + lacking)
 
-    def _rounded(self, streams: LayerStreams, weight: Tensor, second: Tensor) -> Tensor:
-        """Round ``weight`` [O, K], freeze the layer, and return what it now is."""
-        layer, quantizer = streams.layer, streams.layer.weight_quantizer
+    def _solved(self, layer: WeightedOperation, weight: Tensor, moments: ResidualMoments) -> Tensor:
+        strength = self.strength or cross_validated(moments)
+        logger.info("%s: %s", layer.name, strength)
+        second, cross = moments.second.sum(dim=0), moments.cross.sum(dim=0)
+        return weight + strength.share * ridge_solution(second, cross, strength.ridge).to(weight)
+
+    def _rounded(self, layer: WeightedOperation, weight: Tensor, second: Tensor) -> Tensor:
+        """Give the layer ``weight`` [O, K], rounded, and return what it now computes with."""
         layer.weight.copy_(weight.view_as(layer.weight))
+        quantizer = layer.weight_quantizer
         if quantizer.spec.is_float:
             return weight
         assert isinstance(quantizer, UniformQuantizer)
-        diagonal = second.diagonal()
+        diagonal, damping = second.diagonal(), self.damping
+        if layer.role == "head":
+            second = second + HEAD_RIDGE * diagonal.mean() * torch.eye(len(second)).to(second)
+            damping = HEAD_DAMPING
         clip_rows(quantizer, weight, (diagonal / diagonal.mean() + FLOOR).to(weight))
+        codes = quantizer.quantize(weight)
         if self.columnwise:
-            damping = 0.1 if layer.role == "head" else self.damping
             grid = RowGrid.of(quantizer, weight)
-            layer.set_codes(compensated_codes(weight, grid, second, damping, True))
-        else:
-            layer.set_codes(quantizer.quantize(layer.weight))
-        return layer.weight.flatten(1)
+            codes = compensated_codes(weight, grid, second, damping, True)
+        if not self.keep_open:
+            layer.set_codes(codes)
+            return layer.weight.flatten(1)
+        layer.weight.copy_(in_cells(quantizer, weight, codes).view_as(layer.weight))
+        quantizer.active = True
+        return quantizer.dequantize(codes)
+
+
+def in_cells(quantizer: UniformQuantizer, weight: Tensor, codes: Tensor) -> Tensor:
+    """Return the values nearest to ``weight`` [O, K] that `quantizer` rounds to ``codes``."""
+    scale, _ = quantizer.shaped(weight)
+    values = quantizer.dequantize(codes)
+    return weight.clamp(values - CELL * scale, values + CELL * scale)
 
 
 def resolve_layers(
@@ -190,8 +222,7 @@ def resolve_layers(
     Raises:
         MethodError: fewer images than folds, NaN or infinite activations, or too small a damping.
     """
-    if resolve.strength is None:
-        require_folds(calibration.n_images, resolve.folds)
+    resolve.check(calibration.n_images)
     visit_streams(model, calibration, resolve, target=target, weights=weights, progress=progress)
     behind = [op for op in model.structure.behind() if isinstance(op, WeightedOperation)]
     for layer in behind:

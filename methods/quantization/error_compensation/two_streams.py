@@ -154,7 +154,7 @@ def visit_streams(
         model: its activations are calibrated. Operations behind the segments (neck and heads of a detector)
             are not visited.
         calibration: the images.
-        visit: leaves the layer's weight frozen, or as it shall be.
+        visit: leaves the layer's weight frozen, or its quantizer active if it shall be quantized.
         target: what layers that write the residual stream aim at; all others at their own output.
         weights: which tokens count how much; None: `TokenWeights`' defaults.
         exact_inputs: whether ``visit`` looks at `Rows.exact`.
@@ -207,7 +207,7 @@ class _Walk:
             if isinstance(operation, WeightedOperation):
                 operation.weight_quantizer.active = False
                 self._visit(self._view(operation, part, exact.pop(operation.name, None), behind))
-                operation.weight_quantizer.active = operation.frozen
+                operation.weight_quantizer.active |= operation.frozen
                 yield operation.name
         self._quantized = send_through(part.run, self._quantized, self._device)
         self._exact = behind
