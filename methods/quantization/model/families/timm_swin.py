@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from vit_ptq_bench.methods.quantization.model.families.base import Family
 from vit_ptq_bench.methods.quantization.model.families.registry import register_family
-from vit_ptq_bench.methods.quantization.model.families.timm_block import replace_block
+from vit_ptq_bench.methods.quantization.model.families.streams import StreamNotes
+from vit_ptq_bench.methods.quantization.model.families.timm_block import note_block, replace_block
 from vit_ptq_bench.methods.quantization.model.families.window import (
     QuantWindowAttention,
     pad_to_windows,
 )
+from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
 from vit_ptq_bench.methods.quantization.model.structure import Padding
 
 MASKED = -100.0
@@ -58,6 +60,36 @@ class TimmSwin(Family):
         if isinstance(model.head.fc, nn.Linear):
             self.replace(model.head, "fc", "head.fc", "head")
         self.segment("head", "head", lambda x: model.forward_head(model.norm(x)))
+        for index in range(len(model.layers)):
+            self._note_stream(index)
+
+    def _note_stream(self, index: int) -> None:
+        """Everything that writes and reads the residual stream of a stage."""
+        model, stage = self.model, self.model.layers[index]
+        merging, following = stage.downsample, list(model.layers)[index + 1 :]
+        writer = merging.reduction if isinstance(merging, PatchMerging) else model.patch_embed.proj
+        stream = StreamNotes(index, writer.weight.shape[0])
+        stream.written_by(writer)
+        if writer is model.patch_embed.proj and not isinstance(model.patch_embed.norm, nn.Identity):
+            stream.fixed("patch_embed.norm writes it, channel by channel")
+        for position, block in enumerate(stage.blocks):
+            note_block(stream, block, f"layers.{index}.blocks.{position}")
+        if following:
+            name = f"layers.{index + 1}.downsample"
+            stream.merged_by(following[0].downsample, name, interleaved=False)
+        else:
+            self._note_head(stream)
+        stream.end(self.structure)
+
+    def _note_head(self, stream: StreamNotes) -> None:
+        head = self.model.head
+        if not isinstance(head.fc, WeightedOperation) or head.global_pool.pool_type not in (
+            "",
+            "avg",
+        ):
+            stream.fixed("no linear layer alone reads its last norm")
+            return
+        stream.read_by(self.model.norm, head.fc, name="norm")
 
     def _replace_downsample(self, stage: Any, name: str, index: int) -> None:
         if isinstance(stage.downsample, nn.Identity):
