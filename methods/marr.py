@@ -9,6 +9,8 @@ from vit_ptq_bench.methods.api.method import Method
 from vit_ptq_bench.methods.api.parameters import ReparameterizationParameters, bounded, counted
 from vit_ptq_bench.methods.api.registry import register_method
 
+ROTATIONS = ("rotate-residual", "rotate-heads")
+
 
 @dataclass(frozen=True)
 class MarrParameters(ReparameterizationParameters):
@@ -37,7 +39,7 @@ class Marr(Method):
     """
 
     name = "marr"
-    paper = "MARR: Module-Adaptive Residual Reconstruction for PTQ of Vision Transformers, arXiv 2605.17997, 2026"
+    paper = "MARR, arXiv 2605.17997, 2026"
     fidelity = "reimplementation"
     calibration_images = 128
     detection_images = 32
@@ -54,7 +56,8 @@ class Marr(Method):
         """Rotate, calibrate as RepQ-ViT, then round layer by layer with two streams."""
         p = self.parameters
         if p.rotate:
-            parts.apply_transforms(model, parts.possible(ROTATIONS, model), calibration)
+            names = [name for name in ROTATIONS if parts.transform_problem(name, model) is None]
+            parts.apply_transforms(model, names, calibration)
         parts.calibrate_reparameterized(model, calibration, zero_point=p.zero_point, scale=p.scale)
         parts.calibrate_weights(model, parts.shrink_rule())
         visit = parts.ResidualAware(strength=None, folds=p.folds, damping=p.damping)

@@ -21,7 +21,6 @@ class RoseParameters:
         shift_norms: centre LayerNorm outputs per channel and level their ranges.
         rotate_heads: rotate queries with keys, and values with the projection, per head.
         equalise_heads: mix value channels per head so that all carry equal power.
-        centre_keys: take the mean over the calibration images off each key channel.
         attention: form of the attention map's quantizer.
         gelu: form of the quantizer behind GELU.
         start: weights are solved again (``resolve``), only rounded column by column (``columnwise``), or go
@@ -38,7 +37,6 @@ class RoseParameters:
     shift_norms: bool = True
     rotate_heads: bool = True
     equalise_heads: bool = True
-    centre_keys: bool = False
     attention: Literal["log", "log-sqrt2", "uniform"] = "log"
     gelu: Literal["shifted-log", "twin-gelu", "uniform"] = "shifted-log"
     start: Literal["resolve", "columnwise", "nearest"] = "resolve"
@@ -88,30 +86,24 @@ class Rose(Method):
         progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """Transform, set the grids, solve layer by layer."""
-        p = self.parameters
-        resolve = parts.Resolve(
-            None if p.ridge is None else parts.Strength(p.ridge),
-            folds=p.folds,
-            columnwise=p.start != "nearest",
-            solve=p.start == "resolve",
-        )
-        resolve.check(calibration.n_images)
-        few = calibration.first(parts.range_images(model, calibration))
-        parts.apply_transforms(model, parts.applicable(self._transforms(), model), few)
-        parts.calibrate_grids(model, few)
-        weights = parts.TokenWeights(inverse_power=p.token_weights)
-        parts.resolve_layers(
-            model, calibration, resolve, target=p.target, weights=weights, progress=progress
-        )
+        parts.calibrate_closed_form(model, calibration, self._settings(), progress)
 
-    def _transforms(self) -> list[str]:
-        """In this order: the fold is better behind the rotation, the mixing of values undoes theirs."""
+    def _settings(self) -> parts.ClosedForm:
         p = self.parameters
-        chosen = {
+        switches = {
             "rotate-residual": p.rotate_residual,
             "shift-norms": p.shift_norms,
             "rotate-heads": p.rotate_heads,
             "equalise-heads": p.equalise_heads,
-            "centre-keys": p.centre_keys,
         }
-        return [name for name, wanted in chosen.items() if wanted]
+        return parts.ClosedForm(
+            transforms=[name for name, wanted in switches.items() if wanted],
+            resolve=parts.Resolve(
+                None if p.ridge is None else parts.Strength(p.ridge),
+                folds=p.folds,
+                columnwise=p.start != "nearest",
+                solve=p.start == "resolve",
+            ),
+            target=p.target,
+            weights=parts.TokenWeights(inverse_power=p.token_weights),
+        )

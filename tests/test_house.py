@@ -54,6 +54,7 @@ FLOORS = {
         ("model",),
         ("calibration", "storage"),
         ("reparameterization", "transforms", "search", "error_compensation"),
+        ("closed_form",),
         ("reconstruction",),
     ),
     # Storage reads weights and keeps what was computed, for images of any kind; detection takes its image

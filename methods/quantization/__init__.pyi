@@ -29,6 +29,11 @@ from .calibration.recording import record_operations as record_operations
 from .calibration.segment_recording import SegmentRecording as SegmentRecording
 from .calibration.segment_recording import record_segments as record_segments
 
+# A whole calibration in closed form.
+from .closed_form import ClosedForm as ClosedForm
+from .closed_form import calibrate_closed_form as calibrate_closed_form
+from .closed_form import start_closed_form as start_closed_form
+
 # Weights that make up for errors in closed form.
 from .error_compensation.columnwise import round_columnwise as round_columnwise
 from .error_compensation.layer_repair import RidgeRepair as RidgeRepair
@@ -37,6 +42,7 @@ from .error_compensation.residual_aware import ResidualAware as ResidualAware
 from .error_compensation.residual_aware import require_folds as require_folds
 from .error_compensation.residual_aware import round_with_residuals as round_with_residuals
 from .error_compensation.resolve import Resolve as Resolve
+from .error_compensation.resolve import Strength as Strength
 from .error_compensation.resolve import resolve_layers as resolve_layers
 from .error_compensation.two_streams import LayerStreams as LayerStreams
 from .error_compensation.two_streams import TokenWeights as TokenWeights

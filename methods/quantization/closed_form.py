@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.calibration.memory import range_images
+from vit_ptq_bench.methods.quantization.calibration.passes import check_finite
 from vit_ptq_bench.methods.quantization.error_compensation.resolve import Resolve, resolve_layers
 from vit_ptq_bench.methods.quantization.error_compensation.two_streams import Target, TokenWeights
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
@@ -32,9 +33,9 @@ class ClosedForm:
     """
 
     transforms: Sequence[str] = TRANSFORMS
-    resolve: Resolve = Resolve()
+    resolve: Resolve = field(default_factory=Resolve)
     target: Target = "stream"
-    weights: TokenWeights = TokenWeights()
+    weights: TokenWeights = field(default_factory=TokenWeights)
 
 
 def calibrate_closed_form(
@@ -55,7 +56,7 @@ def calibrate_closed_form(
         progress: called after each layer.
 
     Raises:
-        MethodError: fewer images than folds, or NaN or infinite activations.
+        MethodError: fewer images than folds, or NaN or infinite weights or activations.
     """
     settings.resolve.check(calibration.n_images)
     _prepare(model, calibration, settings)
@@ -81,6 +82,8 @@ def start_closed_form(
 
 
 def _prepare(model: QuantizedModel, calibration: Calibration, settings: ClosedForm) -> None:
+    for layer in model.weighted_operations():
+        check_finite(layer.weight, f"{layer.name}.weight")
     few = calibration.first(range_images(model, calibration))
     names = [name for name in settings.transforms if transform_problem(name, model) is None]
     apply_transforms(model, names, few)
