@@ -32,8 +32,9 @@ class ApqVitParameters:
         rounds: alternations.
         draws: label draws averaged in the Fisher gradient.
         batch_size: images per backward pass.
-        alpha, beta: smallest and largest factor on the min-max range of linear layers' operands.
-        steps: candidates per operand.
+        alpha, beta: smallest factor on the min-max range, and where the factors end.
+        map_alpha: smallest factor on the range of the attention map.
+        steps: candidates per operand, each the same multiple of the one before.
         search: ``coarse-to-fine`` (a small part of the work) or ``exhaustive``.
     """
 
@@ -43,9 +44,10 @@ class ApqVitParameters:
     rounds: int = counted(3)
     draws: int = counted(4)
     batch_size: int = counted(8)
-    alpha: float = bounded(0.3, more_than=0)
-    beta: float = bounded(1.1, more_than=0)
-    steps: int = counted(100)
+    alpha: float = bounded(0.2, more_than=0)
+    map_alpha: float = bounded(1 / 128, more_than=0)
+    beta: float = bounded(1.05, more_than=0)
+    steps: int = counted(32)
     search: Literal["coarse-to-fine", "exhaustive"] = "coarse-to-fine"
 
 
@@ -62,17 +64,20 @@ class ApqVit(Method):
     output channel for the patch embedding, whose input stays in floating point; query, key, attention and
     value per head; fc2 input twin uniform; static; head at the same bits; 32 images.
     Deviations: Fisher gradients (the port takes the output itself for its gradient); every operation is
-    calibrated (the port leaves many out); blocks are calibrated on full-precision inputs; a candidate is one
-    factor for all groups of a quantizer, for a block's score is one number; factors of linear layers begin
-    at 0.3, for the port's 0.7 (it defaults to 8 bits) cannot clip enough at 3 and 4 bits; the grid is
-    searched coarse to fine on the images that hold 99 % of the squared gradient, a quarter at least, unless
-    ``search = "exhaustive"``.
+    calibrated (the port leaves many out); blocks are calibrated on full-precision inputs. The port's factors,
+    0.7 to 1.1 of the range and 0.9 to 1.2 in attention products, are for 8 bits; ours are logarithmic and
+    begin at 0.2, for the map at 1/128: of a map whose largest entry is 1 most entries are below 1/16, and
+    four bits at c = 1 would leave nothing of them. As in the port each head (and each of the query's, key's
+    and value's weights) has a factor of its own, although a block's score is one number: groups start at
+    the least error of their operation's own output and are then searched by the block's in turn; more than
+    16 (weights per channel) are moved together. The grid is searched coarse to fine on the images that
+    hold 99 % of the squared gradient, a quarter at least, unless ``search = "exhaustive"``.
     """
 
     name = "apq-vit"
     paper = "Ding et al., APQ-ViT: Towards Accurate PTQ for Vision Transformer, ACM MM 2022"
     fidelity = "reimplementation"
-    version = 2
+    version = 3
     schemes = {"fc2.input": "twin-gelu"}
     quick = {"rounds": 1, "draws": 1, "steps": 25}
     batch = "batch_size"
@@ -133,13 +138,13 @@ class ApqVit(Method):
         )
         for done, (operation, recording) in enumerate(recordings, start=1):
             parts.search_operation(
-                operation, recording, metric, self._grid(operation), p.rounds, p.search
+                operation, recording, metric, self._grid(operation, 0), p.rounds, p.search
             )
             if progress is not None:
                 progress(done, len(operations), operation.name)
 
-    def _grid(self, operation: parts.QuantOperation) -> parts.Grid:
-        """The port's ranges of factors."""
-        narrow = isinstance(operation, parts.QuantMatMul | parts.QuantConv2d)
-        low, high = (0.9, 1.2) if narrow else (self.parameters.alpha, self.parameters.beta)
-        return parts.Grid(low, high, self.parameters.steps)
+    def _grid(self, operation: parts.QuantOperation, operand: int) -> parts.Grid:
+        """Logarithmic factors, from far below the largest value for the attention map."""
+        p = self.parameters
+        is_map = operation.role == "context" and operand == 0
+        return parts.Grid(p.map_alpha if is_map else p.alpha, p.beta, p.steps, logarithmic=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
@@ -41,8 +42,15 @@ class Erq(Method):
     quantized half by half with refined roundings, the other half making up for the error. Layers are
     repaired in parallel, all from full-precision inputs. Weights: best of ten percentiles per row; qkv and
     fc1 with two scales per row. Convention (authors): the common table, attention in log-sqrt2, image in
-    floating point; 32 images. Deviations: the ridge grows with the number of tokens; the head has the ridge
-    of all layers; layers without bias get none; Cholesky solves in float64.
+    floating point; 32 images.
+    Deviations: activations are calibrated behind quantized weights, as in RepQ-ViT; the released code does it
+    behind full-precision ones. A rounding is changed wherever that does not raise the row's error; there only
+    if a step against the gradient also ends nearer to the other neighbour, else the row is done. Zero points
+    and log quantizer are RepQ-ViT's integer ones. ``erq-released`` undoes these three. Besides: mergings are
+    reparameterized too (there norm1 and norm2 alone); the refinement's covariance is divided by n, not n - 1;
+    the ridge grows with the number of tokens, and the head has that of all layers (there 0.1 over all tokens
+    in the first step); layers without bias get none (the released code stops there); Cholesky solves in
+    float64.
     """
 
     name = "erq"
@@ -52,6 +60,7 @@ class Erq(Method):
     fidelity = "official"
     schemes = {"attention": "log-sqrt2"}
     Parameters = ErqParameters
+    released: ClassVar[bool] = False
 
     def bit_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:
         """Return the table, with dual uniform weights where they are asked for."""
@@ -70,6 +79,37 @@ class Erq(Method):
     ) -> None:
         """RepQ-ViT's calibration, then one full-precision pass in which each layer is repaired."""
         p = self.parameters
-        parts.calibrate_reparameterized(model, calibration, zero_point=p.zero_point, scale=p.scale)
-        repair = parts.RidgeRepair(p.ridge, p.flips, p.activation_step, p.weight_step)
+        parts.calibrate_reparameterized(
+            model,
+            calibration,
+            zero_point=p.zero_point,
+            scale=p.scale,
+            quantized_weights=not self.released,
+        )
+        repair = parts.RidgeRepair(
+            p.ridge, p.flips, p.activation_step, p.weight_step, steep=self.released
+        )
         parts.repair_layers(model, calibration, repair, progress)
+
+
+@dataclass(frozen=True)
+class ReleasedParameters(ErqParameters):
+    """Settings of `ErqReleased`."""
+
+    zero_point: Literal["integer", "fractional"] = "fractional"
+
+
+@register_method
+class ErqReleased(Erq):
+    """ERQ as the released code calibrates activations and refines roundings.
+
+    Activations calibrated behind full-precision weights, roundings changed only where the gradient is steep,
+    RepQ-ViT's released zero points and log-sqrt2 quantizer (2^b + 1 values): not a b-bit quantizer in the
+    strict sense, here to compare with published figures.
+    """
+
+    name = "erq-released"
+    schemes = {"attention": "log-sqrt2-plus-zero"}
+    Parameters = ReleasedParameters
+    released = True
+    note = "fractional zero points and 2^b + 1 attention levels, as in the released code"

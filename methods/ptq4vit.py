@@ -9,16 +9,8 @@ from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
 from vit_ptq_bench.methods.api.parameters import bounded, counted
 from vit_ptq_bench.methods.api.registry import register_method
-from vit_ptq_bench.methods.quantization.bits import (
-    FLOAT,
-    INPUT_SITES,
-    LINEAR_WEIGHTS,
-    OPERAND_ROLES,
-    WEIGHT_SITES,
-    BitTable,
-    BitWidth,
-    equal_table,
-)
+from vit_ptq_bench.methods.api.tables import TWIN_SCHEMES, twin_uniform_table
+from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth
 
 
 @dataclass(frozen=True)
@@ -65,17 +57,13 @@ class Ptq4Vit(Method):
     paper = "Yuan et al., PTQ4ViT: PTQ for Vision Transformers with Twin Uniform Quantization, ECCV 2022"
     fidelity = "official"
     version = 2
-    schemes = {"attention": "twin-softmax", "fc2.input": "twin-gelu"}
+    schemes = TWIN_SCHEMES
     batch = "batch_size"
     Parameters = Ptq4VitParameters
 
     def authors_table(self, bits: BitWidth) -> BitTable:
         """Return the table of the published runs."""
-        table = equal_table(bits).change(WEIGHT_SITES + INPUT_SITES + OPERAND_ROLES, symmetric=True)
-        table = table.change(LINEAR_WEIGHTS, granularity="tensor")
-        table = table.change("qkv.weight", granularity="projection")
-        table = table.change(("query", "key", "value"), granularity="head")
-        return table.change("patch_embed.input", bits=FLOAT, symmetric=False)
+        return twin_uniform_table(bits)
 
     def calibrate(
         self,
@@ -87,14 +75,17 @@ class Ptq4Vit(Method):
         p = self.parameters
         loss = parts.fisher_loss if p.gradient == "fisher" else parts.self_divergence_loss
         draws = p.draws if p.gradient == "fisher" else 1
-        recordings = parts.record_operations(model, calibration, loss, draws, p.batch_size)
-        grid = parts.Grid(p.alpha, p.beta, p.steps)
-        for done, (operation, recording) in enumerate(recordings, start=1):
-            parts.search_operation(
-                operation, recording, parts.FisherMetric(), grid, p.rounds, p.search
-            )
-            if progress is not None:
-                progress(done, len(model.operations))
+        parts.search_model(
+            model,
+            calibration,
+            loss=loss,
+            draws=draws,
+            batch_size=p.batch_size,
+            grid=parts.Grid(p.alpha, p.beta, p.steps),
+            rounds=p.rounds,
+            mode=p.search,
+            progress=progress,
+        )
 
 
 @dataclass(frozen=True)

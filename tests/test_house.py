@@ -47,7 +47,8 @@ FLOORS = {
     # A paper is a recipe over parts: it uses the contract and the parts, and nobody uses it.
     f"{PACKAGE}.methods": (("errors",), ("quantization",), ("api",), (REST,)),
     # Bits describe quantizers, quantizers are built into a model, a model is calibrated; the ways to
-    # better scales and weights need calibration and not each other; reconstruction starts where they end.
+    # better scales and weights need calibration and not each other; reconstruction starts where they end, and
+    # corrections of blocks go through a model as it does.
     f"{PACKAGE}.methods.quantization": (
         ("bits",),
         ("quantizers",),
@@ -56,6 +57,7 @@ FLOORS = {
         ("reparameterization", "transforms", "search", "error_compensation"),
         ("closed_form",),
         ("reconstruction",),
+        ("correction",),
     ),
     # Storage reads weights and keeps what was computed, for images of any kind; detection takes its image
     # cache from classification. Tasks (one module each) are put together from the parts of their kind;

@@ -34,6 +34,10 @@ from .closed_form import ClosedForm as ClosedForm
 from .closed_form import calibrate_closed_form as calibrate_closed_form
 from .closed_form import start_closed_form as start_closed_form
 
+# Corrections of blocks by regression of their error.
+from .correction.blocks import correct_blocks as correct_blocks
+from .correction.blocks import fold_corrections as fold_corrections
+
 # Weights that make up for errors in closed form.
 from .error_compensation.columnwise import round_columnwise as round_columnwise
 from .error_compensation.layer_repair import RidgeRepair as RidgeRepair
@@ -97,6 +101,7 @@ from .reconstruction.trainables import Trainable as Trainable
 from .reconstruction.trainables import Weights as Weights
 
 # A calibration whose scales move from LayerNorm outputs into weights.
+from .reparameterization import PERCENTILES as PERCENTILES
 from .reparameterization import calibrate_reparameterized as calibrate_reparameterized
 
 # Search of scales by the error of outputs.
@@ -107,6 +112,7 @@ from .search.attention_maps import search_maps as search_maps
 from .search.blockwise import BlockwiseSearch as BlockwiseSearch
 from .search.candidates import Grid as Grid
 from .search.candidates import SearchMode as SearchMode
+from .search.operation import search_model as search_model
 from .search.operation import search_operation as search_operation
 from .search.scores import CosineMetric as CosineMetric
 from .search.scores import EliminatedFisherMetric as EliminatedFisherMetric

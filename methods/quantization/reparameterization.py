@@ -26,6 +26,7 @@ def calibrate_reparameterized(
     *,
     zero_point: Literal["integer", "fractional"] = "integer",
     scale: Literal["mean", "median"] = "mean",
+    quantized_weights: bool = True,
     progress: CalibrationProgress | None = None,
 ) -> None:
     """Calibrate everything, LayerNorm outputs per channel at first, then fold their scales away.
@@ -41,6 +42,8 @@ def calibrate_reparameterized(
         calibration: the images, shown as one batch.
         zero_point: round the averaged zero point (codes are integers) or keep the ``fractional`` mean.
         scale: the tensor's scale is the mean or the median of the channels'.
+        quantized_weights: activations are calibrated behind quantized weights (RepQ-ViT), or behind those
+            in floating point (ERQ's released code).
         progress: called after each activation site.
 
     Raises:
@@ -51,7 +54,7 @@ def calibrate_reparameterized(
     for link in links:
         _use_channels(link)
     calibrate_weights(model, rule)
-    model.activate(weights=True, activations=False)
+    model.activate(weights=quantized_weights, activations=False)
     calibrate_activations(model, calibration, rule, sequential=True, progress=progress)
     for link in links:
         _reparameterize(link, zero_point, scale)

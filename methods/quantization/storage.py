@@ -2,8 +2,9 @@
 
 The file holds, by parameter name: the codes of each quantized weight, packed to its bit width
 (``<layer>.weight.codes``), the buffers of every quantizer (scales, zero points, what else a form has), and
-everything that stayed in floating point. The header holds the bit table, facts about the model, and a hash
-over all of it. Loading runs no code from the file, and takes no value that no quantizer or layer can have.
+everything that stayed in floating point, the corrections of blocks (``<block>.correction.weight``) among
+it. The header holds the bit table, facts about the model, and a hash over all of it. Loading runs no code
+from the file, and takes no value that no quantizer or layer can have.
 """
 
 import hashlib
@@ -24,6 +25,8 @@ from torch import Tensor, nn
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import BitTable
 from vit_ptq_bench.methods.quantization.model.attention import QuantSelfAttention
+from vit_ptq_bench.methods.quantization.model.correction import NAME as CORRECTION
+from vit_ptq_bench.methods.quantization.model.correction import attach_correction
 from vit_ptq_bench.methods.quantization.model.families import wrap_model
 from vit_ptq_bench.methods.quantization.model.layers import (
     QuantLayerNorm,
@@ -136,6 +139,9 @@ class SavedModel:
         try:
             quantized = wrap_model(model, self.table)
             _make_biases(quantized, tensors)
+            for segment in quantized.structure.segments:
+                if f"{segment.name}.{CORRECTION}.weight" in tensors:
+                    attach_correction(quantized, segment)
             loaded = _load_quantizers(quantized, tensors)
             _check_groups(quantized)
             _load_codes(quantized, tensors)

@@ -1,6 +1,7 @@
 """APQ-ViT: bottom elimination, replay, and the search on a block's output."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,15 +101,57 @@ def test_the_weighted_error_of_a_block_is_not_above_that_of_min_max(percent, vit
 
     def minmax(model, segment, recording):
         calibrate_weights(model, minmax_rule)
-        search = BlockwiseSearch(lambda op: Grid(1.0, 2.0, 1), percent, 1, True, "exhaustive")
+        search = BlockwiseSearch(
+            lambda op, operand: Grid(1.0, 2.0, 1), percent, 1, True, "exhaustive"
+        )
         search.run(segment, recording)
 
     def searched(model, segment, recording):
         # The grid holds the factor 1, so that the first choice is never worse.
-        search = BlockwiseSearch(lambda op: Grid(0.7, 1.1, 40), percent, 3, True, "exhaustive")
+        search = BlockwiseSearch(
+            lambda op, operand: Grid(0.7, 1.1, 40), percent, 3, True, "exhaustive"
+        )
         search.run(segment, recording)
 
     assert error(searched) < 0.9 * error(minmax)
+
+
+@torch.no_grad()
+def test_each_head_has_the_factor_that_is_best_for_the_block(vit, calibration):
+    """Against every pair of factors of two heads, the values alone being quantized."""
+    vit.blocks[0].attn.qkv.weight[64] *= 6  # one channel of the first head's values
+    table = equal_table(BitWidth(32, 32)).change("value", bits=3, granularity="head")
+    model = wrap_model(vit, table)
+    recording = record_segments(model, calibration, fisher_loss, 2, 4)[1]
+    segment = model.structure.segments[1]
+    product = next(op for op in segment.operations if op.role == "context")
+    grid = Grid(0.2, 1.1, 12, logarithmic=True)
+    quantizer, seen = product.second_quantizer, []
+    handle = product.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    segment.run(recording.inputs)
+    handle.remove()
+    low, high = seen[0].amin((0, 2, 3)), seen[0].amax((0, 2, 3))
+
+    def error(first, second):
+        factors = grid.factors()[[first, second]]
+        quantizer.set_range(low * factors, high * factors)
+        left = (segment.run(recording.inputs) - recording.output).square()
+        return float((left * recording.squared_gradient).sum())
+
+    quantizer.active = True
+    errors = np.array([[error(i, j) for j in range(12)] for i in range(12)])
+    quantizer.active = False
+    alone = replace(segment, operations=(product,), halves=())
+    BlockwiseSearch(lambda op, operand: grid, 0.0, 3, True, "exhaustive").run(alone, recording)
+    steps = grid.factors()[:, None] * (high - low) / 7
+    found = tuple((steps - quantizer.scale).abs().argmin(0).tolist())
+    assert errors[found] == pytest.approx(errors.min(), rel=0.02)
+    assert errors[found] < errors.diagonal().min() or found[0] == found[1]
+
+
+def test_a_logarithmic_grid_has_equal_ratios():
+    factors = Grid(1 / 128, 1.0, 14, logarithmic=True).factors()
+    torch.testing.assert_close(factors, 2.0 ** (-7 + torch.arange(14) / 2))
 
 
 @torch.no_grad()
@@ -116,7 +159,7 @@ def test_a_scale_far_too_small_loses(vit, calibration):
     model = wrap_model(vit, equal_table(BitWidth(8, 8)))
     recording = record_segments(model, calibration, fisher_loss, 1, 8)[1]
     segment = model.structure.segments[1]
-    search = BlockwiseSearch(lambda op: Grid(0.01, 1.99, 2), 10.0, 1, True, "exhaustive")
+    search = BlockwiseSearch(lambda op, operand: Grid(0.01, 1.99, 2), 10.0, 1, True, "exhaustive")
     search.run(segment, recording)  # factors 0.01 and 1.0
     for operation in segment.operations:
         if operation.role in ("qkv", "proj", "fc1", "fc2"):
@@ -158,7 +201,9 @@ def test_what_is_not_searched_again_would_not_change(vit, calibration):
         model = wrap_model(vit, equal_table(BitWidth(4, 4)))
         recording = recording or record_segments(model, calibration, fisher_loss, 2, 4)[1]
         segment = model.structure.segments[1]
-        search = BlockwiseSearch(lambda op: Grid(0.4, 1.1, 12), 10.0, 3, True, "coarse-to-fine")
+        search = BlockwiseSearch(
+            lambda op, operand: Grid(0.4, 1.1, 12), 10.0, 3, True, "coarse-to-fine"
+        )
         if forgetful:
             vars(search)["_operation"] = _forgetting(search._operation)
         search.run(segment, recording)

@@ -136,6 +136,44 @@ def test_refinement_is_close_to_the_best_of_all_roundings():
     assert found.sum() - best.sum() < 0.6 * (nearest.sum() - best.sum())
 
 
+def test_steep_refinement_is_the_released_rule():
+    """One flip after the other by hand: a step against the gradient, then the nearer of both neighbours."""
+    x = _layer()[1].double() / 8
+    moment = x.T @ x / len(x)
+    weight = _random(30, 12).double()
+    grid = _grid(weight)
+    found = grid.values(refine(weight, grid, moment, 100, steep=True)) - weight
+    down = grid.values((torch.floor(weight / grid.scale) + grid.zero_point).clamp(0, 7)) - weight
+    up = grid.values((torch.ceil(weight / grid.scale) + grid.zero_point).clamp(0, 7)) - weight
+    for row in range(len(weight)):
+        error = (grid.values(grid.codes(weight)) - weight)[row]
+        for _ in range(100):
+            gradient = 2 * moment @ error
+            size = torch.where(error * gradient > 0, gradient.abs(), 0.0)
+            column = int(size.argmax())
+            wanted = error[column] - gradient[column]
+            pair = torch.stack([up[row, column], down[row, column]])
+            changed = error.clone()
+            changed[column] = pair[(pair - wanted).abs().argmin()]
+            if changed @ moment @ changed > error @ moment @ error or torch.equal(changed, error):
+                break
+            error = changed
+        torch.testing.assert_close(found[row], error, rtol=0, atol=1e-9)
+    assert not torch.equal(
+        refine(weight, grid, moment, 100), refine(weight, grid, moment, 100, True)
+    )
+
+
+@torch.no_grad()
+def test_the_released_form_calibrates_activations_behind_full_precision_weights(vit, calibration):
+    scales = {}
+    for bits in (2, 8):
+        released = METHODS.get("erq-released").create({})
+        model = released.quantize(vit, released.bit_table(BitWidth(bits, 8)), calibration)
+        scales[bits] = [site.quantizer.scale for site in model.sites() if not site.is_weight]
+    assert all(torch.equal(a, b) for a, b in zip(*scales.values(), strict=True))
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_second_step_lowers_the_output_error_and_its_codes_are_on_the_grid(bias):
     x, quantized, weight = _layer(bias)

@@ -42,12 +42,14 @@ class RidgeRepair:
         activation_step: let weight and bias absorb the error of the quantized input (Aqer).
         weight_step: quantize the weight half by half, the other half making up for the error (Wqer); off,
             weights go to the nearest code.
+        steep: the refinement changes a rounding only where its gradient is steep (`ridge.refine`).
     """
 
     ridge: float
     flips: int
     activation_step: bool = True
     weight_step: bool = True
+    steep: bool = False
 
     def __call__(self, layer: WeightedOperation, x: Tensor) -> None:
         """Repair ``layer``, whose activation quantizers are calibrated, for its full-precision input ``x``.
@@ -83,6 +85,7 @@ class RidgeRepair:
             moments,
             ridge * (CONVOLUTION_RIDGE if convolution else 1.0),
             0 if convolution else self.flips,
+            self.steep,
         )
         layer.set_codes(codes)
         if bias is not None and layer.bias is not None:

@@ -78,7 +78,13 @@ def _solve(right: Tensor, matrix: Tensor, damping: float) -> Tensor:
 
 
 def reduce_weight_error(
-    weight: Tensor, columns: int, grid: RowGrid, moments: Moments, damping: float, flips: int
+    weight: Tensor,
+    columns: int,
+    grid: RowGrid,
+    moments: Moments,
+    damping: float,
+    flips: int,
+    steep: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Quantize half of the open columns at a time and make up for the error with the rest.
 
@@ -92,6 +98,7 @@ def reduce_weight_error(
         moments: of the quantized input; with a bias K' = K + 1.
         damping: lambda.
         flips: most roundings changed per row and half; 0: no refinement.
+        steep: as in `refine`.
 
     Returns:
         Codes (int32, [R, K]) and the bias ([R]) or None.
@@ -105,7 +112,7 @@ def reduce_weight_error(
         here, rest = slice(start, end), slice(end, None)
         part = grid.at(here)
         target = open_weight[:, here]
-        chosen = refine(target, part, moments.second[here, here] / moments.tokens, flips)
+        chosen = refine(target, part, moments.second[here, here] / moments.tokens, flips, steep)
         codes[:, here] = chosen
         error = part.values(chosen) - target
         if end < weight.shape[1]:
@@ -115,7 +122,9 @@ def reduce_weight_error(
     return codes.to(torch.int32), open_weight[:, -1] if has_bias else None
 
 
-def refine(weight: Tensor, grid: RowGrid, moment: Tensor, flips: int) -> Tensor:
+def refine(
+    weight: Tensor, grid: RowGrid, moment: Tensor, flips: int, steep: bool = False
+) -> Tensor:
     """Return codes [R, k] near ``weight`` whose error e has a small ``e M e^T`` in each row.
 
     From the nearest codes on: of the columns whose error has the sign of its gradient ``2 e M``, the one
@@ -127,6 +136,8 @@ def refine(weight: Tensor, grid: RowGrid, moment: Tensor, flips: int) -> Tensor:
         grid: its rows' scales.
         moment: M, second moment of the columns' inputs, [k, k].
         flips: most changes per row.
+        steep: a rounding changes only where its gradient is larger than half the distance of both
+            neighbours, so that a step against it ends nearer to the other one; else its row is done.
     """
     codes = grid.codes(weight)
     error = grid.values(codes) - weight
@@ -143,6 +154,8 @@ def refine(weight: Tensor, grid: RowGrid, moment: Tensor, flips: int) -> Tensor:
         moved = (other - codes[rows, column]) * grid.step(rows, column)
         change = 2 * moved * half_gradient[rows, column] + moved.square() * curvature[column]
         active &= (value > 0) & (moved != 0) & (change <= 0)
+        if steep:
+            active &= 2 * value > moved.abs() / 2
         if not bool(active.any()):
             break
         moved = torch.where(active, moved, 0.0)

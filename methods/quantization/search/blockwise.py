@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_ptq_bench.methods.quantization.calibration.passes import require_reached
+from vit_ptq_bench.methods.quantization.calibration.recording import Recording
 from vit_ptq_bench.methods.quantization.calibration.segment_recording import SegmentRecording
 from vit_ptq_bench.methods.quantization.model.layers import QuantMatMul, QuantOperation
 from vit_ptq_bench.methods.quantization.model.structure import Segment
@@ -22,7 +23,20 @@ from vit_ptq_bench.methods.quantization.search.candidates import (
     SearchMode,
     best_index,
 )
-from vit_ptq_bench.methods.quantization.search.scores import bottom_eliminated, heaviest
+from vit_ptq_bench.methods.quantization.search.scores import (
+    DirectScore,
+    Operand,
+    SquaredErrorMetric,
+    bottom_eliminated,
+    by_row,
+    heaviest,
+)
+
+FEW_GROUPS = 16
+"""Groups up to which each is searched for itself: the time that takes grows with their number."""
+
+FARTHEST = 4
+"""Candidates by which many groups are moved together at most."""
 
 
 @contextmanager
@@ -46,18 +60,20 @@ def replayed(outputs: dict[QuantOperation, Tensor]) -> Iterator[None]:
 class BlockwiseSearch:
     """Search of the scales of all operations of a segment by the error of its output.
 
-    A candidate is one factor on the ranges of all groups (rows, heads) of a quantizer, for the score is one
-    number. The part of the segment before an operation is replayed while its scales are searched.
+    The part of the segment before an operation is replayed while its scales are searched. The score is one
+    number for the segment, so the groups (rows, heads) of a quantizer cannot be searched at once: all start
+    at the factors of least error of the operation's own output, then each is searched in turn by the
+    segment's error; more than `FEW_GROUPS` are moved together.
 
     Attributes:
-        grid: gives the grid of an operation's operands.
+        grid: gives the grid of an operation's operands, 0 the first one.
         percent: of errors eliminated per image and candidate.
         rounds: alternations over all operations; what nothing has changed around is not searched again.
         reverse: take operations from the last to the first.
         mode: ``coarse-to-fine`` or ``exhaustive``.
     """
 
-    grid: Callable[[QuantOperation], Grid]
+    grid: Callable[[QuantOperation, int], Grid]
     percent: float
     rounds: int
     reverse: bool
@@ -94,27 +110,86 @@ class BlockwiseSearch:
             key = operation.name, which
             if state.seen.get(key) == state.changes:
                 continue
-            if key not in state.chosen:
-                inputs = _look(state.segment, state.recording.inputs, operation).inputs
-                tensor = operation.operands(inputs)[which]
-                state.chosen[key] = Candidates(quantizer, tensor, self.grid(operation))
-            quantizer.active = True
-            own = state.chosen[key]
             look = look or _look(state.segment, state.heavy.inputs, operation)
-            best = self._best(look, own, state.heavy)
-            state.changes += own.choose(best.expand(own.groups))
+            state.changes += self._choose(look, operation, which, state)
             state.seen[key] = state.changes
 
-    def _best(self, look: "_Look", own: Candidates, recording: SegmentRecording) -> Tensor:
+    def _choose(
+        self, look: "_Look", operation: QuantOperation, which: int, state: "_State"
+    ) -> bool:
+        """Search one operand; return whether that has changed anything."""
+        key, quantizer = (operation.name, which), list(operation.quantizers().values())[which]
+        first = key not in state.chosen
+        if first:
+            inputs = _look(state.segment, state.recording.inputs, operation).inputs
+            tensor = operation.operands(inputs)[which]
+            state.chosen[key] = Candidates(quantizer, tensor, self.grid(operation, which))
+            state.chosen[key].choose(self._by_own_output(look, operation, which, state))
+        quantizer.active = True
+        return state.chosen[key].choose(self._best(look, operation, which, state)) or first
+
+    def _best(
+        self, look: "_Look", operation: QuantOperation, which: int, state: "_State"
+    ) -> Tensor:
+        """Index of each group by the segment's error, from where it is now."""
+        own, recording = state.chosen[operation.name, which], state.heavy
+        assert own.chosen is not None
+
         def score(index: Tensor) -> Tensor:
             own.apply(index.expand(own.groups))
             error = bottom_eliminated(look.finish().sub_(recording.output), self.percent)
             return -error.square_().mul_(recording.squared_gradient).sum().reshape(1)
 
+        # What is not searched yet is in full precision, so the first choice is near the last.
         with replayed(look.before):
-            # What is not searched yet is in full precision, so the first choice is near the last.
-            start = None if own.chosen is None else own.chosen[:1]
-            return best_index(score, own.count, 1, self.mode, recording.output.device, start)
+            if own.groups > FEW_GROUPS:
+                return self._together(score, own.chosen, own.count)
+            index = own.chosen
+            for group in range(own.groups):
+                index = self._alone(score, index, group, own.count)
+            return index
+
+    def _together(self, score: Callable[[Tensor], Tensor], index: Tensor, count: int) -> Tensor:
+        """Move all groups by the same number of candidates."""
+
+        def moved(shift: Tensor) -> Tensor:
+            return (index + shift - FARTHEST).clamp(0, count - 1)
+
+        def shifted(shift: Tensor) -> Tensor:
+            return score(moved(shift))
+
+        middle = index.new_full((1,), FARTHEST)
+        steps = 2 * FARTHEST + 1
+        return moved(best_index(shifted, steps, 1, self.mode, index.device, middle))
+
+    def _alone(
+        self, score: Callable[[Tensor], Tensor], index: Tensor, group: int, count: int
+    ) -> Tensor:
+        """Search one group around where it is, the others as they are."""
+
+        def moved(own: Tensor) -> Tensor:
+            return torch.cat([index[:group], own, index[group + 1 :]])
+
+        def changed(own: Tensor) -> Tensor:
+            return score(moved(own))
+
+        start = index[group : group + 1]
+        return moved(best_index(changed, count, 1, self.mode, index.device, start))
+
+    def _by_own_output(
+        self, look: "_Look", operation: QuantOperation, which: int, state: "_State"
+    ) -> Tensor:
+        """Index of least squared error of the operation's output, for each group."""
+        own, other = (state.chosen.get((operation.name, i)) for i in (which, 1 - which))
+        assert own is not None
+        output = operation.compute(*operation.operands(look.inputs))
+        recording = by_row(operation, Recording(look.inputs, output, None))
+        fixed = operation.operands(recording.inputs)[1 - which]
+        if other is not None:
+            fixed = other.quantizer.fake_quantize(fixed)
+        searched = Operand(operation, recording, own.apply, own.quantizer, which, fixed, own.groups)
+        score = DirectScore(SquaredErrorMetric(), searched)
+        return best_index(score, own.count, own.groups, self.mode, fixed.device)
 
 
 @dataclass

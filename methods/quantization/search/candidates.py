@@ -15,19 +15,30 @@ SearchMode = Literal["coarse-to-fine", "exhaustive"]
 
 COARSE_STRIDE = 8
 
-NEAR_STRIDE = 4
+NEAR_STRIDE = 2
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A linear grid of factors on the start value: ``alpha + i (beta - alpha) / steps``, i < steps."""
+    """A grid of factors on the start value: ``alpha + i (beta - alpha) / steps``, i < steps.
+
+    Attributes:
+        alpha: the smallest factor.
+        beta: where it ends; not one of the factors.
+        steps: how many.
+        logarithmic: ``alpha (beta / alpha)^(i / steps)`` instead: each factor is the same multiple of the
+            one before.
+    """
 
     alpha: float
     beta: float
     steps: int = 100
+    logarithmic: bool = False
 
     def factors(self) -> Tensor:
         """Return the factors, [steps]."""
+        if self.logarithmic:
+            return self.alpha * (self.beta / self.alpha) ** (torch.arange(self.steps) / self.steps)
         return self.alpha + torch.arange(self.steps) * ((self.beta - self.alpha) / self.steps)
 
 
@@ -74,8 +85,8 @@ def best_index(
     """Return, per group, the candidate of highest score ([groups], int64).
 
     ``exhaustive`` tries all. ``coarse-to-fine`` tries every 8th candidate, then the 14 around the best:
-    scores are nearly unimodal in the scale. Where an earlier round has chosen ``start`` ([groups]), it tries
-    that, those 4 away, and then the 6 around the best of them.
+    scores are nearly unimodal in the scale. Where an earlier search has chosen ``start`` ([groups]), it
+    tries that, those 2 away, and then the 2 beside the best of them.
     """
     if mode == "exhaustive":
         return _best_of(score, _all(range(count), groups, device))[0]

@@ -8,8 +8,11 @@ is compared with the full-precision one.
 import torch
 from torch import Tensor
 
-from vit_ptq_bench.methods.quantization.calibration.recording import Recording
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.calibration.gradients import OutputLoss, fisher_loss
+from vit_ptq_bench.methods.quantization.calibration.recording import Recording, record_operations
 from vit_ptq_bench.methods.quantization.model.layers import QuantMatMul, QuantOperation
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.search.candidates import (
     Candidates,
     Grid,
@@ -19,6 +22,7 @@ from vit_ptq_bench.methods.quantization.search.candidates import (
 from vit_ptq_bench.methods.quantization.search.scores import (
     CosineMetric,
     DirectScore,
+    FisherMetric,
     GramCosine,
     Metric,
     Operand,
@@ -71,6 +75,41 @@ def search_operation(
         ]
         if not any(changes):
             return
+
+
+def search_model(
+    model: QuantizedModel,
+    calibration: Calibration,
+    *,
+    loss: OutputLoss = fisher_loss,
+    draws: int = 4,
+    batch_size: int = 8,
+    metric: Metric | None = None,
+    grid: Grid | None = None,
+    rounds: int = 3,
+    mode: SearchMode = "coarse-to-fine",
+    progress: CalibrationProgress | None = None,
+) -> None:
+    """Search every operation on its full-precision inputs, output and output gradient: PTQ4ViT's calibration.
+
+    Args:
+        model: the wrapped model.
+        calibration: the images.
+        loss, draws, batch_size: of the gradients, as in `recording.record_operations`.
+        metric: of outputs; None: the squared error weighted by the squared gradient.
+        grid: of factors; None: PTQ4ViT's.
+        rounds, mode: as in `search_operation`.
+        progress: called after each operation.
+
+    Raises:
+        MethodError: NaN or infinite activations, or an operation on which the loss does not depend.
+    """
+    metric, grid = metric or FisherMetric(), grid or Grid(0.01, 1.2, 100)
+    recordings = record_operations(model, calibration, loss, draws, batch_size)
+    for done, (operation, recording) in enumerate(recordings, start=1):
+        search_operation(operation, recording, metric, grid, rounds, mode)
+        if progress is not None:
+            progress(done, len(model.operations))
 
 
 def _few_tokens(recording: Recording) -> bool:

@@ -1,0 +1,223 @@
+"""Corrections of blocks one after the other: beside the block (QwT), or folded into its last layers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule, check_finite
+from vit_ptq_bench.methods.quantization.correction.regression import HALVES, Linear, Regression
+from vit_ptq_bench.methods.quantization.model.correction import attach_correction
+from vit_ptq_bench.methods.quantization.model.layers import QuantLinear
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.model.structure import Segment, Site
+from vit_ptq_bench.methods.quantization.reconstruction.caches import batches, send_through
+
+LAST_ROLES = ("proj", "fc2")
+"""The layers that write to the residual stream: the last of a block's attention and of its MLP."""
+
+
+@dataclass
+class _Streams:
+    """Activations of all calibration images in front of the current segment.
+
+    Attributes:
+        exact: in full precision.
+        quantized: from the quantized prefix.
+    """
+
+    model: QuantizedModel
+    exact: Tensor
+    quantized: Tensor
+
+    def exact_output(self, run: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the full-precision output of a piece of the model whose weights are still the model's."""
+        self.model.activate(weights=False, activations=False)
+        return send_through(run, self.exact, self.model.device)
+
+    def quantized_output(self, run: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return its quantized output."""
+        self.model.activate()
+        return send_through(run, self.quantized, self.model.device)
+
+
+def _start(model: QuantizedModel, calibration: Calibration) -> _Streams:
+    if calibration.n_images < HALVES:
+        raise MethodError(
+            f"a correction needs at least {HALVES} calibration images, for it is judged on images that it "
+            f"was not fitted to; got {calibration.n_images}"
+        )
+    model.requires_grad_(False)
+    images = calibration.whole()
+    check_finite(images, f"{model.operations[0].name}.input")
+    return _Streams(model, images, images)
+
+
+@torch.no_grad()
+def correct_blocks(
+    model: QuantizedModel,
+    calibration: Calibration,
+    ridge: float,
+    progress: CalibrationProgress | None = None,
+) -> int:
+    """Add ``W x + b`` to the output of each block where that removes some of its error (QwT).
+
+    Block after block, each on what the quantized and corrected blocks before it give: the error of its
+    output against the full-precision model's is regressed on its input.
+
+    Args:
+        model: calibrated, its weights not yet codes; all quantizers are active afterwards.
+        calibration: the images, two at least.
+        ridge: see `regression.Regression`.
+        progress: called after each segment.
+
+    Returns:
+        How many blocks have got a correction.
+
+    Raises:
+        MethodError: too few images, activations that are not finite, or too small a ridge.
+    """
+    streams = _start(model, calibration)
+    segments = model.structure.segments
+    corrected = 0
+    for done, segment in enumerate(segments, start=1):
+        exact = streams.exact_output(segment.run)
+        quantized = streams.quantized_output(segment.run)
+        if segment.kind == "block":
+            found = _regression(streams, exact, quantized).solve(ridge)
+            corrected += found is not None
+            if found is not None:
+                _attach(model, segment, found, streams.quantized, quantized)
+        streams = _Streams(model, exact, quantized)
+        if progress is not None:
+            progress(done, len(segments), segment.name)
+    return corrected
+
+
+def _regression(streams: _Streams, exact: Tensor, quantized: Tensor) -> Regression:
+    """Of a block's error on its quantized input."""
+    device = streams.model.device
+    found = Regression(streams.quantized.shape[-1], exact.shape[-1], device)
+    for part in batches(exact):
+        x, wanted, output = (t[part].to(device) for t in (streams.quantized, exact, quantized))
+        found.add(x.flatten(1, -2), (wanted - output).flatten(1, -2))
+    return found
+
+
+def _attach(
+    model: QuantizedModel, segment: Segment, found: Linear, inputs: Tensor, outputs: Tensor
+) -> None:
+    """Give the block its correction, and add it to the outputs that were computed without."""
+    correction = attach_correction(model, segment)
+    correction.set(found.weight, found.bias)
+    for part in batches(outputs):
+        outputs[part] += correction(inputs[part].to(model.device)).to(outputs.device)
+
+
+@torch.no_grad()
+def fold_corrections(
+    model: QuantizedModel,
+    calibration: Calibration,
+    ridge: float,
+    rule: RangeRule | None = None,
+    progress: CalibrationProgress | None = None,
+) -> int:
+    """Let the last layer of each attention and MLP take up the error of the residual stream behind it.
+
+    Half block after half block: with the layer's weight not yet quantized, what the stream behind it lacks
+    to the full-precision one is regressed on the layer's own quantized input; ``W + dW`` and ``b + db`` are
+    then quantized instead. The model gets no further operation.
+
+    Args:
+        model, calibration, ridge, progress: as in `correct_blocks`.
+        rule: sets the range of a changed weight; None: it keeps the range that it has.
+
+    Returns:
+        How many layers have been changed.
+
+    Raises:
+        MethodError: as `correct_blocks`.
+    """
+    streams = _start(model, calibration)
+    segments = model.structure.segments
+    changed = 0
+    for done, segment in enumerate(segments, start=1):
+        for part in segment.halves or (segment,):
+            exact = streams.exact_output(part.run)
+            model.activate()
+            for layer in part.operations:
+                if isinstance(layer, QuantLinear) and layer.role in LAST_ROLES:
+                    changed += _fold(streams, part, layer, exact, ridge, rule)
+            streams = _Streams(model, exact, streams.quantized_output(part.run))
+        if progress is not None:
+            progress(done, len(segments), segment.name)
+    return changed
+
+
+def _fold(
+    streams: _Streams,
+    part: Segment,
+    layer: QuantLinear,
+    exact: Tensor,
+    ridge: float,
+    rule: RangeRule | None,
+) -> bool:
+    """Change one layer, all other quantizers being active; ``exact``: output of ``part``."""
+    device = streams.model.device
+    layer.weight_quantizer.active = False
+    rows, columns = layer.weight.shape
+    regression = Regression(columns, rows, device)
+    for some in batches(exact):
+        x, target = (t[some].to(device) for t in (streams.quantized, exact))
+        regression.add(*_rows_of(part, layer, x, target))
+    layer.weight_quantizer.active = True
+    found = regression.solve(ridge)
+    if found is None:
+        return False
+    layer.weight.add_(found.weight.to(layer.weight))
+    layer.ensure_bias().add_(found.bias.to(layer.weight))
+    if rule is not None and not layer.weight_quantizer.spec.is_float:
+        quantizer = layer.weight_quantizer
+        rule(Site(quantizer.site, f"{layer.role}.weight", quantizer, layer), layer.weight)
+    return True
+
+
+def _rows_of(
+    part: Segment, layer: QuantLinear, x: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The layer's inputs [b, rows, K], what its outputs lack [b, rows, R], and which rows say something.
+
+    Behind the layer there are only moves of tokens (Swin's windows), the loss of padded ones, a factor per
+    channel at most and the residual: a linear map of the layer's output. Its transpose, by automatic
+    differentiation, brings the error back to the layer's rows, times the factors, and ones to the factors.
+    """
+    seen: list[Tensor] = []
+
+    def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        torch.set_grad_enabled(True)
+        seen.extend([layer.input_quantizer(inputs[0]), output.detach().requires_grad_()])
+        return seen[1]
+
+    handle = layer.register_forward_hook(watch)
+    try:
+        with torch.no_grad():
+            result = part.run(x)
+    finally:
+        handle.remove()
+    inputs, output = seen
+    error = target - result.detach()
+    back = [
+        torch.autograd.grad(result, output, along, retain_graph=True)[0]
+        for along in (error, torch.ones_like(error))
+    ]
+    kept = back[1] != 0
+    lack = torch.where(kept, back[0] / back[1].square(), 0.0)
+    shape = len(x), -1
+    return (
+        torch.unflatten(inputs, 0, shape).flatten(1, -2),
+        torch.unflatten(lack, 0, shape).flatten(1, -2),
+        torch.unflatten(kept.any(-1), 0, shape).flatten(1),
+    )
