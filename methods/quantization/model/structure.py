@@ -73,7 +73,7 @@ class ValueLink:
         return not self.context.first_quantizer.spec.is_float
 
 
-SegmentKind = Literal["embed", "block", "merge", "head", "layer"]
+SegmentKind = Literal["embed", "block", "merge", "head", "layer", "model"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Segment:
     Attributes:
         name: dotted name of its module, or what it does.
         kind: ``embed`` (patches and positions), ``block``, ``merge`` (Swin), ``head`` (norm, classifier);
-            ``layer``: a single operation, in units of one layer.
+            ``layer``: a single operation, in units of one layer; ``model``: all of it, as one unit.
         run: maps the segment's input to its output, batch first.
         operations: the quantized operations inside, in execution order.
         stage: blocks of one number work at one resolution.

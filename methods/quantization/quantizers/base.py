@@ -1,6 +1,7 @@
 """The base of all quantizers."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,14 @@ class Quantizer(nn.Module, ABC):
         site: name of the site in the model, for messages.
         axis: the dimension that has a scale per entry, None for one scale.
         active: False lets the tensor through unchanged.
+        levels_scale: whether all levels are ``scale`` times fixed numbers, less `shift`, and the scale is the
+            largest: reconstruction can train it then whatever the levels are.
+        shift: added to the tensor before, taken off the levels afterwards.
     """
 
     scale: Tensor
+    levels_scale: ClassVar[bool] = False
+    shift: ClassVar[float] = 0.0
 
     def __init__(self, spec: TensorSpec, site: str, axis: int | None = None) -> None:
         super().__init__()

@@ -1,5 +1,7 @@
 """Logarithmic quantizers for attention maps."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,8 @@ class LogQuantizer(Quantizer):
     that b bits mean 2^b values; scheme ``log-sqrt2-plus-zero`` has all 2^b codes and an exact zero
     besides, as RepQ-ViT's released code (2^b + 1 values).
     """
+
+    levels_scale: ClassVar[bool] = True
 
     def __init__(self, spec: TensorSpec, site: str, axis: int | None = None) -> None:
         super().__init__(spec, site, axis)

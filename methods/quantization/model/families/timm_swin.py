@@ -56,7 +56,7 @@ class TimmSwin(Family):
         self.quantize_norm(model, "norm", "norm")
         if isinstance(model.head.fc, nn.Linear):
             self.replace(model.head, "fc", "head.fc", "head")
-        self.segment("head", "head", lambda x: model.forward_head(model.norm(x)))
+        self.segment("head", "head", partial(_head, model))
 
     def _replace_downsample(self, stage: Any, name: str, index: int) -> None:
         if isinstance(stage.downsample, nn.Identity):
@@ -150,6 +150,12 @@ def _regions(length: int, size: int, shift: int, device: torch.device) -> Tensor
         return torch.zeros_like(place)
     regions: Tensor = (place >= length - size).long() + (place >= length - shift).long()
     return regions
+
+
+def _head(model: Any, x: Tensor) -> Tensor:
+    """Final norm and classifier; no closure, so that a copy of a wrapped model runs the copy."""
+    logits: Tensor = model.forward_head(model.norm(x))
+    return logits
 
 
 def _attention_half(block: Any, x: Tensor) -> Tensor:

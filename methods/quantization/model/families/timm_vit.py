@@ -75,7 +75,7 @@ class TimmViT(Family):
         for head in ("head", "head_dist"):
             if isinstance(getattr(model, head, None), nn.Linear):
                 self.replace(model, head, head, "head")
-        self.segment("head", "head", lambda x: model.forward_head(model.norm(x)))
+        self.segment("head", "head", partial(_head, model))
 
     def _embed(self, images: Tensor) -> Tensor:
         """What comes before the blocks (`VisionTransformer.forward_features`): [B, N, C]."""
@@ -91,6 +91,12 @@ class TimmViT(Family):
         attention = QuantAttention(block.attn, f"{name}.attn", self.table)
         movable = isinstance(attention.norm, nn.Identity)
         replace_block(self, block, name, attention, values_movable=movable)
+
+
+def _head(model: Any, x: Tensor) -> Tensor:
+    """Final norm and classifier; no closure, so that a copy of a wrapped model runs the copy."""
+    logits: Tensor = model.forward_head(model.norm(x))
+    return logits
 
 
 def _attention_half(block: Any, x: Tensor) -> Tensor:
