@@ -22,6 +22,8 @@ from .calibration.range_rules import minmax_rule as minmax_rule
 from .calibration.range_rules import percentile_rule as percentile_rule
 from .calibration.range_rules import power_of_two_factor_rule as power_of_two_factor_rule
 from .calibration.range_rules import shrink_rule as shrink_rule
+from .calibration.range_search import shifted_log_rule as shifted_log_rule
+from .calibration.range_search import two_ended_rule as two_ended_rule
 from .calibration.recording import Recording as Recording
 from .calibration.recording import record_operations as record_operations
 from .calibration.segment_recording import SegmentRecording as SegmentRecording
@@ -55,6 +57,7 @@ from .model.structure import sites_of as sites_of
 
 # Quantizer forms.
 from .quantizers.base import Quantizer as Quantizer
+from .quantizers.log_grid import LogGridQuantizer as LogGridQuantizer
 from .quantizers.registry import FORMS as FORMS
 from .quantizers.registry import register_form as register_form
 
@@ -93,6 +96,8 @@ from .reparameterization import calibrate_reparameterized as calibrate_reparamet
 from .reparameterization import smooth_norm_outputs as smooth_norm_outputs
 
 # Search of scales by the error of outputs.
+from .search.attention_maps import LogGrid as LogGrid
+from .search.attention_maps import search_log_map as search_log_map
 from .search.attention_maps import search_maps as search_maps
 from .search.blockwise import BlockwiseSearch as BlockwiseSearch
 from .search.candidates import Grid as Grid

@@ -48,6 +48,12 @@ def scale_and_zero_point(
     return scale, rounding(-low / scale)
 
 
+def widened(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a range, that of a constant tensor widened to zero: 1 / scale would overflow without a width."""
+    flat = high - low < TINY
+    return torch.where(flat, low.clamp_max(0), low), torch.where(flat, high.clamp_min(0), high)
+
+
 def spread(values: Tensor, x: Tensor, axis: int | None) -> Tensor:
     """Return one value per group in a shape that meets its entries of ``x``.
 
@@ -205,6 +211,24 @@ class _Extremes(torch.autograd.Function):
 
 
 _extremes: Callable[..., tuple[Tensor, Tensor]] = _Extremes.apply
+
+
+def straight_through(x: Tensor, values: Tensor) -> Tensor:
+    """Return ``values`` to the bit; the gradient passes to ``x`` as if they were it."""
+    return _straight_through(x, values)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, values: Tensor) -> Tensor:
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+_straight_through: Callable[..., Tensor] = _StraightThrough.apply
 
 
 def choose(chosen: Tensor, first: Tensor, second: Tensor) -> Tensor:

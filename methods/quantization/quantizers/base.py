@@ -1,13 +1,16 @@
 """The base of all quantizers."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import TensorSpec
+
+Domain = Literal["real", "nonnegative", "gelu"]
+"""What a form can stand for: any number, numbers from 0 up, numbers from GELU's minimum up."""
 
 
 class Quantizer(nn.Module, ABC):
@@ -23,10 +26,13 @@ class Quantizer(nn.Module, ABC):
         site: name of the site in the model, for messages.
         axis: the dimension that has a scale per entry, None for one scale.
         active: False lets the tensor through unchanged.
+        domain: what the form can stand for; no model is wrapped with it at a site that has other values.
         levels_scale: whether all levels are ``scale`` times fixed numbers, less `shift`, and the scale is the
             largest: reconstruction can train it then whatever the levels are.
         shift: added to the tensor before, taken off the levels afterwards.
     """
+
+    domain: ClassVar[Domain] = "real"
 
     scale: Tensor
     levels_scale: ClassVar[bool] = False

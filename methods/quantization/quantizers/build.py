@@ -1,8 +1,38 @@
 """From an entry of the bit table to its quantizer."""
 
+from collections.abc import Mapping
+
+from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import TensorSpec
-from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.base import Domain, Quantizer
 from vit_ptq_bench.methods.quantization.quantizers.registry import find_form
+
+SITES: dict[Domain, tuple[str, str]] = {
+    "nonnegative": ("attention", "values from 0 up"),
+    "gelu": ("fc2.input", "values from GELU's minimum up"),
+}
+"""Domain of a form -> the one site whose values lie in it, and the domain in words."""
+
+
+def require_domains(table: Mapping[str, TensorSpec]) -> None:
+    """Refuse a bit table that gives a site a form which cannot stand for the site's values.
+
+    Args:
+        table: site key -> spec.
+
+    Raises:
+        MethodError: such a form, or one that does not exist; the site is named.
+    """
+    for key, spec in table.items():
+        if spec.is_float:
+            continue
+        domain = find_form(spec.scheme).domain
+        if domain != "real" and key != SITES[domain][0]:
+            site, words = SITES[domain]
+            raise MethodError(
+                f"{key}: the form {spec.scheme!r} has {words} only, and this site has others; "
+                f"use it at {site!r}, and a form such as 'uniform' here"
+            )
 
 
 def build_quantizer(spec: TensorSpec, site: str, axis: int | None = None) -> Quantizer:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vit_ptq_bench.methods.quantization.bits import TensorSpec
 from vit_ptq_bench.methods.quantization.quantizers.arithmetic import TINY, spread
-from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.base import Domain, Quantizer
 from vit_ptq_bench.methods.quantization.quantizers.registry import register_form
 
 
@@ -20,6 +20,7 @@ class LogQuantizer(Quantizer):
     besides, as RepQ-ViT's released code (2^b + 1 values).
     """
 
+    domain: ClassVar[Domain] = "nonnegative"
     levels_scale: ClassVar[bool] = True
 
     def __init__(self, spec: TensorSpec, site: str, axis: int | None = None) -> None:
@@ -53,6 +54,8 @@ class LogIntSoftmaxQuantizer(Quantizer):
     ``r >= 1.5 * 2^floor``; the value is ``2^-code``, so the product with the values is a shift. The last of
     the 2^b codes stands for zero. The scale is 1: a softmax needs no calibration.
     """
+
+    domain: ClassVar[Domain] = "nonnegative"
 
     def set_range(self, low: Tensor, high: Tensor) -> None:
         """Mark as calibrated; the range of a softmax is known."""

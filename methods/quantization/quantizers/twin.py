@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vit_ptq_bench.methods.quantization.bits import TensorSpec
 from vit_ptq_bench.methods.quantization.quantizers.arithmetic import TINY, choose, fake_quantize
-from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.base import Domain, Quantizer
 from vit_ptq_bench.methods.quantization.quantizers.registry import register_form
 
 GELU_MINIMUM = 0.16997124254703522
@@ -24,6 +24,7 @@ class TwinSoftmaxQuantizer(Quantizer):
     released code does, which moves every value by about s.
     """
 
+    domain: ClassVar[Domain] = "nonnegative"
     SPLITS: ClassVar[int] = 20
 
     def __init__(self, spec: TensorSpec, site: str, axis: int | None = None) -> None:
@@ -72,6 +73,8 @@ class TwinGeluQuantizer(Quantizer):
     calibrated (codes 0 .. 2^(b-1) - 1): 2^b values in all. The paper also asks that the positive step be
     a power-of-two multiple of the negative one; like the released code this is not enforced.
     """
+
+    domain: ClassVar[Domain] = "gelu"
 
     @property
     def groups(self) -> int | None:

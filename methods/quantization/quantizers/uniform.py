@@ -8,10 +8,10 @@ from torch import Tensor
 
 from vit_ptq_bench.methods.quantization.bits import TensorSpec
 from vit_ptq_bench.methods.quantization.quantizers.arithmetic import (
-    TINY,
     fake_quantize,
     scale_and_zero_point,
     spread,
+    widened,
 )
 from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
 from vit_ptq_bench.methods.quantization.quantizers.registry import register_form
@@ -49,12 +49,7 @@ class UniformQuantizer(Quantizer):
         """
         self._require_finite(low, high)
         if not self.spec.symmetric:
-            # A constant tensor has no width: widen its range to zero, else 1 / scale overflows.
-            flat = high - low < TINY
-            low, high = (
-                torch.where(flat, low.clamp_max(0), low),
-                torch.where(flat, high.clamp_min(0), high),
-            )
+            low, high = widened(low, high)
         self.set_parameters(*scale_and_zero_point(low, high, self.spec.bits, self.spec.symmetric))
 
     def set_parameters(self, scale: Tensor, zero_point: Tensor) -> None:

@@ -1,14 +1,19 @@
-"""Search of the scales of attention maps by the error of attention x value."""
+"""Search of the grids of attention maps, uniform or logarithmic, by the error of attention x value."""
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vit_ptq_bench.methods.quantization.calibration.range_rules import grouped
+from vit_ptq_bench.methods.quantization.calibration.range_search import better
 from vit_ptq_bench.methods.quantization.calibration.recording import Recording
 from vit_ptq_bench.methods.quantization.model.layers import QuantMatMul, QuantOperation
+from vit_ptq_bench.methods.quantization.quantizers.arithmetic import TINY
+from vit_ptq_bench.methods.quantization.quantizers.log_grid import LogGridQuantizer
 from vit_ptq_bench.methods.quantization.search.candidates import Candidates, Grid, best_index
 from vit_ptq_bench.methods.quantization.search.scores import SquaredErrorMetric, likeness
 
@@ -18,22 +23,73 @@ MAP_GRID = Grid(alpha=1 / 128, beta=129 / 128, steps=128)
 """1/128 to the whole of the extreme values: most of an attention map is far below its largest entry."""
 
 
-@torch.no_grad()
-def search_maps(operations: Iterable[QuantOperation], run: Callable[[], Any]) -> None:
-    """Set the scales of attention maps by the squared error of attention x value, while ``run`` runs.
+LOG_IMAGES = 3
+"""Images that a logarithmic grid is chosen on: it has two numbers, and a map has 100,000 entries an image."""
 
-    Only where the map has a static uniform quantizer: its values lie so far apart that a percentile of them,
-    or their own squared error, says little of what the product needs; the logarithmic form has no such
-    trouble. Searching the values and the product of queries and keys too gave no more (ViT-Tiny, W4A4).
+IMAGE_ENTRIES = 116_427
+"""Entries of an image of ViT-Tiny, three heads of 197 x 197: of smaller maps, windows, more are taken."""
+
+
+@dataclass(frozen=True)
+class LogGrid:
+    """Candidates of a logarithmic grid: all pairs of these.
+
+    Attributes:
+        steps: per octave; None: `LOG_STEPS`, from five bits on `MANY_LOG_STEPS` too.
+        shares: largest levels, as shares of the largest entry.
+    """
+
+    steps: tuple[float, ...] | None = None
+    shares: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)
+
+    def steps_at(self, bits: int) -> tuple[float, ...]:
+        """Return the steps per octave that are tried at a number of bits."""
+        if self.steps is not None:
+            return self.steps
+        return LOG_STEPS if bits <= FEW_BITS else LOG_STEPS + MANY_LOG_STEPS
+
+
+LOG_STEPS = (0.5, 0.75, 1.0, 1.5, 2.0)
+
+MANY_LOG_STEPS = (3.0, 4.0, 6.0, 8.0)
+
+FEW_BITS = 4
+"""Bits up to which finer grids than `LOG_STEPS` have too few octaves."""
+
+LOG_MAP_GRID = LogGrid()
+
+
+@torch.no_grad()
+def search_maps(
+    operations: Iterable[QuantOperation],
+    run: Callable[[], Any],
+    log_grid: LogGrid = LOG_MAP_GRID,
+) -> None:
+    """Set the grids of attention maps by the squared error of attention x value, while ``run`` runs.
+
+    Only of static quantizers of form ``uniform``, ``log`` or ``adalog``. A map's values lie so far apart that
+    a percentile of them, or their own squared error, says little of what the product needs: at 4 bits it
+    prefers log-sqrt2, the worst of the logarithmic grids. Searching the values and the product of queries and
+    keys too gave no more (ViT-Tiny, W4A4).
 
     Args:
         operations: among which the products are.
         run: sends images through them; products that come later see what was chosen for earlier ones.
+        log_grid: candidates of the logarithmic forms.
     """
+
+    def log_map(product: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(product, QuantMatMul)
+        search_log_map(product, inputs, log_grid)
+
     with ExitStack() as stack:
         for operation in operations:
-            if isinstance(operation, QuantMatMul) and has_uniform_map(operation):
+            if not isinstance(operation, QuantMatMul):
+                continue
+            if has_uniform_map(operation):
                 stack.callback(operation.register_forward_pre_hook(_search_map).remove)
+            elif has_log_map(operation):
+                stack.callback(operation.register_forward_pre_hook(log_map).remove)
         run()
 
 
@@ -42,6 +98,48 @@ def has_uniform_map(product: QuantMatMul) -> bool:
     spec = product.first_quantizer.spec
     uniform = spec.scheme == "uniform" and not spec.is_float and not spec.dynamic
     return product.role == "context" and uniform
+
+
+def has_log_map(product: QuantMatMul) -> bool:
+    """Whether a product's first operand is an attention map with a logarithmic grid that is calibrated."""
+    quantizer = product.first_quantizer
+    static = not quantizer.spec.is_float and not quantizer.spec.dynamic
+    return product.role == "context" and static and isinstance(quantizer, LogGridQuantizer)
+
+
+@torch.no_grad()
+def search_log_map(
+    product: QuantMatMul,
+    inputs: tuple[Tensor, ...],
+    grid: LogGrid = LOG_MAP_GRID,
+    images: int = LOG_IMAGES,
+) -> None:
+    """Choose base and largest level of a map, per scale of its quantizer, by the error of attention x value.
+
+    Args:
+        product: of map and values; ``has_log_map``.
+        inputs: map [B, heads, N, N] and values [B, heads, N, K], B images, or windows of all images. Values
+            count as they are quantized, if their quantizer is calibrated and active.
+        grid: the candidates.
+        images: that are looked at, taken at one stride, as far as they have `IMAGE_ENTRIES` a piece.
+    """
+    quantizer = product.first_quantizer
+    assert isinstance(quantizer, LogGridQuantizer)
+    top = grouped(inputs[0], quantizer).amax(dim=1).clamp_min(TINY)
+    rows = max(images, images * IMAGE_ENTRIES // inputs[0][0].numel())
+    first, second = (x[:: -(-len(x) // rows)] for x in inputs)
+    recording = Recording((first, second), product.compute(first, second), None)
+    values = product.second_quantizer(second)
+
+    best = torch.full_like(top, torch.inf), top, top
+    for k in grid.steps_at(quantizer.spec.bits):
+        for share in grid.shares:
+            found = top * share, torch.full_like(top, k)
+            quantizer.set_levels(*found)
+            estimate = product.compute(quantizer.fake_quantize(first), values)
+            score = likeness(SQUARED_ERROR, recording, estimate, len(top), product.output_axis)
+            best = better(best, (-score, *found))
+    quantizer.set_levels(*best[1:])
 
 
 def _search_map(product: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -10,6 +10,7 @@ from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import BitTable, check_name
 from vit_ptq_bench.methods.quantization.model.families.base import Family
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.quantizers.build import require_domains
 from vit_ptq_bench.registry import Registry
 
 PACKAGE = "vit_ptq_bench.methods.quantization.model.families"
@@ -91,9 +92,10 @@ def wrap_model(model: nn.Module, table: BitTable) -> QuantizedModel:
 
     Raises:
         MethodError: the architecture, or a part of it, is not supported, or the table asks for a quantizer
-            form that does not exist.
+            form that does not exist, or that cannot stand for the values of its site.
     """
     family = find_family(model)
+    require_domains(table)
     duplicate = copy.deepcopy(model).eval().requires_grad_(False)
     structure = family(duplicate, table).wrap()
     return QuantizedModel(duplicate, table, structure)

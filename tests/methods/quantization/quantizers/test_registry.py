@@ -23,6 +23,7 @@ from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantiz
 BUILT_IN = {
     *("uniform", "dual-uniform", "power-of-two-factor"),
     *("log2", "log-sqrt2", "log-sqrt2-plus-zero", "log-int-softmax"),
+    *("log", "shifted-log", "adalog", "shifted-adalog"),
     *("twin-softmax", "twin-softmax-summed", "twin-gelu"),
 }
 
@@ -80,9 +81,9 @@ def test_a_form_from_elsewhere_lives_through_a_file(ternary, vit, images, calibr
 
 def test_an_unknown_form_is_named_with_those_that_exist():
     with pytest.raises(
-        MethodError, match=r"unknown scheme 'log3' \(do you mean 'log2'\?\); known: "
+        MethodError, match=r"unknown scheme 'log-sqrt3' \(do you mean 'log-sqrt2'\?\); known: "
     ):
-        build_quantizer(TensorSpec(4, scheme="log3"), "x")
+        build_quantizer(TensorSpec(4, scheme="log-sqrt3"), "x")
 
 
 def test_forms_that_failed_to_import_are_named(monkeypatch):
