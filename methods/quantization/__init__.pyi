@@ -83,6 +83,7 @@ from .reconstruction.losses import OutputDivergence as OutputDivergence
 from .reconstruction.losses import PredictionDivergence as PredictionDivergence
 from .reconstruction.recipe import Recipe as Recipe
 from .reconstruction.smoothing import Smoothing as Smoothing
+from .reconstruction.start import calibrate_start as calibrate_start
 from .reconstruction.trainables import BatchRanges as BatchRanges
 from .reconstruction.trainables import Clipping as Clipping
 from .reconstruction.trainables import LogScales as LogScales
@@ -93,7 +94,9 @@ from .reconstruction.trainables import Weights as Weights
 
 # Scales that move from LayerNorm outputs into weights.
 from .reparameterization import calibrate_reparameterized as calibrate_reparameterized
+from .reparameterization import join_channels as join_channels
 from .reparameterization import smooth_norm_outputs as smooth_norm_outputs
+from .reparameterization import split_channels as split_channels
 
 # Search of scales by the error of outputs.
 from .search.attention_maps import LogGrid as LogGrid

@@ -194,11 +194,17 @@ class Loop:
             target=data.target,
             prediction=data.streams.prediction,
             rest=data.rest,
-            parts=data.parts(data.trained),
+            parts=self._measured_parts(),
             drop=self._drop,
             generator=data.generator,
             device=data.device,
         )
+
+    def _measured_parts(self) -> list[Tensor]:
+        parts = self._data.parts(self._data.trained)
+        if self._recipe.measured_images == 0:
+            return parts
+        return self._data.parts(torch.cat(parts)[: self._recipe.measured_images])
 
     def _drop(self, on: bool) -> None:
         for place in self._places:

@@ -44,6 +44,7 @@ class Recipe:
             is taken now and then, quantized as it will be, and the unit keeps its best state, at worst
             the one it started with; 0: no image.
         crops: views of each image that are trained on besides, see `views.with_views`; 0: none.
+        measured_images: most images that losses are measured on in each unit; 0: all that are trained on.
         quantize_weights: whether units end with their weights as codes; else weights stay in floating point,
             as trained.
     """
@@ -61,6 +62,7 @@ class Recipe:
     rule: RangeRule | None = None
     holdout: float = 0.0
     crops: int = 0
+    measured_images: int = 0
     quantize_weights: bool = True
 
     def held_out(self, images: int) -> int:
