@@ -36,7 +36,10 @@ class LsVit(Frontier):
     """
 
     name = "ls-vit"
-    paper = "Hwang et al., LS-ViT: Least-Squares Hessian for PTQ of Vision Transformers, CVPR 2026"
+    paper = (
+        "Hwang et al., LS-ViT: Least-Squares Hessian Based Block Reconstruction for Low-Bit PTQ of "
+        "Vision Transformers, CVPR 2026"
+    )
     note = "written from a summary of the paper's equations"
     fidelity = "inspired"
     Parameters = LsVitParameters

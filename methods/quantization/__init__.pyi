@@ -84,6 +84,7 @@ from .reconstruction.losses import PredictionDivergence as PredictionDivergence
 from .reconstruction.recipe import Recipe as Recipe
 from .reconstruction.smoothing import Smoothing as Smoothing
 from .reconstruction.start import calibrate_start as calibrate_start
+from .reconstruction.start import shift_rule as shift_rule
 from .reconstruction.trainables import BatchRanges as BatchRanges
 from .reconstruction.trainables import Clipping as Clipping
 from .reconstruction.trainables import LogScales as LogScales
