@@ -61,7 +61,7 @@ class IAndSViT(Method):
     fidelity = "reimplementation"
     calibration_images = 1024
     schemes = {"attention": "shift-uniform-log2"}
-    quick = {"iterations": 3, "batch_size": 4}
+    quick = {"iterations": 2, "batch_size": 4}
     profiles = {"paper": {"iterations": 1000, "batch_size": 64, "weight_rate": 4e-5}}
     Parameters = IAndSViTParameters
 
@@ -80,14 +80,13 @@ class IAndSViT(Method):
         )
 
     def recipe(self) -> parts.Recipe:
-        """Stage 3: everything quantized, nothing dropped; rate 0 leaves the activation steps."""
+        """Stage 3: everything quantized, nothing dropped."""
         p = self.parameters
         return parts.Recipe(
             losses=(parts.BlockError(),),
             trainables=(
                 parts.Weights(p.weight_rate),
                 parts.Biases(p.weight_rate),
-                parts.Steps(0.0),
             ),
             iterations=p.iterations,
             batch_size=p.batch_size,
@@ -114,7 +113,7 @@ class IAndSViT(Method):
         if self.parameters.smooth:
             first = replace(
                 recipe,
-                trainables=(parts.FloatWeights(self.parameters.weight_rate), parts.Steps(0.0)),
+                trainables=(parts.FloatWeights(self.parameters.weight_rate),),
                 input_mix=0.0,
                 quantize_weights=False,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -113,6 +114,16 @@ class Reconstruction(Method):
             weighting=weighting,
         )
 
+    def prepare(
+        self, model: parts.QuantizedModel, calibration: parts.Calibration
+    ) -> parts.QuantizedModel | None:
+        """Change the model before anything is calibrated, if the method does.
+
+        Returns:
+            The copy in full precision that gives the targets, where the model no longer can; else None.
+        """
+        return None
+
     def start(
         self,
         model: parts.QuantizedModel,
@@ -137,12 +148,13 @@ class Reconstruction(Method):
         """Calibrate to start from, search the scales of attention maps, then reconstruct."""
         recipe = self.recipe()
         recipe.check(model.structure, calibration.n_images)
+        teacher = self.prepare(model, calibration)
         few = calibration.first(parts.range_images(model, calibration))
         self.start(model, few)
         model.activate()
         images = few.whole()
         parts.search_maps(model.operations, lambda: model(images))
-        parts.reconstruct(model, calibration, recipe, progress)
+        parts.reconstruct(model, calibration, recipe, progress, teacher)
 
 
 @dataclass(frozen=True)
@@ -177,6 +189,23 @@ FRONTIER_PAPER = PAPER | {"attention": "uniform", "gelu": "uniform", "measured_i
 """The authors' settings: all uniform, all images."""
 
 
+@dataclass(frozen=True)
+class ReluParameters(FrontierParameters):
+    """Settings of methods with MLP reconstruction.
+
+    Attributes:
+        relu: replace every GELU by ReLU and fit the MLP to its old output; another operation.
+        relu_iterations: gradient steps of each MLP's fit; 0: closed form.
+    """
+
+    gelu: Literal["uniform", "shifted-log"] = "uniform"
+    relu: bool = True
+    relu_iterations: int = bounded(0, at_least=0)
+
+
+RELU_PAPER = FRONTIER_PAPER | {"relu_iterations": 20000}
+
+
 class Frontier(Reconstruction):
     """Base class of the reconstruction methods published since 2024: another loss on QDrop's recipe.
 
@@ -184,7 +213,7 @@ class Frontier(Reconstruction):
     uniform: at three bits a uniform map alone costs more than all that the losses give.
     """
 
-    quick = {"iterations": 3, "batch_size": 4, "measured_images": 4}
+    quick = {"iterations": 2, "batch_size": 4, "measured_images": 4}
     profiles = {"paper": FRONTIER_PAPER}
     Parameters = FrontierParameters
 
@@ -254,3 +283,28 @@ class Frontier(Reconstruction):
             scale=self.parameters.scale,
             progress=progress,
         )
+
+
+class ReluFrontier(Frontier):
+    """Base class of those that replace GELU by ReLU: the operation changes, and their notes say so."""
+
+    profiles = {"paper": RELU_PAPER}
+    Parameters = ReluParameters
+
+    def notes(self) -> tuple[str, ...]:
+        """Return also that the operation is another one."""
+        words = super().notes()
+        return (
+            (*words, "GELU replaced by ReLU: another operation") if self.parameters.relu else words
+        )
+
+    def prepare(
+        self, model: parts.QuantizedModel, calibration: parts.Calibration
+    ) -> parts.QuantizedModel | None:
+        """Fit the MLPs with ReLU; the original gives the targets."""
+        if not self.parameters.relu:
+            return None
+        teacher = copy.deepcopy(model)
+        fit = parts.ReluFit(self.parameters.relu_iterations, self.parameters.batch_size)
+        parts.refit_relu(model, calibration, fit)
+        return teacher

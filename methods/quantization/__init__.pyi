@@ -81,6 +81,8 @@ from .reconstruction.losses import MeanError as MeanError
 from .reconstruction.losses import NegativeLogCosine as NegativeLogCosine
 from .reconstruction.losses import OutputDivergence as OutputDivergence
 from .reconstruction.losses import PredictionDivergence as PredictionDivergence
+from .reconstruction.mlp import ReluFit as ReluFit
+from .reconstruction.mlp import refit_relu as refit_relu
 from .reconstruction.recipe import Recipe as Recipe
 from .reconstruction.smoothing import Smoothing as Smoothing
 from .reconstruction.start import calibrate_start as calibrate_start

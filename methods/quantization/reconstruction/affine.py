@@ -49,7 +49,7 @@ class NormAffine(Trainable):
         return [
             _Replaced(link.reader, link.norm, ("weight", "bias"))
             for link in unit.structure.norm_links
-            if link.reader in inside
+            if link.reader in inside and unit.is_quantized
         ]
 
 
@@ -63,7 +63,7 @@ class Biases(Trainable):
         return [
             _Replaced(op, op, ("bias",))
             for op in unit.segment.operations
-            if isinstance(op, WeightedOperation) and op.bias is not None
+            if isinstance(op, WeightedOperation) and op.bias is not None and unit.is_quantized
         ]
 
 

@@ -30,7 +30,13 @@ from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedMo
 from vit_ptq_bench.methods.quantization.model.structure import Output, Segment, sites_of
 from vit_ptq_bench.methods.quantization.reconstruction.loop import Data, Loop, Rest, Streams
 from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe, losses_of
-from vit_ptq_bench.methods.quantization.reconstruction.trainables import Attachment, Trainable, Unit
+from vit_ptq_bench.methods.quantization.reconstruction.trainables import (
+    Attachment,
+    Steps,
+    Trainable,
+    Unit,
+    Weights,
+)
 from vit_ptq_bench.methods.quantization.reconstruction.units import (
     Step,
     features_in,
@@ -228,7 +234,7 @@ class _Engine:
         attached: list[tuple[Trainable, Attachment]] = []
         try:
             fresh = self._fresh(segment, streams)
-            for trainable in recipe.trainables:
+            for trainable in (*recipe.trainables, *_held_still(recipe)):
                 attached += [(trainable, place) for place in trainable.attach(fresh)]
             loop = Loop(segment, self._open + attached, losses, data, recipe)
             outcome = loop.run(self._tick)
@@ -280,6 +286,12 @@ def _count(steps: Sequence[Step], recipe: Recipe) -> int:
 def _switch_on(operation: QuantOperation) -> None:
     for quantizer in operation.quantizers().values():
         quantizer.active = True
+
+
+def _held_still(recipe: Recipe) -> tuple[Trainable, ...]:
+    """Quantize what the recipe trains nothing in, as calibrated, while the rest is trained."""
+    steps = Steps(rate=0.0)
+    return (Weights(rate=0.0), steps) if recipe.quantize_weights else (steps,)
 
 
 def _take_out(attached: Sequence[tuple[Trainable, Attachment]], accept: bool) -> None:

@@ -27,7 +27,8 @@ class Recipe:
 
     Attributes:
         losses: added up.
-        trainables: in the order in which they are put into a unit.
+        trainables: in the order in which they are put into a unit; what none stands for is quantized as it
+            is calibrated.
         unit: what is reconstructed at once.
         iterations: per unit.
         batch_size: images per iteration.
@@ -75,8 +76,8 @@ class Recipe:
         Raises:
             MethodError: too few images, a setting out of range, or losses that the units cannot give.
         """
-        self._check_schedule(images)
         self._check_images(structure)
+        self._check_schedule(images)
         if self.unit == "layer":
             self._check_layers()
         if any(loss.needs_inner for loss in self.losses):

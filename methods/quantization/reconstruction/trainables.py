@@ -53,12 +53,20 @@ class Unit:
     quantized: Tensor
     generator: torch.Generator
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether anything in it is quantized, so that there is an error to train against."""
+        sites = sites_of(self.segment.operations)
+        return not all(site.quantizer.spec.is_float for site in sites)
+
     def layers(self) -> list[WeightedOperation]:
-        """Return the operations with a weight that is quantized."""
+        """Return the operations with a weight that is quantized, and that nothing trained stands for."""
         return [
             op
             for op in self.segment.operations
-            if isinstance(op, WeightedOperation) and not op.weight_quantizer.spec.is_float
+            if isinstance(op, WeightedOperation)
+            and not op.weight_quantizer.spec.is_float
+            and not isinstance(op.weight_quantizer, TrainableQuantizer)
         ]
 
 
