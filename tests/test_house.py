@@ -46,14 +46,14 @@ FLOORS = {
     ),
     # A paper is a recipe over parts: it uses the contract and the parts, and nobody uses it.
     f"{PACKAGE}.methods": (("errors",), ("quantization",), ("api",), (REST,)),
-    # Bits describe quantizers, quantizers are built into a model, a model is calibrated; the three ways to
+    # Bits describe quantizers, quantizers are built into a model, a model is calibrated; the ways to
     # better scales and weights need calibration and not each other; reconstruction starts where they end.
     f"{PACKAGE}.methods.quantization": (
         ("bits",),
         ("quantizers",),
         ("model",),
         ("calibration", "storage"),
-        ("reparameterization", "search", "error_compensation"),
+        ("reparameterization", "transforms", "search", "error_compensation"),
         ("reconstruction",),
     ),
     # Storage reads weights and keeps what was computed, for images of any kind; detection takes its image

@@ -25,7 +25,8 @@ per output channel, activations per tensor, affine, static, 8-bit image), then w
 def add(verbs: Any) -> None:
     """Add the verb to the command line."""
     parser = verbs.add_parser(
-        "list", help="list methods, tasks, models, suites, model families or quantizer forms"
+        "list",
+        help="list methods, transforms, tasks, models, suites, model families or quantizer forms",
     )
     parser.set_defaults(function=run)
     parser.add_argument("what", choices=("suites", *LISTS))
@@ -147,8 +148,19 @@ def list_forms(arguments: argparse.Namespace) -> None:
     print_rows(("form", "what it is"), rows)
 
 
+def list_transforms(arguments: argparse.Namespace) -> None:
+    """Every transform that a suite can put in front of a method."""
+    from vit_ptq_bench.methods.quantization.transforms.names import TRANSFORMS
+
+    print_rows(
+        ("transform", "what it does"),
+        [(name, card.description) for name, card in sorted(TRANSFORMS.items())],
+    )
+
+
 LISTS = {
     "methods": list_methods,
+    "transforms": list_transforms,
     "tasks": list_tasks,
     "models": list_models,
     "families": list_families,

@@ -85,7 +85,7 @@ def _kind(run: Run, device: str, threads: int) -> str:
     """Runs of one kind take about the same time: only bit widths and seeds differ."""
     spec = run.spec
     words: dict[str, Any] = {
-        "method": [spec.method.name, dict(spec.method.parameters)],
+        "method": [spec.method.name, spec.method.settings],
         "model": spec.model.name,
         "task": [spec.task.name, spec.task.limit],
         "images": spec.calibration.images,

@@ -20,6 +20,7 @@ from vit_ptq_bench.bench.execution.measure import MB, PeakMemory, Stopwatch
 from vit_ptq_bench.bench.execution.messages import Job
 from vit_ptq_bench.bench.execution.scarcity import quantize_within_memory
 from vit_ptq_bench.bench.planning import plugins, registry
+from vit_ptq_bench.bench.planning.method_settings import make_method
 from vit_ptq_bench.bench.records.files import temporary_path
 from vit_ptq_bench.bench.records.outcomes import Outcomes
 from vit_ptq_bench.bench.records.record import now
@@ -123,8 +124,8 @@ class _Execution:
         task = registry.make_task(self._spec.task.name, job.task_options)
         self._cache = CacheFolder(*job.cache, self._memory.read) if job.cache is not None else None
         task.cache = self._cache
-        parameters = dict(self._spec.method.parameters)
-        self._method = registry.method_class(self._spec.method.name).create(parameters)
+        planned = self._spec.method
+        self._method = make_method(registry.method_class(planned.name), planned.settings)
         self._table = BitTable(self._spec.table)
         made.notes = self._method.notes()
         made.common_table = equal_table(BitWidth.parse(self._spec.bits)).with_scope(

@@ -13,6 +13,7 @@ from vit_ptq_bench.bench.planning.names import hint
 from vit_ptq_bench.bench.planning.suite import Suite
 from vit_ptq_bench.bench.records.spec import canonical_json
 from vit_ptq_bench.methods import Method, MethodError
+from vit_ptq_bench.methods.quantization.transforms.names import SETTING, TRANSFORMS
 
 
 def check_parameters(suite: Suite) -> None:
@@ -42,7 +43,7 @@ def check_variants(suite: Suite, names: Sequence[str]) -> None:
         seen: dict[str, str] = {}
         for label, own in variants.items():
             method = _create(suite, name, common, own, "variants", name, label)
-            settings = canonical_json(asdict(method.parameters))
+            settings = canonical_json([asdict(method.parameters), method.transforms])
             if settings in seen:
                 raise suite.error(
                     f"has the same settings as variant {seen[settings]!r}", "variants", name, label
@@ -64,13 +65,30 @@ def _create(
         cls = registry.method_class(name)
     except BenchError as error:
         raise suite.error(error, *keys) from None
-    known = [field.name for field in fields(cls.Parameters)]
+    known = [*(field.name for field in fields(cls.Parameters)), SETTING]
     for key in own:
         if key not in known:
             raise suite.error(f"{name} has no parameter {key!r}{hint(key, known)}", *keys, key)
     try:
         with blamed(cls, "create()"):
-            return cls.create({**common, **own})
+            return make_method(cls, {**common, **own})
     except MethodError as error:
         wrong = [error.parameter] if error.parameter in own else []
-        raise suite.error(error, *keys, *filter(None, wrong)) from None
+        value = _unknown_name(own[SETTING]) if wrong == [SETTING] else None
+        raise suite.error(error, *keys, *filter(None, wrong), value=value) from None
+
+
+def make_method(cls: type[Method], settings: Mapping[str, Any]) -> Method:
+    """Return a method with what a suite says of it: its parameters, and the transforms before it.
+
+    Raises:
+        MethodError: one of them is unknown or wrong; `MethodError.parameter` names it.
+    """
+    parameters = {key: value for key, value in settings.items() if key != SETTING}
+    return cls.create(parameters).with_transforms(settings.get(SETTING, ()))
+
+
+def _unknown_name(names: object) -> object:
+    """The first of some names that no transform has; the error is shown where it stands."""
+    listed = names if isinstance(names, list | tuple) else ()
+    return next((name for name in listed if name not in TRANSFORMS), None)

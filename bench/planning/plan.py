@@ -11,7 +11,11 @@ from typing import Any
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning import registry
 from vit_ptq_bench.bench.planning.answers import ask, blamed
-from vit_ptq_bench.bench.planning.method_settings import check_parameters, check_variants
+from vit_ptq_bench.bench.planning.method_settings import (
+    check_parameters,
+    check_variants,
+    make_method,
+)
 from vit_ptq_bench.bench.planning.names import choose, is_glob
 from vit_ptq_bench.bench.planning.size import Say, Size, check_size, silent
 from vit_ptq_bench.bench.planning.suite import Suite
@@ -74,7 +78,7 @@ class Choice:
 
     Attributes:
         name: of the method.
-        settings: what differs from the method's defaults.
+        settings: what differs from the method's defaults, and the transforms before it.
         variant: the suite's label; None for a method without variants.
     """
 
@@ -308,12 +312,14 @@ def _run(common: Common, model: ModelSpec, cell: Cell, reference: str | None) ->
 def _part(common: Common, cell: Cell) -> Part:
     cls = registry.method_class(cell.choice.name)
     with blamed(cls, "create()"):
-        method = cls.create(cell.choice.settings)
+        method = make_method(cls, cell.choice.settings)
     ask(method, "notes")  # the run needs them after all its work
     table = ask(method, "bit_table", BitWidth.parse(cell.bits), cell.protocol)
     given, dense = common.suite.calibration_images, common.task.dense
     return Part(
-        method=MethodSpec(cell.choice.name, cls.version, asdict(method.parameters)),
+        method=MethodSpec(
+            cell.choice.name, cls.version, asdict(method.parameters), method.transforms
+        ),
         fidelity=cls.fidelity,
         table=table if cell.scope is None else table.with_scope(cell.scope),
         images=calibration_images(cls, cell.protocol, given, dense),

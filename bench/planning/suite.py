@@ -65,7 +65,8 @@ class Suite:
         seeds: each seed is one draw of calibration images and one state of every random generator.
         calibration_images: number for all methods; None: see `bench.plan.calibration_images`.
         limit: evaluate on this many images only; None: on all.
-        parameters: settings of methods by method name; the rest keep their defaults.
+        parameters: settings of methods by method name; the rest keep their defaults. Besides the method's
+            own there is ``transforms``, the names of transforms that go in front of it.
         variants: by method name, label -> settings on top of ``parameters``; such a method runs once
             per label. The label is for people, a run's identity comes from its settings.
         task_options: options of the task that the suite fixes.

@@ -13,6 +13,7 @@ from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.records import checks
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import TensorSpec
+from vit_ptq_bench.methods.quantization.transforms.names import SETTING
 
 REFERENCE_METHOD = "fp32"
 """The method that leaves a model in full precision."""
@@ -30,11 +31,24 @@ class MethodSpec:
         name: as registered.
         version: of the class; another version may give other results.
         parameters: every setting, defaults included (JSON-ready).
+        transforms: what is done to the model before, by name and in order.
     """
 
     name: str
     version: int
     parameters: Mapping[str, Any]
+    transforms: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings as a suite has them: the parameters, and the transforms where there are any."""
+        more = {SETTING: list(self.transforms)} if self.transforms else {}
+        return dict(self.parameters) | more
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data; ``transforms`` is left out where there are none."""
+        data = asdict(self) | {SETTING: list(self.transforms)}
+        return {key: value for key, value in data.items() if key != SETTING or value}
 
 
 @dataclass(frozen=True)
@@ -137,7 +151,7 @@ class RunSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return the specification as JSON-ready data; ``scope`` is left out where there is none."""
         data = {
-            "method": asdict(self.method),
+            "method": self.method.to_dict(),
             "model": asdict(self.model),
             "task": asdict(self.task),
             "bits": self.bits,
@@ -167,9 +181,14 @@ class RunSpec:
         content = data["calibration"].get("content", "")
         if not checks.text(content):
             raise WrongSpec(f"spec.calibration.content must be a text, not {checks.short(content)}")
+        transforms = data["method"].get(SETTING, [])
+        if not checks.list_of(checks.text)(transforms):
+            raise WrongSpec(
+                f"spec.method.{SETTING} must be a list of texts, not {checks.short(transforms)}"
+            )
         try:
             spec = cls(
-                method=MethodSpec(**data["method"]),
+                method=MethodSpec(**{**data["method"], SETTING: tuple(transforms)}),
                 model=ModelSpec(**data["model"]),
                 task=TaskSpec(**data["task"]),
                 calibration=CalibrationSpec(**data["calibration"]),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY, Record
-from vit_ptq_bench.methods.api.words import table_words
+from vit_ptq_bench.methods.api.words import table_words, transform_words
 from vit_ptq_bench.methods.quantization.bits import (
     LINEAR_ROLES,
     OPTIONAL_KEYS,
@@ -25,10 +25,11 @@ def deviation(record: Record) -> str:
 
 
 def convention(record: Record) -> str:
-    """In words, what the record's run leaves in floating point, what is dynamic, and the method's notes."""
+    """In words, what a run leaves in floating point, what is dynamic, its transforms, the method's notes."""
     if record.common_table is None:  # it ended before the method was asked
         return ""
-    return "; ".join([*table_words(_in_order(record.spec.table)), *record.notes])
+    words = table_words(_in_order(record.spec.table))
+    return "; ".join([*words, *transform_words(record.spec.method.transforms), *record.notes])
 
 
 def _in_order(table: Table) -> Table:

@@ -43,7 +43,7 @@ def _row(record: Record) -> dict[str, Any]:
         "method": spec.method.name,
         "method_version": spec.method.version,
         "variant": record.variant or "",
-        "parameters": json.dumps(dict(spec.method.parameters), sort_keys=True),
+        "parameters": json.dumps(spec.method.settings, sort_keys=True),
         "bits": spec.bits,
         "protocol": spec.protocol,
         "scope": spec.scope or "",
@@ -124,4 +124,12 @@ def _told_apart(name: str, settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """``name`` with those of the settings that are not the same in all."""
     keys = dict.fromkeys(key for own in settings for key in own)
     varying = [key for key in keys if len({canonical_json(own.get(key)) for own in settings}) > 1]
-    return [f"{name} ({', '.join(f'{key}={own.get(key)}' for key in varying)})" for own in settings]
+    return [
+        f"{name} ({', '.join(f'{key}={_shown(own.get(key))}' for key in varying)})"
+        for own in settings
+    ]
+
+
+def _shown(value: Any) -> str:
+    """A setting in a row's name; transforms one after the other."""
+    return "+".join(value) if isinstance(value, list) else str(value)

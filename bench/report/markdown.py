@@ -13,6 +13,7 @@ from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY, Record
 from vit_ptq_bench.bench.report.footnotes import deviation
 from vit_ptq_bench.bench.report.frame import GROUP, Loader, labels, to_frame
 from vit_ptq_bench.bench.report.significance import SIGNIFICANCE, mcnemar
+from vit_ptq_bench.methods.api.words import transform_words
 
 LEGEND = """\
 Methods are ranked by top-1 (or the task's first metric), in percent, with its 95 % interval; with several
@@ -186,7 +187,8 @@ def _note(record: Record) -> str:
     warnings = record.environment.get("warnings")
     warned = "warned while calibrating, see `bench show`" if warnings else ""
     notes = (" ".join(note.split()) for note in record.notes)
-    return "; ".join(text for text in (deviation(record), *notes, warned) if text)
+    before = transform_words(record.spec.method.transforms)
+    return "; ".join(text for text in (deviation(record), *before, *notes, warned) if text)
 
 
 def footnote_mark(number: int) -> str:

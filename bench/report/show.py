@@ -32,6 +32,7 @@ def describe(record: Record) -> str:
         f"run          {record.run_id}  {record.status}",
         f"method       {record.title} version {spec.method.version} ({record.fidelity})",
         *_pairs("parameters", spec.method.parameters),
+        *(f"transform    {name}" for name in spec.method.transforms),
         f"model        {spec.model.name}  {spec.model.weights}",
         f"task         {spec.task.name} version {spec.task.version}, limit {spec.task.limit}",
         f"bits         {spec.bits}, protocol {spec.protocol}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vit_ptq_bench.methods import quantization as parts
@@ -23,6 +24,7 @@ def quantize(
     *,
     protocol: Protocol = "equal",
     seed: int = 0,
+    transforms: Sequence[str] = (),
     **settings: Any,
 ) -> parts.QuantizedModel:
     """Return a quantized copy of ``model``; the original is untouched.
@@ -41,15 +43,17 @@ def quantize(
         bits: like ``W4A4``; 32 stands for floating point.
         images: calibration images, float32 [n, 3, H, W], preprocessed as for the model; taken to its device.
         protocol: ``equal`` for the common bit table, ``authors`` for the method's own.
-        seed: of the method's random choices.
+        seed: of the random choices of method and transforms.
+        transforms: names of transforms that go in front of the method, in this order; `bench list transforms`
+            says which there are.
         settings: parameters of the method that differ from its defaults.
 
     Raises:
-        MethodError: unknown method, parameter, protocol or bit width, images of another form, or a model
-            that cannot be quantized.
+        MethodError: unknown method, parameter, transform, protocol or bit width, images of another form, or a
+            model that cannot be quantized, or not be transformed so.
     """
     _check_images(images)
-    chosen = _method_class(method).create(settings)
+    chosen = _method_class(method).create(settings).with_transforms(transforms)
     table = chosen.bit_table(BitWidth.parse(bits), protocol)
     device = next((parameter.device for parameter in model.parameters()), images.device)
     return chosen.quantize(model, table, parts.Calibration([images.to(device)], seed))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_type_hints
 
 from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.parameters import NoParameters, checked
-from vit_ptq_bench.methods.api.words import table_words
+from vit_ptq_bench.methods.api.words import table_words, transform_words
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import (
     BitTable,
@@ -18,6 +19,7 @@ from vit_ptq_bench.methods.quantization.bits import (
     Protocol,
     equal_table,
 )
+from vit_ptq_bench.methods.quantization.transforms.names import SETTING, check_transforms
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,6 +56,7 @@ class Method(ABC):
             is then that of the smaller batch, and the record says so. None: out of memory ends the run.
         Parameters: frozen dataclass of the settings, each with a default that JSON can hold; see
             `parameters.bounded`.
+        transforms: of an instance, what is done to the model before `calibrate`; see `with_transforms`.
     """
 
     name: ClassVar[str]
@@ -68,6 +71,8 @@ class Method(ABC):
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     batch: ClassVar[str | None] = None
     Parameters: ClassVar[type] = NoParameters
+
+    transforms: tuple[str, ...] = ()
 
     def __init__(self, parameters: Any = None) -> None:
         # Any: each method has its own dataclass; `create` checks the types.
@@ -94,6 +99,25 @@ class Method(ABC):
             settings[name] = checked(f"{cls.name}.{name}", value, hints[name], known[name])
         return cls(cls.Parameters(**settings))
 
+    def with_transforms(self, names: Sequence[str]) -> Self:
+        """Return this method with function-preserving transforms in front of it, in the place of its own.
+
+        Args:
+            names: of `quantization.TRANSFORMS`, each once; they act in this order.
+
+        Raises:
+            MethodError: something else than a list of such names, or the method is the full-precision
+                reference.
+        """
+        transforms = check_transforms(names)
+        if transforms and self.fidelity == "reference":
+            raise MethodError(
+                f"{self.name} is the model as it is, which no transform changes", parameter=SETTING
+            )
+        other = copy.copy(self)
+        other.transforms = transforms
+        return other
+
     @property
     def batch_images(self) -> int | None:
         """Images that go through the model at a time, where `batch` names the parameter that says so."""
@@ -103,7 +127,8 @@ class Method(ABC):
         """Return this method with half the `batch`, which needs less memory; None where that cannot be."""
         if self.batch is None or self.batch_images is None or self.batch_images < 2:
             return None
-        return type(self)(replace(self.parameters, **{self.batch: self.batch_images // 2}))
+        smaller = replace(self.parameters, **{self.batch: self.batch_images // 2})
+        return type(self)(smaller).with_transforms(self.transforms)
 
     def bit_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:
         """Return the bit table under a protocol: the common one, or the authors' own.
@@ -123,20 +148,25 @@ class Method(ABC):
         return equal_table(bits)
 
     def supports(self, model: nn.Module, table: BitTable) -> str | None:
-        """Return why this method cannot quantize this model with this table, or None."""
+        """Return why this method, behind its transforms, cannot quantize this model so, or None."""
         try:
             parts.find_family(model)
+            if not self.transforms:
+                return None
+            wrapped = parts.wrap_model(model, table)
         except MethodError as error:
             return str(error)
-        return None
+        problems = (parts.transform_problem(name, wrapped) for name in self.transforms)
+        return next((problem for problem in problems if problem is not None), None)
 
     def notes(self) -> tuple[str, ...]:
         """Return what the method says of itself beyond its bit table: `note`, if there is one."""
         return (self.note,) if self.note else ()
 
     def convention(self, table: BitTable) -> str:
-        """Return in words what ``table`` leaves in floating point, what is dynamic, and the `notes`."""
-        return "; ".join((*table_words(table), *self.notes()))
+        """Return in words what ``table`` leaves in floating point, what is dynamic; transforms; `notes`."""
+        words = (*table_words(table), *transform_words(self.transforms), *self.notes())
+        return "; ".join(words)
 
     @abstractmethod
     def calibrate(
@@ -145,7 +175,7 @@ class Method(ABC):
         calibration: parts.Calibration,
         progress: parts.CalibrationProgress | None = None,
     ) -> None:
-        """Set every quantizer of ``model``; the quantizers arrive inactive, the weights as trained.
+        """Set every quantizer of ``model``; they arrive inactive, the weights as trained or transformed.
 
         What it leaves active or inactive does not matter: all are switched on afterwards.
         """
@@ -172,6 +202,8 @@ class Method(ABC):
         if reason is not None:
             raise MethodError(reason)
         quantized = parts.wrap_model(model, table)
+        if self.transforms:
+            parts.apply_transforms(quantized, self.transforms, calibration)
         self.calibrate(quantized, calibration, progress)
         quantized.freeze()
         return quantized

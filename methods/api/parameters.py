@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.transforms.names import SETTING
 from vit_ptq_bench.values import out_of_bounds, shown
 
 Default = TypeVar("Default")
@@ -90,8 +91,8 @@ def check_parameters(cls: type, owner: str) -> None:
         owner: name of the method's class.
 
     Raises:
-        MethodError: it is no frozen dataclass, has a setting without default, or a default that has no
-            place in JSON.
+        MethodError: it is no frozen dataclass, has a setting without default, a default that has no place in
+            JSON, or a setting of a name that is taken.
     """
     what = f"{owner}.Parameters"
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
@@ -99,6 +100,10 @@ def check_parameters(cls: type, owner: str) -> None:
     if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise MethodError(f"{what} must be frozen: write @dataclass(frozen=True)")
     for field in dataclasses.fields(cls):
+        if field.name == SETTING:
+            raise MethodError(
+                f"{what}.{SETTING} must be called otherwise: every method has that setting"
+            )
         if field.default is field.default_factory is dataclasses.MISSING:
             raise MethodError(f"{what}.{field.name} needs a default")
     for name, value in dataclasses.asdict(cls()).items():

@@ -1,8 +1,8 @@
-"""Bit tables in words."""
+"""Bit tables and transforms in words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from vit_ptq_bench.methods.quantization.bits import TensorSpec
 
@@ -15,3 +15,8 @@ def table_words(table: Mapping[str, TensorSpec]) -> tuple[str, ...]:
         f"floating point: {', '.join(floating)}" if floating else "every site quantized",
         f"dynamic: {', '.join(dynamic)}" if dynamic else "static",
     )
+
+
+def transform_words(transforms: Sequence[str]) -> tuple[str, ...]:
+    """Return in words what is done to a model before its calibration; nothing where nothing is."""
+    return (f"transformed first: {', then '.join(transforms)}",) if transforms else ()

@@ -95,10 +95,9 @@ from .reconstruction.trainables import Steps as Steps
 from .reconstruction.trainables import Trainable as Trainable
 from .reconstruction.trainables import Weights as Weights
 
-# Scales that move from LayerNorm outputs into weights.
+# A calibration whose scales move from LayerNorm outputs into weights.
 from .reparameterization import calibrate_reparameterized as calibrate_reparameterized
 from .reparameterization import join_channels as join_channels
-from .reparameterization import smooth_norm_outputs as smooth_norm_outputs
 from .reparameterization import split_channels as split_channels
 
 # Search of scales by the error of outputs.
@@ -117,3 +116,14 @@ from .search.scores import SquaredErrorMetric as SquaredErrorMetric
 # Quantized models on disk.
 from .storage import load_quantized as load_quantized
 from .storage import save_quantized as save_quantized
+
+# Transforms that keep the full-precision function, in front of any calibration.
+from .transforms.apply import apply_transforms as apply_transforms
+from .transforms.apply import transform_problem as transform_problem
+from .transforms.centring import centre_keys as centre_keys
+from .transforms.heads import equalise_heads as equalise_heads
+from .transforms.heads import rotate_heads as rotate_heads
+from .transforms.names import TRANSFORMS as TRANSFORMS
+from .transforms.norms import shift_norms as shift_norms
+from .transforms.norms import smooth_norm_outputs as smooth_norm_outputs
+from .transforms.residual import rotate_residual as rotate_residual

@@ -1,25 +1,15 @@
-"""Equivalent transformations of LayerNorm outputs: scales that move into the weights behind them.
-
-RepQ-ViT's scale reparameterization, a whole calibration, and SmoothQuant's migration, which goes in front of
-any calibration. The full-precision function stays the same.
-"""
+"""RepQ-ViT's scale reparameterization: a calibration whose scales move into the weights behind LayerNorms."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import Literal
 
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.calibration.passes import (
     calibrate_activations,
     calibrate_weights,
-    check_finite,
 )
 from vit_ptq_bench.methods.quantization.calibration.range_rules import best_percentile_rule
 from vit_ptq_bench.methods.quantization.model.folding import fold_into_reader
@@ -29,9 +19,6 @@ from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantiz
 
 PERCENTILES = (0.999, 0.9999, 0.99999)
 """Of which RepQ-ViT takes the one of least squared error."""
-
-SMALLEST = 1e-5
-"""Lower bound of maxima and of smoothing scales."""
 
 
 def calibrate_reparameterized(
@@ -118,48 +105,3 @@ def _reparameterize(link: NormLink, zero_point: str, scale: str) -> None:
     quantizer = UniformQuantizer(replace(channels.spec, granularity="tensor"), channels.site)
     quantizer.set_parameters(common, zero)
     link.reader.input_quantizer = quantizer
-
-
-def smooth_norm_outputs(model: QuantizedModel, calibration: Calibration, alpha: float) -> None:
-    """Divide each channel of each quantized LayerNorm output by s and multiply the weight's column by it.
-
-    ``s_j = max|X_j|^alpha / max|W_:j|^(1 - alpha)`` (SmoothQuant, Xiao et al., ICML 2023, equation 4). The
-    full-precision function stays the same, so any calibration can follow.
-
-    Args:
-        model: the wrapped model, its quantizers inactive; LayerNorms and their readers are changed.
-        calibration: the images, shown as one batch.
-        alpha: migration strength in [0, 1]; 0 leaves the activations as they are.
-
-    Raises:
-        MethodError: NaN or infinite activations or weights; the site is named.
-    """
-    for link, largest in _channel_maxima(model, calibration):
-        if link.reader.input_quantizer.spec.is_float:
-            continue
-        weight = link.reader.weight.abs().amax(dim=0).clamp_min(SMALLEST)
-        check_finite(weight, f"{link.reader.name}.weight")
-        scale = largest.clamp_min(SMALLEST) ** alpha / weight ** (1 - alpha)
-        fold_into_reader(link, scale.clamp_min(SMALLEST), torch.zeros_like(scale))
-
-
-@torch.no_grad()
-def _channel_maxima(
-    model: QuantizedModel, calibration: Calibration
-) -> list[tuple[NormLink, Tensor]]:
-    """Largest absolute value of each channel of each linked LayerNorm's output ([C])."""
-    maxima: dict[str, Tensor] = {}
-
-    def watch(link: NormLink, module: Any, inputs: tuple[Tensor, ...]) -> None:
-        check_finite(inputs[0], f"{link.reader.name}.input")
-        maxima[link.reader.name] = inputs[0].abs().flatten(0, -2).amax(dim=0)
-
-    links = model.structure.norm_links
-    patch_embed = model.weighted_operations()[0]
-    check_finite(calibration.whole(), f"{patch_embed.name}.input")
-    with ExitStack() as stack:
-        for link in links:
-            hook = partial(watch, link)
-            stack.callback(link.reader.register_forward_pre_hook(hook).remove)
-        model(calibration.whole())
-    return [(link, maxima[link.reader.name]) for link in links]

@@ -27,7 +27,11 @@ from vit_ptq_bench.methods.quantization.bits import BitTable
 from vit_ptq_bench.methods.quantization.model.activation import MARK, mlps_of
 from vit_ptq_bench.methods.quantization.model.attention import QuantSelfAttention
 from vit_ptq_bench.methods.quantization.model.families import wrap_model
-from vit_ptq_bench.methods.quantization.model.layers import QuantLayerNorm, WeightedOperation
+from vit_ptq_bench.methods.quantization.model.layers import (
+    QuantLayerNorm,
+    WeightedOperation,
+    ensured_bias,
+)
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
 from vit_ptq_bench.methods.quantization.quantizers.uniform import (
@@ -133,9 +137,7 @@ class SavedModel:
         tensors = dict(self.tensors)
         try:
             quantized = wrap_model(model, self.table)
-            for operation in quantized.weighted_operations():
-                if f"{operation.name}.bias" in tensors:
-                    operation.ensure_bias()
+            _make_biases(quantized, tensors)
             _replace_activations(quantized, tensors)
             loaded = _load_quantizers(quantized, tensors)
             _check_groups(quantized)
@@ -277,6 +279,14 @@ def _replace_activations(quantized: QuantizedModel, tensors: Mapping[str, Tensor
         if mark.dtype != torch.uint8 or mark.flatten().tolist() != [1]:
             raise MethodError(f"{mlp.place} has a mark of ReLU that is not 1")
         mlp.use_relu()
+
+
+def _make_biases(quantized: QuantizedModel, tensors: Mapping[str, Tensor]) -> None:
+    """Give layers without a bias one where the file has one: what is folded into a layer goes there."""
+    for name, module in quantized.module.named_modules():
+        layer = isinstance(module, WeightedOperation | nn.Linear | nn.Conv2d)
+        if layer and f"{name}.bias" in tensors:
+            ensured_bias(module)
 
 
 def _load_quantizers(quantized: QuantizedModel, tensors: dict[str, Tensor]) -> set[str]:

@@ -21,7 +21,8 @@ def _sharpened(model: nn.Module, seed: int) -> nn.Module:
                     module.bias.normal_(0, 0.1, generator=generator)
             elif isinstance(module, nn.LayerNorm):
                 module.weight.uniform_(0.3, 3.0, generator=generator)
-                module.bias.normal_(0, 0.5, generator=generator)
+                if module.bias is not None:
+                    module.bias.normal_(0, 0.5, generator=generator)
     return model.eval()
 
 

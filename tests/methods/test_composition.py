@@ -11,7 +11,7 @@ from vit_ptq_bench.methods.quantization.calibration.passes import (
 )
 from vit_ptq_bench.methods.quantization.calibration.range_rules import minmax_rule
 from vit_ptq_bench.methods.quantization.model.folding import fold_into_reader
-from vit_ptq_bench.methods.quantization.reparameterization import smooth_norm_outputs
+from vit_ptq_bench.methods.quantization.transforms.norms import smooth_norm_outputs
 
 
 @torch.no_grad()

@@ -109,9 +109,7 @@ class WeightedOperation(QuantOperation):
 
     def ensure_bias(self) -> nn.Parameter:
         """Return the bias, creating a zero one where the layer has none."""
-        if self.bias is None:
-            self.bias = nn.Parameter(self.weight.new_zeros(self.weight.shape[0]))
-        return self.bias
+        return ensured_bias(self)
 
     @torch.no_grad()
     def freeze(self) -> None:
@@ -129,6 +127,14 @@ class WeightedOperation(QuantOperation):
         codes = codes.view(self.weight.shape)
         self.codes = (codes - self.code_offset).to(torch.uint8)
         self.weight = nn.Parameter(quantizer.dequantize(codes), requires_grad=False)
+
+
+def ensured_bias(layer: WeightedOperation | nn.Linear | nn.Conv2d) -> nn.Parameter:
+    """Return the bias of a layer, creating a zero one where it has none."""
+    if layer.bias is None:
+        zeros = layer.weight.new_zeros(layer.weight.shape[0])
+        layer.bias = nn.Parameter(zeros, requires_grad=False)
+    return cast(nn.Parameter, layer.bias)
 
 
 class QuantLinear(WeightedOperation):

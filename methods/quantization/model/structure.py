@@ -73,7 +73,83 @@ class ValueLink:
         return not self.context.first_quantizer.spec.is_float
 
 
+@dataclass(frozen=True)
+class AttentionLink:
+    """The layers around one attention, between which the channels of each head can be mixed.
+
+    Attributes:
+        name: dotted name of the attention.
+        heads: number of heads.
+        source: gives queries, keys and values, [3, heads, head_dim] outputs.
+        reader: the projection; it reads [heads, head_dim] channels of context.
+        keys_normed: queries and keys are normalised, so they are not what ``source`` gives.
+        context_normed: the context is normalised before the projection.
+    """
+
+    name: str
+    heads: int
+    source: WeightedOperation
+    reader: WeightedOperation
+    keys_normed: bool = False
+    context_normed: bool = False
+
+
+Layer = WeightedOperation | nn.Linear | nn.Conv2d
+"""A layer with a weight; plain ones stand behind the quantized part of a model (the neck of a detector)."""
+
+
+@dataclass(frozen=True)
+class StreamWriter:
+    """A layer that writes to a residual stream, and the factors on its outputs (LayerScale), if any, [C]."""
+
+    layer: Layer
+    scale: nn.Parameter | None = None
+
+
+@dataclass(frozen=True)
+class StreamReader:
+    """What reads a residual stream: a LayerNorm and the layers behind it, which nothing else feeds.
+
+    Attributes:
+        norm: None where the layers read the stream as it is.
+        layers: linear layers and 1 x 1 convolutions; empty where nobody reads the LayerNorm.
+        padding: the padded tokens between them, if there can be any.
+        tokens: how many neighbouring tokens are concatenated before the LayerNorm (patch merging).
+        interleaved: the concatenated channels are ordered [C, tokens], not [tokens, C].
+    """
+
+    norm: nn.LayerNorm | None
+    layers: tuple[Layer, ...]
+    padding: Padding | None = None
+    tokens: int = 1
+    interleaved: bool = False
+
+
+@dataclass(frozen=True)
+class ResidualStream:
+    """The tokens that blocks add to, with all that writes and reads them: their channels can be mixed.
+
+    Attributes:
+        stage: number of the stage whose blocks add to it; a model without stages has one, 0.
+        width: C, its channels.
+        writers: all layers whose outputs are added to it.
+        tokens: parameters [..., C] that are part of it: positions, class and other learned tokens.
+        readers: all that reads it.
+    """
+
+    stage: int
+    width: int
+    writers: tuple[StreamWriter, ...]
+    tokens: tuple[nn.Parameter, ...]
+    readers: tuple[StreamReader, ...]
+
+
 SegmentKind = Literal["embed", "block", "merge", "head", "layer", "model"]
+
+
+def as_it_is(x: Tensor) -> Tensor:
+    """Return ``x``: the arrangement of a model whose attention reads the stream as it stands."""
+    return x
 
 
 @dataclass(frozen=True)
@@ -89,6 +165,9 @@ class Segment:
         stage: blocks of one number work at one resolution.
         halves: of a block, the attention and the MLP, each with its residual; else empty.
         tap: maps the segment's output to a feature map that `Structure.tail` reads; None for most.
+        arrange: of the attention half of a block, maps a residual stream, or anything of its shape, to the
+            layout [B, N, C] in which qkv reads it and proj writes it: as it is, or (Swin) shifted, padded
+            with zeros and cut into windows, [B * windows, N, C].
     """
 
     name: str
@@ -98,6 +177,7 @@ class Segment:
     stage: int = 0
     halves: tuple["Segment", ...] = ()
     tap: Callable[[Tensor], Tensor] | None = None
+    arrange: Callable[[Tensor], Tensor] = as_it_is
 
 
 @dataclass
@@ -108,6 +188,10 @@ class Structure:
         operations: every quantized operation.
         norm_links: the LayerNorm -> linear pairs of blocks and patch mergings.
         value_links: the qkv -> projection pairs of attention layers.
+        attention_links: the layers around every attention.
+        streams: the residual streams whose channels can be mixed.
+        fixed_streams: in words, why other streams cannot be.
+        class_tokens: how many tokens, the first ones, a classifier's head reads alone; 0: it reads all.
         blocks: dotted names of the transformer blocks.
         segments: the model cut into pieces; every operation is in exactly one, but for those of a
             detector behind its backbone.
@@ -120,6 +204,10 @@ class Structure:
     operations: list[QuantOperation] = field(default_factory=list)
     norm_links: list[NormLink] = field(default_factory=list)
     value_links: list[ValueLink] = field(default_factory=list)
+    attention_links: list[AttentionLink] = field(default_factory=list)
+    streams: list[ResidualStream] = field(default_factory=list)
+    fixed_streams: list[str] = field(default_factory=list)
+    class_tokens: int = 0
     blocks: list[str] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
     tail: Callable[[Sequence[Tensor]], tuple[Tensor, ...]] | None = None

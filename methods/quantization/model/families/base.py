@@ -21,6 +21,7 @@ from vit_ptq_bench.methods.quantization.model.structure import (
     Segment,
     SegmentKind,
     Structure,
+    as_it_is,
 )
 
 
@@ -113,11 +114,12 @@ class Family(ABC):
         stage: int = 0,
         halves: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None,
         tap: Callable[[Tensor], Tensor] | None = None,
+        arrange: Callable[[Tensor], Tensor] = as_it_is,
     ) -> None:
         """Note the segment that holds the operations replaced since the last one.
 
         ``halves`` are the attention and the MLP of a block, each with its residual; ``tap`` is what a
-        detector's neck reads of it.
+        detector's neck reads of it; ``arrange`` takes the stream to the layout of the attention half.
         """
         taken = sum(len(segment.operations) for segment in self.structure.segments)
         operations = tuple(self.structure.operations[taken:])
@@ -125,7 +127,9 @@ class Family(ABC):
         if halves is not None:
             border = next(i for i, op in enumerate(operations) if op.role == "fc1")
             border -= operations[border - 1].role == "norm"
-            attention = Segment(f"{name}.attn", kind, halves[0], operations[:border], stage)
+            attention = Segment(
+                f"{name}.attn", kind, halves[0], operations[:border], stage, arrange=arrange
+            )
             mlp = Segment(f"{name}.mlp", kind, halves[1], operations[border:], stage, tap=tap)
             parts = attention, mlp
         self.structure.segments.append(Segment(name, kind, run, operations, stage, parts, tap))

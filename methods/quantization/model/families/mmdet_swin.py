@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from vit_ptq_bench.methods.quantization.model.families.base import Family
 from vit_ptq_bench.methods.quantization.model.families.registry import register_family
+from vit_ptq_bench.methods.quantization.model.families.streams import StreamNotes
 from vit_ptq_bench.methods.quantization.model.families.window import (
     QuantWindowAttention,
     pad_to_windows,
 )
-from vit_ptq_bench.methods.quantization.model.structure import Padding, ValueLink
+from vit_ptq_bench.methods.quantization.model.structure import AttentionLink, Padding, ValueLink
 
 PARTS = {
     "neck": "neck",
@@ -47,10 +48,7 @@ class QuantShiftedWindows(nn.Module):
         """Attend within windows; ``query`` and the result are [B, H * W, C]."""
         batch, _, channels = query.shape
         height, width = hw_shape
-        x = query.view(batch, height, width, channels)
-        x = pad_to_windows(x, (self.size, self.size), self.padding())
-        if self.shift:
-            x = x.roll((-self.shift, -self.shift), dims=(1, 2))
+        x = self._shifted(query.view(batch, height, width, channels), self.padding())
         mask = self._mask(x) if self.shift else None
         shape = x.shape
         x = self._merged(self.w_msa(self._windows(x).flatten(1, 2), mask), shape)
@@ -58,6 +56,15 @@ class QuantShiftedWindows(nn.Module):
             x = x.roll((self.shift, self.shift), dims=(1, 2))
         dropped: Tensor = self.drop(x[:, :height, :width].reshape(batch, height * width, channels))
         return dropped
+
+    def arrange(self, x: Tensor) -> Tensor:
+        """Return a map [B, H, W, C] as the attention reads one, padded with zeros: [B * windows, N, C]."""
+        return self._windows(self._shifted(x, x.new_zeros(x.shape[-1]))).flatten(1, 2)
+
+    def _shifted(self, x: Tensor, padding: Tensor) -> Tensor:
+        """Pad a map [B, H, W, C] to whole windows with ``padding`` [C] and shift it cyclically."""
+        x = pad_to_windows(x, (self.size, self.size), padding)
+        return x.roll((-self.shift, -self.shift), dims=(1, 2)) if self.shift else x
 
     def _windows(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B * windows, size, size, C]."""
@@ -117,6 +124,8 @@ class MMDetSwin(Family):
             self._replace_stage(stage, index)
         if self.table.scope == "full":
             self._replace_heads()
+        for index in range(len(backbone.stages)):
+            self._note_stream(index)
         self.structure.tail = self._neck
         self.structure.observe = self._observe
 
@@ -148,6 +157,7 @@ class MMDetSwin(Family):
                 stage=index,
                 halves=(partial(_attention_half, block), partial(_mlp_half, block)),
                 tap=partial(self._tap, index) if tapped else None,
+                arrange=block.attn.arrange,
             )
         if stage.downsample is None:
             return
@@ -173,6 +183,41 @@ class MMDetSwin(Family):
         self.link(block.norm1, qkv, block.attn.padding)
         self.link(block.norm2, fc1)
         self.structure.value_links.append(ValueLink(qkv, attention.context, proj))
+        place = f"{name}.attn.w_msa"
+        self.structure.attention_links.append(AttentionLink(place, attention.num_heads, qkv, proj))
+
+    def _note_stream(self, index: int) -> None:
+        """Everything that writes and reads the residual stream of a stage."""
+        backbone, stage = self.model.backbone, self.model.backbone.stages[index]
+        embedding = backbone.patch_embed
+        before = backbone.stages[index - 1].downsample if index else None
+        writer = embedding.projection if before is None else before.reduction
+        stream = StreamNotes(index, writer.weight.shape[0])
+        stream.written_by(writer)
+        if index == 0 and embedding.norm is not None:
+            stream.fixed("backbone.patch_embed.norm writes it, channel by channel")
+        if index == 0 and backbone.use_abs_pos_embed:
+            stream.holds(backbone.absolute_pos_embed)
+        for position, block in enumerate(stage.blocks):
+            _note_block(stream, block, f"backbone.stages.{index}.blocks.{position}")
+        if stage.downsample is not None:
+            name = f"backbone.stages.{index}.downsample"
+            stream.merged_by(stage.downsample, name, interleaved=True)
+        if index in backbone.out_indices:
+            self._note_neck(stream, index)
+        stream.end(self.structure)
+
+    def _note_neck(self, stream: StreamNotes, index: int) -> None:
+        """What reads the feature map of a stage: the lateral convolution of a feature pyramid."""
+        neck = self.model.neck
+        place = f"{type(neck).__module__}.{type(neck).__name__}"
+        if place != "mmdet.models.necks.fpn.FPN" or neck.add_extra_convs == "on_input":
+            stream.fixed(f"it is not known what in the neck ({place}) reads it")
+            return
+        level = list(self.model.backbone.out_indices).index(index) - neck.start_level
+        read = [lateral.conv for i, lateral in enumerate(neck.lateral_convs) if i == level]
+        norm = getattr(self.model.backbone, f"norm{index}")
+        stream.read_by(norm, *read, name=f"backbone.norm{index}")
 
     def _replace_heads(self) -> None:
         for part, role in PARTS.items():
@@ -254,6 +299,15 @@ def _submodule(model: nn.Module, path: str) -> nn.Module | None:
     for name in path.split("."):
         module = getattr(module, name, None)
     return module if isinstance(module, nn.Module) else None
+
+
+def _note_block(stream: StreamNotes, block: Any, name: str) -> None:
+    """What a replaced block reads of its stream, and what it adds to it."""
+    attention, layers = block.attn.w_msa, block.ffn.layers
+    stream.read_by(block.norm1, attention.qkv, name=f"{name}.norm1", padding=block.attn.padding)
+    stream.written_by(attention.proj)
+    stream.read_by(block.norm2, layers[0][0], name=f"{name}.norm2")
+    stream.written_by(layers[1])
 
 
 def _run_block(block: Any, x: Tensor) -> Tensor:

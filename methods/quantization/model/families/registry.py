@@ -48,7 +48,7 @@ class FamilyRegistry(Registry):
 
 
 FAMILIES = FamilyRegistry(
-    "family", PACKAGE, ("base", "registry", "timm_block", "window"), MethodError
+    "family", PACKAGE, ("base", "registry", "streams", "timm_block", "window"), MethodError
 )
 """Name -> family class."""
 

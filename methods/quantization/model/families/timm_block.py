@@ -1,12 +1,15 @@
 """The transformer block as timm's families have it: norm1, attn, norm2, mlp."""
 
+from types import NoneType
 from typing import Any
 
 from timm.layers import Mlp
+from torch import nn
 
 from vit_ptq_bench.methods.quantization.model.attention import QuantSelfAttention
 from vit_ptq_bench.methods.quantization.model.families.base import Family
-from vit_ptq_bench.methods.quantization.model.structure import Padding, ValueLink
+from vit_ptq_bench.methods.quantization.model.families.streams import StreamNotes
+from vit_ptq_bench.methods.quantization.model.structure import AttentionLink, Padding, ValueLink
 
 
 def replace_block(
@@ -14,7 +17,6 @@ def replace_block(
     block: Any,
     name: str,
     attention: QuantSelfAttention,
-    values_movable: bool = True,
     padding: Padding | None = None,
 ) -> None:
     """Replace the layers of a block in execution order and note what can be folded into what.
@@ -24,7 +26,6 @@ def replace_block(
         block: has ``norm1``, ``attn``, ``norm2`` and ``mlp`` with ``fc1`` and ``fc2``.
         name: its dotted name.
         attention: takes the place of ``block.attn``.
-        values_movable: whether nothing but the attention product stands between values and projection.
         padding: the padded tokens between ``norm1`` and the attention, if there can be any.
 
     Raises:
@@ -47,5 +48,23 @@ def replace_block(
     family.replace(block.mlp, "fc2", f"{name}.mlp.fc2", "fc2")
     family.link(block.norm1, qkv, padding)
     family.link(block.norm2, fc1)
-    if values_movable:
+    keys_normed, context_normed = _has_norm(attention, "k_norm"), _has_norm(attention, "norm")
+    if not context_normed:
         structure.value_links.append(ValueLink(qkv, attention.context, proj))
+    structure.attention_links.append(
+        AttentionLink(f"{name}.attn", attention.num_heads, qkv, proj, keys_normed, context_normed)
+    )
+
+
+def _has_norm(attention: QuantSelfAttention, name: str) -> bool:
+    """Whether a norm stands there; window attention has none, nor a place for one."""
+    return not isinstance(getattr(attention, name, None), NoneType | nn.Identity)
+
+
+def note_block(stream: StreamNotes, block: Any, name: str) -> None:
+    """Note in ``stream`` what a replaced block reads and writes."""
+    padding = getattr(block, "padding", None)
+    stream.read_by(block.norm1, block.attn.qkv, name=f"{name}.norm1", padding=padding)
+    stream.written_by(block.attn.proj, getattr(block, "ls1", None))
+    stream.read_by(block.norm2, block.mlp.fc1, name=f"{name}.norm2")
+    stream.written_by(block.mlp.fc2, getattr(block, "ls2", None))

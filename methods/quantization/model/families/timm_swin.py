@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from vit_ptq_bench.methods.quantization.model.families.base import Family
 from vit_ptq_bench.methods.quantization.model.families.registry import register_family
-from vit_ptq_bench.methods.quantization.model.families.timm_block import replace_block
+from vit_ptq_bench.methods.quantization.model.families.streams import StreamNotes
+from vit_ptq_bench.methods.quantization.model.families.timm_block import note_block, replace_block
 from vit_ptq_bench.methods.quantization.model.families.window import (
     QuantWindowAttention,
     pad_to_windows,
 )
+from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
 from vit_ptq_bench.methods.quantization.model.structure import Padding
 
 MASKED = -100.0
@@ -52,11 +54,42 @@ class TimmSwin(Family):
                 name = f"layers.{index}.blocks.{position}"
                 block = self._replace_block(stage, position, name)
                 halves = partial(_attention_half, block), partial(_mlp_half, block)
-                self.segment(name, "block", block, stage=index, halves=halves)
+                arrange = partial(_arranged, block)
+                self.segment(name, "block", block, stage=index, halves=halves, arrange=arrange)
         self.quantize_norm(model, "norm", "norm")
         if isinstance(model.head.fc, nn.Linear):
             self.replace(model.head, "fc", "head.fc", "head")
         self.segment("head", "head", partial(_head, model))
+        for index in range(len(model.layers)):
+            self._note_stream(index)
+
+    def _note_stream(self, index: int) -> None:
+        """Everything that writes and reads the residual stream of a stage."""
+        model, stage = self.model, self.model.layers[index]
+        merging, following = stage.downsample, list(model.layers)[index + 1 :]
+        writer = merging.reduction if isinstance(merging, PatchMerging) else model.patch_embed.proj
+        stream = StreamNotes(index, writer.weight.shape[0])
+        stream.written_by(writer)
+        if writer is model.patch_embed.proj and not isinstance(model.patch_embed.norm, nn.Identity):
+            stream.fixed("patch_embed.norm writes it, channel by channel")
+        for position, block in enumerate(stage.blocks):
+            note_block(stream, block, f"layers.{index}.blocks.{position}")
+        if following:
+            name = f"layers.{index + 1}.downsample"
+            stream.merged_by(following[0].downsample, name, interleaved=False)
+        else:
+            self._note_head(stream)
+        stream.end(self.structure)
+
+    def _note_head(self, stream: StreamNotes) -> None:
+        head = self.model.head
+        if not isinstance(head.fc, WeightedOperation) or head.global_pool.pool_type not in (
+            "",
+            "avg",
+        ):
+            stream.fixed("no linear layer alone reads its last norm")
+            return
+        stream.read_by(self.model.norm, head.fc, name="norm")
 
     def _replace_downsample(self, stage: Any, name: str, index: int) -> None:
         if isinstance(stage.downsample, nn.Identity):
@@ -113,11 +146,9 @@ class QuantPaddedBlock(nn.Module):
         """Attend within windows of a normalised map [B, H, W, C]."""
         _, height, width, channels = x.shape
         down, right = self.shift_size
-        if down or right:
-            x = x.roll((-down, -right), dims=(1, 2))
-        x = pad_to_windows(x, self.window_size, self.padding())
+        x = _shifted(self, x, self.padding())
         rows, columns = x.shape[1:3]
-        windows = window_partition(x, self.window_size).view(-1, prod(self.window_size), channels)
+        windows = _windows(self, x)
         attended = self.attn(
             windows, mask=self._mask(rows, columns, x) if self.dynamic else self.attn_mask
         )
@@ -141,6 +172,25 @@ class QuantPaddedBlock(nn.Module):
         windows = window_partition(numbers, self.window_size).view(-1, prod(self.window_size))
         apart = windows[:, None, :] != windows[:, :, None]
         return torch.zeros(apart.shape, dtype=x.dtype, device=x.device).masked_fill_(apart, MASKED)
+
+
+def _shifted(block: Any, x: Tensor, padding: Tensor) -> Tensor:
+    """Shift a map [B, H, W, C] cyclically and pad it to whole windows with ``padding`` [C]."""
+    down, right = block.shift_size
+    if down or right:
+        x = x.roll((-down, -right), dims=(1, 2))
+    return pad_to_windows(x, tuple(block.window_size), padding)
+
+
+def _windows(block: Any, x: Tensor) -> Tensor:
+    """[B, H, W, C] -> [B * windows, N, C]."""
+    windows: Tensor = window_partition(x, block.window_size)
+    return windows.view(-1, prod(block.window_size), x.shape[-1])
+
+
+def _arranged(block: Any, x: Tensor) -> Tensor:
+    """What `Segment.arrange` says of a map [B, H, W, C]."""
+    return _windows(block, _shifted(block, x, x.new_zeros(x.shape[-1])))
 
 
 def _regions(length: int, size: int, shift: int, device: torch.device) -> Tensor:

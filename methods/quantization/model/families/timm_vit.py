@@ -15,7 +15,9 @@ from vit_ptq_bench.methods.quantization.bits import BitTable
 from vit_ptq_bench.methods.quantization.model.attention import QuantSelfAttention
 from vit_ptq_bench.methods.quantization.model.families.base import Family
 from vit_ptq_bench.methods.quantization.model.families.registry import register_family
-from vit_ptq_bench.methods.quantization.model.families.timm_block import replace_block
+from vit_ptq_bench.methods.quantization.model.families.streams import StreamNotes
+from vit_ptq_bench.methods.quantization.model.families.timm_block import note_block, replace_block
+from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
 
 
 class QuantAttention(QuantSelfAttention):
@@ -76,6 +78,9 @@ class TimmViT(Family):
             if isinstance(getattr(model, head, None), nn.Linear):
                 self.replace(model, head, head, "head")
         self.segment("head", "head", partial(_head, model))
+        self._note_stream()
+        distilled = isinstance(model, VisionTransformerDistilled)
+        self.structure.class_tokens = 1 + distilled if model.global_pool == "token" else 0
 
     def _embed(self, images: Tensor) -> Tensor:
         """What comes before the blocks (`VisionTransformer.forward_features`): [B, N, C]."""
@@ -89,8 +94,32 @@ class TimmViT(Family):
         if getattr(block.attn, "gate", None) is not None:
             raise self.refusal(f"{name}.attn has an output gate")
         attention = QuantAttention(block.attn, f"{name}.attn", self.table)
-        movable = isinstance(attention.norm, nn.Identity)
-        replace_block(self, block, name, attention, values_movable=movable)
+        replace_block(self, block, name, attention)
+
+    def _note_stream(self) -> None:
+        """Everything that writes and reads the one residual stream, which goes through all blocks."""
+        model = self.model
+        stream = StreamNotes(0, model.embed_dim)
+        for place, norm in (
+            ("patch_embed.norm", model.patch_embed.norm),
+            ("norm_pre", model.norm_pre),
+        ):
+            if not isinstance(norm, nn.Identity):
+                stream.fixed(f"{place} writes it, channel by channel")
+        stream.written_by(model.patch_embed.proj)
+        tokens = ("pos_embed", "cls_token", "reg_token", "dist_token")
+        stream.holds(*(getattr(model, token, None) for token in tokens))
+        for index, block in enumerate(model.blocks):
+            note_block(stream, block, f"blocks.{index}")
+        heads = [getattr(model, name) for name in ("head", "head_dist") if hasattr(model, name)]
+        layers = [head for head in heads if isinstance(head, WeightedOperation)]
+        norms = {name: getattr(model, name) for name in ("norm", "fc_norm")}
+        own = {name: norm for name, norm in norms.items() if not isinstance(norm, nn.Identity)}
+        if layers != heads or len(own) > 1 or model.global_pool not in ("", "token", "avg"):
+            stream.fixed("no linear layer alone reads its last norm")
+        name, norm = next(iter(own.items()), ("norm", None))
+        stream.read_by(norm, *layers, name=name)
+        stream.end(self.structure)
 
 
 def _head(model: Any, x: Tensor) -> Tensor:

@@ -18,11 +18,9 @@ from vit_ptq_bench.methods.quantization.model.families import wrap_model
 from vit_ptq_bench.methods.quantization.model.families.timm_swin import QuantPaddedBlock
 from vit_ptq_bench.methods.quantization.model.folding import fold_into_reader, fold_into_values
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
-from vit_ptq_bench.methods.quantization.reparameterization import (
-    calibrate_reparameterized,
-    smooth_norm_outputs,
-)
+from vit_ptq_bench.methods.quantization.reparameterization import calibrate_reparameterized
 from vit_ptq_bench.methods.quantization.storage import load_quantized, save_quantized
+from vit_ptq_bench.methods.quantization.transforms.norms import smooth_norm_outputs
 
 TABLE = equal_table(BitWidth(4, 4))
 NORMS = TABLE.change("norm.input", bits=8)

@@ -1,0 +1,86 @@
+"""The transforms by name; without torch, for the plan and for what only prints.
+
+One more transform is one more entry here and the module that it names, see `base.Transform`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.values import shown
+
+SETTING = "transforms"
+"""The setting of every method that names them; no method may have a parameter of this name."""
+
+
+@dataclass(frozen=True)
+class TransformCard:
+    """What can be said of a transform without running it.
+
+    Attributes:
+        module: the module of this package that provides it.
+        description: what it does, for `bench list transforms`.
+    """
+
+    module: str
+    description: str
+
+
+TRANSFORMS: Mapping[str, TransformCard] = {
+    "centre-keys": TransformCard(
+        "centring", "subtract from each key channel its mean over the calibration images"
+    ),
+    "equalise-heads": TransformCard(
+        "heads", "mix value channels per head so that all carry equal power"
+    ),
+    "rotate-heads": TransformCard(
+        "heads", "rotate queries with keys, and values with the projection, by a random Hadamard"
+    ),
+    "rotate-residual": TransformCard(
+        "residual",
+        "rotate residual streams by a random Hadamard form that fixes the all-ones vector",
+    ),
+    "rotate-residual-random": TransformCard(
+        "residual", "the same by a random orthogonal matrix, for any width"
+    ),
+    "shift-norms": TransformCard(
+        "norms", "centre LayerNorm outputs per channel and level their ranges, by percentiles"
+    ),
+    "smooth-norms": TransformCard(
+        "norms", "level maxima between LayerNorm outputs and weights (SmoothQuant, alpha 0.5)"
+    ),
+}
+"""Name, in lower-case kebab -> card."""
+
+
+def check_transforms(names: object) -> tuple[str, ...]:
+    """Return names of transforms as a tuple.
+
+    Args:
+        names: a list or tuple of names, each once; they act in this order.
+
+    Raises:
+        MethodError: something else, a name that no transform has (near ones are named), or one twice.
+    """
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise _error(f"{SETTING} must be a list of names; got {shown(names)}")
+    for name, times in Counter(names).items():
+        if name not in TRANSFORMS:
+            near = difflib.get_close_matches(name, TRANSFORMS, n=2)
+            words = f"did you mean {' or '.join(map(repr, near))}?" if near else _known()
+            raise _error(f"unknown transform {shown(name)}; {words}")
+        if times > 1:
+            raise _error(f"the transform {name!r} stands there twice")
+    return tuple(names)
+
+
+def _known() -> str:
+    return f"known: {', '.join(sorted(TRANSFORMS))}"
+
+
+def _error(problem: str) -> MethodError:
+    return MethodError(problem, parameter=SETTING)
