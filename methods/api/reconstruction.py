@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 from vit_ptq_bench.methods import quantization as parts
-from vit_ptq_bench.methods.api.method import Method
+from vit_ptq_bench.methods.api.method import Fidelity, Method
 from vit_ptq_bench.methods.api.parameters import ReparameterizationParameters, bounded, counted
 from vit_ptq_bench.methods.quantization.bits import (
     OPERAND_ROLES,
     BitTable,
     BitWidth,
+    Protocol,
     equal_table,
 )
 from vit_ptq_bench.methods.quantization.reconstruction.choices import UnitGranularity
@@ -61,7 +63,7 @@ class Reconstruction(Method):
     attention products.
     """
 
-    fidelity = "reimplementation"
+    fidelity: ClassVar[Fidelity] = "reimplementation"
     calibration_images = 1024
     detection_images = 256
     quick = {"iterations": 6}
@@ -112,6 +114,16 @@ class Reconstruction(Method):
             weighting=weighting,
         )
 
+    def prepare(
+        self, model: parts.QuantizedModel, calibration: parts.Calibration
+    ) -> parts.QuantizedModel | None:
+        """Change the model before anything is calibrated, if the method does.
+
+        Returns:
+            The copy in full precision that gives the targets, where the model no longer can; else None.
+        """
+        return None
+
     def start(
         self,
         model: parts.QuantizedModel,
@@ -136,9 +148,163 @@ class Reconstruction(Method):
         """Calibrate to start from, search the scales of attention maps, then reconstruct."""
         recipe = self.recipe()
         recipe.check(model.structure, calibration.n_images)
+        teacher = self.prepare(model, calibration)
         few = calibration.first(parts.range_images(model, calibration))
         self.start(model, few)
         model.activate()
         images = few.whole()
         parts.search_maps(model.operations, lambda: model(images))
-        parts.reconstruct(model, calibration, recipe, progress)
+        parts.reconstruct(model, calibration, recipe, progress, teacher)
+
+
+@dataclass(frozen=True)
+class FrontierParameters(ReconstructionParameters):
+    """Settings of the reconstruction methods published since 2024.
+
+    Attributes:
+        start: the calibration to begin with: both ends of every range by squared error (``searched``), or
+            RepQ-ViT's percentiles (``repq``).
+        attention: form of the attention map's quantizer, ``uniform``, or ``log`` with the base that its
+            product with the values asks for.
+        gelu: form of the quantizer behind GELU, ``uniform`` or ``shifted-log``.
+        affine_rate: Adam's learning rate of LayerNorm's weights and biases and the layers' biases; 0
+            leaves them as they are.
+        decay: what it costs a weight to leave its start, see `quantization.Weights`.
+        holdout: share of the images that units are judged on instead, see `quantization.Recipe`.
+        crops: random crops of each image that are trained on besides; classifiers only.
+        measured_images: images that a loss is measured on in each unit; 0: all that are trained on.
+    """
+
+    start: Literal["searched", "repq"] = "searched"
+    attention: Literal["uniform", "log"] = "log"
+    gelu: Literal["uniform", "shifted-log"] = "shifted-log"
+    affine_rate: float = bounded(0.0, at_least=0)
+    decay: float = bounded(0.0, at_least=0)
+    holdout: float = bounded(0.0, at_least=0, at_most=0.9)
+    crops: int = bounded(0, at_least=0, at_most=64)
+    measured_images: int = bounded(64, at_least=0)
+
+
+FRONTIER_PAPER = PAPER | {"attention": "uniform", "gelu": "uniform", "measured_images": 0}
+"""The authors' settings: all uniform, all images."""
+
+
+@dataclass(frozen=True)
+class ReluParameters(FrontierParameters):
+    """Settings of methods with MLP reconstruction.
+
+    Attributes:
+        relu: replace every GELU by ReLU and fit the MLP to its old output; another operation.
+        relu_iterations: gradient steps of each MLP's fit; 0: closed form.
+    """
+
+    gelu: Literal["uniform", "shifted-log"] = "uniform"
+    relu: bool = True
+    relu_iterations: int = bounded(0, at_least=0)
+
+
+RELU_PAPER = FRONTIER_PAPER | {"relu_iterations": 20000}
+
+
+class Frontier(Reconstruction):
+    """Base class of the reconstruction methods published since 2024: another loss on QDrop's recipe.
+
+    In the profile ``fast`` the attention map and GELU's output have logarithmic grids where the papers' are
+    uniform: at three bits a uniform map alone costs more than all that the losses give.
+    """
+
+    quick = {"iterations": 2, "batch_size": 4, "measured_images": 4}
+    profiles = {"paper": FRONTIER_PAPER}
+    Parameters = FrontierParameters
+
+    def bit_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:
+        """Return the table with the forms of the attention map and of GELU's output."""
+        table = super().bit_table(bits, protocol)
+        table = table.change("attention", scheme=self.parameters.attention)
+        return table.change("fc2.input", scheme=self.parameters.gelu)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return also what is trained or shown besides."""
+        p = self.parameters
+        extra = []
+        if p.affine_rate > 0:
+            extra.append("trains LayerNorm's weights and biases and the layers' biases too")
+        if p.holdout > 0:
+            extra.append(
+                f"a share of {p.holdout:g} of the images judges what is trained on the others"
+            )
+        if p.crops > 0:
+            extra.append(f"trains on {p.crops} random crops of each image too")
+        return (*super().notes(), *extra)
+
+    def configured(
+        self,
+        losses: Sequence[parts.Loss],
+        input_mix: float = 0.5,
+        keep: float = 0.5,
+        weighting: parts.Weighting = "first",
+    ) -> parts.Recipe:
+        """Return QDrop's recipe with the method's losses and what the parameters add to it."""
+        p = self.parameters
+        weights: parts.Trainable = (
+            parts.Roundings(p.weight_rate)
+            if p.learn == "rounding"
+            else parts.Weights(p.weight_rate, decay=p.decay)
+        )
+        affine = (parts.NormAffine(p.affine_rate), parts.Biases(p.affine_rate))
+        recipe = super().configured(losses, input_mix, keep, weighting)
+        return replace(
+            recipe,
+            trainables=(
+                weights,
+                parts.LogScales(p.step_rate),
+                parts.Steps(p.step_rate),
+                *(affine if p.affine_rate > 0 else ()),
+            ),
+            holdout=p.holdout,
+            crops=p.crops,
+            measured_images=p.measured_images,
+        )
+
+    def start(
+        self,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        progress: parts.CalibrationProgress | None = None,
+    ) -> None:
+        """Calibrate as the parameter `start` says."""
+        if self.parameters.start == "repq":
+            super().start(model, calibration, progress)
+            return
+        parts.calibrate_start(
+            model,
+            calibration,
+            zero_point=self.parameters.zero_point,
+            scale=self.parameters.scale,
+            progress=progress,
+        )
+
+
+class ReluFrontier(Frontier):
+    """Base class of those that replace GELU by ReLU: the operation changes, and their notes say so."""
+
+    profiles = {"paper": RELU_PAPER}
+    Parameters = ReluParameters
+
+    def notes(self) -> tuple[str, ...]:
+        """Return also that the operation is another one."""
+        words = super().notes()
+        return (
+            (*words, "GELU replaced by ReLU: another operation") if self.parameters.relu else words
+        )
+
+    def prepare(
+        self, model: parts.QuantizedModel, calibration: parts.Calibration
+    ) -> parts.QuantizedModel | None:
+        """Fit the MLPs with ReLU; the original gives the targets."""
+        if not self.parameters.relu:
+            return None
+        teacher = copy.deepcopy(model)
+        fit = parts.ReluFit(self.parameters.relu_iterations, self.parameters.batch_size)
+        parts.refit_relu(model, calibration, fit)
+        return teacher

@@ -80,21 +80,34 @@ from .quantizers.registry import FORMS as FORMS
 from .quantizers.registry import register_form as register_form
 
 # Reconstruction: units trained on their output, one after the other.
+from .reconstruction.affine import Biases as Biases
+from .reconstruction.affine import FloatWeights as FloatWeights
+from .reconstruction.affine import NormAffine as NormAffine
 from .reconstruction.choices import UnitGranularity as UnitGranularity
 from .reconstruction.choices import Weighting as Weighting
+from .reconstruction.curvature import FisherApproximation as FisherApproximation
+from .reconstruction.curvature import LeastSquaresHessian as LeastSquaresHessian
+from .reconstruction.curvature import PerturbationHessian as PerturbationHessian
 from .reconstruction.engine import reconstruct as reconstruct
 from .reconstruction.losses import BlockError as BlockError
+from .reconstruction.losses import FeatureError as FeatureError
 from .reconstruction.losses import FisherError as FisherError
 from .reconstruction.losses import Homologous as Homologous
 from .reconstruction.losses import LocalDivergence as LocalDivergence
 from .reconstruction.losses import Loss as Loss
 from .reconstruction.losses import MeanError as MeanError
 from .reconstruction.losses import NegativeLogCosine as NegativeLogCosine
+from .reconstruction.losses import OutputDivergence as OutputDivergence
 from .reconstruction.losses import PredictionDivergence as PredictionDivergence
+from .reconstruction.mlp import ReluFit as ReluFit
+from .reconstruction.mlp import refit_relu as refit_relu
 from .reconstruction.recipe import Recipe as Recipe
 from .reconstruction.smoothing import Smoothing as Smoothing
+from .reconstruction.start import calibrate_start as calibrate_start
+from .reconstruction.start import shift_rule as shift_rule
 from .reconstruction.trainables import BatchRanges as BatchRanges
 from .reconstruction.trainables import Clipping as Clipping
+from .reconstruction.trainables import LogScales as LogScales
 from .reconstruction.trainables import Roundings as Roundings
 from .reconstruction.trainables import Steps as Steps
 from .reconstruction.trainables import Trainable as Trainable
@@ -103,6 +116,8 @@ from .reconstruction.trainables import Weights as Weights
 # A calibration whose scales move from LayerNorm outputs into weights.
 from .reparameterization import PERCENTILES as PERCENTILES
 from .reparameterization import calibrate_reparameterized as calibrate_reparameterized
+from .reparameterization import join_channels as join_channels
+from .reparameterization import split_channels as split_channels
 
 # Search of scales by the error of outputs.
 from .search.activation_grids import calibrate_grids as calibrate_grids

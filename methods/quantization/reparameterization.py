@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
@@ -59,6 +60,27 @@ def calibrate_reparameterized(
     for link in links:
         _reparameterize(link, zero_point, scale)
     calibrate_weights(model, rule)
+
+
+def split_channels(model: QuantizedModel) -> list[NormLink]:
+    """Give every LayerNorm output that can be folded a quantizer per channel; return their links."""
+    links = [link for link in model.structure.norm_links if _foldable(link)]
+    for link in links:
+        _use_channels(link)
+    return links
+
+
+def join_channels(
+    links: Iterable[NormLink],
+    zero_point: Literal["integer", "fractional"] = "integer",
+    scale: Literal["mean", "median"] = "mean",
+) -> None:
+    """Fold the scales per channel into LayerNorm and reader; arguments as in `calibrate_reparameterized`.
+
+    Weights in floating point make up for it exactly; those of the readers have to be calibrated anew.
+    """
+    for link in links:
+        _reparameterize(link, zero_point, scale)
 
 
 def _foldable(link: NormLink) -> bool:

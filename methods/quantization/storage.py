@@ -3,8 +3,9 @@
 The file holds, by parameter name: the codes of each quantized weight, packed to its bit width
 (``<layer>.weight.codes``), the buffers of every quantizer (scales, zero points, what else a form has), and
 everything that stayed in floating point, the corrections of blocks (``<block>.correction.weight``) among
-it. The header holds the bit table, facts about the model, and a hash over all of it. Loading runs no code
-from the file, and takes no value that no quantizer or layer can have.
+it, and a mark where ReLU took an activation's place. The header holds the bit table, facts about the model,
+and a hash over all of it. Loading runs no code from the file, and takes no value that no quantizer or layer
+can have.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import BitTable
+from vit_ptq_bench.methods.quantization.model.activation import MARK, mlps_of
 from vit_ptq_bench.methods.quantization.model.attention import QuantSelfAttention
 from vit_ptq_bench.methods.quantization.model.correction import NAME as CORRECTION
 from vit_ptq_bench.methods.quantization.model.correction import attach_correction
@@ -142,6 +144,7 @@ class SavedModel:
             for segment in quantized.structure.segments:
                 if f"{segment.name}.{CORRECTION}.weight" in tensors:
                     attach_correction(quantized, segment)
+            _replace_activations(quantized, tensors)
             loaded = _load_quantizers(quantized, tensors)
             _check_groups(quantized)
             _load_codes(quantized, tensors)
@@ -271,6 +274,17 @@ def _table(path: Path, data: Mapping[str, Any]) -> BitTable:
         return BitTable.from_dict(data)
     except MethodError as error:
         raise MethodError(f"{path}: {error}; save the model again") from error
+
+
+def _replace_activations(quantized: QuantizedModel, tensors: Mapping[str, Tensor]) -> None:
+    """Put ReLU where the file says that it was."""
+    for mlp in mlps_of(quantized):
+        mark = tensors.get(f"{mlp.place}.{MARK}")
+        if mark is None:
+            continue
+        if mark.dtype != torch.uint8 or mark.flatten().tolist() != [1]:
+            raise MethodError(f"{mlp.place} has a mark of ReLU that is not 1")
+        mlp.use_relu()
 
 
 def _make_biases(quantized: QuantizedModel, tensors: Mapping[str, Tensor]) -> None:

@@ -144,7 +144,7 @@ class ResidualStream:
     readers: tuple[StreamReader, ...]
 
 
-SegmentKind = Literal["embed", "block", "merge", "head", "layer"]
+SegmentKind = Literal["embed", "block", "merge", "head", "layer", "model"]
 
 
 def as_it_is(x: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ class Segment:
     Attributes:
         name: dotted name of its module, or what it does.
         kind: ``embed`` (patches and positions), ``block``, ``merge`` (Swin), ``head`` (norm, classifier);
-            ``layer``: a single operation, in units of one layer.
+            ``layer``: a single operation, in units of one layer; ``model``: all of it, as one unit.
         run: maps the segment's input to its output, batch first.
         operations: the quantized operations inside, in execution order.
         stage: blocks of one number work at one resolution.
@@ -199,7 +199,6 @@ class Structure:
             last segment gives the model's output.
         observe: maps images to outputs that depend on every operation, where the model itself asks for
             more than images.
-        read_tokens: how many leading tokens the head reads (class token, DeiT's two); 0: all of them.
     """
 
     operations: list[QuantOperation] = field(default_factory=list)
@@ -213,7 +212,6 @@ class Structure:
     segments: list[Segment] = field(default_factory=list)
     tail: Callable[[Sequence[Tensor]], tuple[Tensor, ...]] | None = None
     observe: Callable[[Tensor], tuple[Tensor, ...]] | None = None
-    read_tokens: int = 0
 
     def read_of(self, operation: QuantOperation) -> int:
         """Return how many leading tokens alone are read of what ``operation`` gives; 0: all of them.
@@ -222,7 +220,7 @@ class Structure:
         """
         blocks = [segment for segment in self.segments if segment.kind == "block"]
         behind = bool(blocks) and operation.role in ("proj", "fc1", "fc2")
-        return self.read_tokens if behind and operation in blocks[-1].operations else 0
+        return self.class_tokens if behind and operation in blocks[-1].operations else 0
 
     def behind(self) -> list[QuantOperation]:
         """Return the operations that are in no segment: neck and heads of a detector."""

@@ -27,11 +27,16 @@ class Quantizer(nn.Module, ABC):
         axis: the dimension that has a scale per entry, None for one scale.
         active: False lets the tensor through unchanged.
         domain: what the form can stand for; no model is wrapped with it at a site that has other values.
+        levels_scale: whether all levels are ``scale`` times fixed numbers, less `shift`, and the scale is the
+            largest: reconstruction can train it then whatever the levels are.
+        shift: added to the tensor before, taken off the levels afterwards.
     """
 
     domain: ClassVar[Domain] = "real"
 
     scale: Tensor
+    levels_scale: ClassVar[bool] = False
+    shift: ClassVar[float] = 0.0
 
     def __init__(self, spec: TensorSpec, site: str, axis: int | None = None) -> None:
         super().__init__()

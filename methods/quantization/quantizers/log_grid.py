@@ -35,12 +35,11 @@ class LogGridQuantizer(Quantizer):
     those above the largest value become that. Gradients pass straight through.
 
     Attributes:
-        shift: added to the tensor before, taken off the levels afterwards.
         octaves: powers of two between the largest and the smallest level where `set_range` alone chooses.
     """
 
     domain: ClassVar[Domain] = "nonnegative"
-    shift: ClassVar[float] = 0.0
+    levels_scale: ClassVar[bool] = True
     octaves: ClassVar[float] = 9.0
 
     @property

@@ -21,6 +21,7 @@ class LogQuantizer(Quantizer):
     """
 
     domain: ClassVar[Domain] = "nonnegative"
+    levels_scale: ClassVar[bool] = True
 
     def __init__(self, spec: TensorSpec, site: str, axis: int | None = None) -> None:
         super().__init__(spec, site, axis)

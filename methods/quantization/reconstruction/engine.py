@@ -3,8 +3,10 @@
 Not block-wise search (`search.blockwise`), which chooses scales from a grid.
 """
 
+import copy
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -28,8 +30,23 @@ from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedMo
 from vit_ptq_bench.methods.quantization.model.structure import Output, Segment, sites_of
 from vit_ptq_bench.methods.quantization.reconstruction.loop import Data, Loop, Rest, Streams
 from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe, losses_of
-from vit_ptq_bench.methods.quantization.reconstruction.trainables import Attachment, Trainable, Unit
-from vit_ptq_bench.methods.quantization.reconstruction.units import run_rest, units_of
+from vit_ptq_bench.methods.quantization.reconstruction.trainables import (
+    Attachment,
+    Steps,
+    Trainable,
+    Unit,
+    Weights,
+)
+from vit_ptq_bench.methods.quantization.reconstruction.units import (
+    Step,
+    features_in,
+    features_of,
+    predict_all,
+    prediction_in,
+    run_rest,
+    steps_of,
+)
+from vit_ptq_bench.methods.quantization.reconstruction.views import with_views
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +56,7 @@ def reconstruct(
     calibration: Calibration,
     recipe: Recipe,
     progress: CalibrationProgress | None = None,
+    teacher: QuantizedModel | None = None,
 ) -> None:
     """Train what the recipe says in every unit, in execution order.
 
@@ -51,12 +69,18 @@ def reconstruct(
         calibration: the images; their random generator decides batches, mixes and drops.
         recipe: how.
         progress: called after every iteration with all units' iterations and the unit's name.
+        teacher: a copy of the model (`copy.deepcopy`) in full precision that gives the targets, for a model
+            whose own function is no longer the original's; None: the model itself, quantizers off.
 
     Raises:
         MethodError: see `Recipe.check` and `activations.allocate`.
     """
     recipe.check(model.structure, calibration.n_images)
-    _Engine(model, calibration, recipe, progress).run()
+    if teacher is None and recipe.unit == "pair":
+        # The second block of a pair stays open: what is trained in it must not give targets.
+        model.activate(weights=False, activations=False)
+        teacher = copy.deepcopy(model)
+    _Engine(model, calibration, recipe, progress, teacher).run()
 
 
 class _Engine:
@@ -68,36 +92,43 @@ class _Engine:
         calibration: Calibration,
         recipe: Recipe,
         progress: CalibrationProgress | None,
+        teacher: QuantizedModel | None,
     ) -> None:
         self._structure, self._device = model.structure, model.device
         self._recipe, self._progress = recipe, progress
         self._generator = torch.Generator(self._device).manual_seed(calibration.seed)
         # Labels are drawn apart: what a loss draws must not move the batches.
         self._labels = calibration.generator()
-        model.activate(weights=False, activations=False)
-        self._units = units_of(model.structure, recipe.unit)
-        self._done, self._total = 0, _count(self._units, recipe) * recipe.iterations
+        for each in (model, teacher):
+            if each is not None:
+                each.activate(weights=False, activations=False)
+        self._exact = (teacher or model).structure
+        self._steps = steps_of(model.structure, recipe.unit)
+        self._teachers = self._steps if teacher is None else steps_of(self._exact, recipe.unit)
+        self._done, self._total = 0, _count(self._steps, recipe) * recipe.iterations
         self._range_images = range_images(model, calibration)
-        images = calibration.whole()
+        images = with_views(calibration.whole(), recipe.crops, calibration.seed)
+        self._trained, self._held = split(calibration, recipe, self._device)
         self._say_need(images)
-        whole = model if model.structure.tail is None else self._predict
-        self._streams = Streams(images, images, predictions(whole, images, self._device))
+        self._streams = Streams(images, images, *self._say(images, teacher or model))
         self._taps: list[Tensor] = []
+        self._open: list[tuple[Trainable, Attachment]] = []
 
     def run(self) -> None:
-        for index, segment in enumerate(self._units):
+        for step, exact in zip(self._steps, self._teachers, strict=True):
             streams = self._streams
-            target = send_through(segment.run, streams.exact, self._device)
-            rest = partial(self._rest, index)
-            if self._recipe.unit == "layer" and segment.kind == "block":
-                self._train_layers(segment)
+            target = send_through(exact.unit.run, streams.exact, self._device)
+            if self._recipe.unit == "layer" and step.unit.kind == "block":
+                self._train_layers(step.unit)
             else:
-                self._train(segment, streams, target, rest)
-            _finish(segment)
-            quantized = send_through(segment.run, streams.quantized, self._device)
-            self._streams = Streams(target, quantized, streams.prediction)
-            if segment.tap is not None:
-                self._taps.append(send_through(segment.tap, target, self._device))
+                self._train(step, exact, streams, target)
+            _finish(step.finished, self._recipe.quantize_weights)
+            if step.finished is not step.unit:
+                target = send_through(exact.finished.run, streams.exact, self._device)
+            quantized = send_through(step.finished.run, streams.quantized, self._device)
+            self._streams = replace(streams, exact=target, quantized=quantized)
+            if exact.finished.tap is not None:
+                self._taps.append(send_through(exact.finished.tap, target, self._device))
         if self._progress is not None:
             self._progress(self._total, self._total, "")
 
@@ -106,25 +137,41 @@ class _Engine:
         """Log how much the activations of all images take at most, from one image sent through."""
         x, largest = images[:1].to(self._device), 0
         taps = []
-        for segment in self._units:
+        for segment in self._exact.segments:
             x = segment.run(x)
             largest = max(largest, x.numel())
             if segment.tap is not None:
                 taps.append(segment.tap(x))
-        prediction = (x,) if self._structure.tail is None else self._structure.tail(taps)
+        prediction = (x,) if self._exact.tail is None else self._exact.tail(taps)
         kept = sum(tensor.numel() for tensor in (*taps, *prediction))
         megabytes = 4 * len(images) * (COPIES * largest + kept) / 10**6
         logger.info("activations of %d images take up to %.1f MB", len(images), megabytes)
 
-    def _predict(self, images: Tensor) -> Output:
-        """The feature maps of a detector, which the global loss compares."""
-        first = self._units[0]
-        return run_rest(self._units, self._structure.tail, (), first.run(images))
+    def _say(self, images: Tensor, model: QuantizedModel) -> tuple[Output, Output | None]:
+        """Prediction and, if a loss asks for it, penultimate feature of the full-precision model."""
+        predict = partial(predict_all, self._exact)
+        whole = model if self._exact.tail is None else predict
+        prediction = predictions(whole, images, self._device)
+        asked = [loss for step in self._steps for loss in losses_of(step.unit, self._recipe.losses)]
+        if not any(loss.needs_features for loss in asked):
+            return prediction, None
+        return prediction, predictions(
+            lambda x: features_of(self._exact, partial(predict, x)), images, self._device
+        )
 
-    def _rest(self, index: int, x: Tensor, chosen: Tensor) -> Output:
-        """The rest of the model behind unit ``index``, for its output ``x`` of the images ``chosen``."""
+    def _rest(self, step: Step, x: Tensor, chosen: Tensor) -> Output:
+        """The rest of the model behind a unit, for its output ``x`` of the images ``chosen``."""
+        if step.unit.kind == "model":
+            return prediction_in(x, self._streams.prediction)
         taps = [take(tap, chosen, self._device) for tap in self._taps]
-        return run_rest(self._units[index:], self._structure.tail, taps, x)
+        return run_rest(step.behind, self._exact.tail, taps, x)
+
+    def _features(self, step: Step, x: Tensor, chosen: Tensor) -> Output:
+        """The penultimate feature for a unit's output ``x`` of the images ``chosen``."""
+        if step.unit.kind == "model":
+            assert self._streams.features is not None
+            return features_in(x, self._streams.features)
+        return features_of(self._exact, partial(self._rest, step, x, chosen))
 
     def _train_layers(self, segment: Segment) -> None:
         """Take a block layer by layer, each on what the layers before it now give."""
@@ -136,57 +183,79 @@ class _Engine:
                 _switch_on(operation)
                 continue
             alone = Segment(operation.name, "layer", operation, (operation,), segment.stage)
-            own = Streams(
-                exact.pop(operation.name),
-                input_of(operation, segment, streams.quantized, device),
-                streams.prediction,
+            own = replace(
+                streams,
+                exact=exact.pop(operation.name),
+                quantized=input_of(operation, segment, streams.quantized, device),
             )
             target = send_through(alone.run, own.exact, device)
-            self._train(alone, own, target, partial(_run_alone, alone))
-            _finish(alone)
+            step = Step(alone, alone, [alone])
+            self._train(step, step, own, target)
+            _finish(alone, self._recipe.quantize_weights)
 
-    def _train(self, segment: Segment, streams: Streams, target: Tensor, rest: Rest) -> None:
+    def _train(self, step: Step, exact: Step, streams: Streams, target: Tensor) -> None:
         """Train one unit, with half the batch as long as memory does not suffice."""
         size = self._recipe.batch_size
         while True:
             try:
-                self._attempt(segment, streams, target, rest, size)
+                self._attempt(step, exact, streams, target, size)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or size == 1:
                     raise
                 size //= 2
                 logger.warning(
-                    "%s: out of memory; goes on with batches of %d images", segment.name, size
+                    "%s: out of memory; goes on with batches of %d images", step.unit.name, size
                 )
         self._done += self._recipe.iterations
         if self._recipe.rule is not None:
-            _calibrate(segment, self._for_ranges(streams), self._recipe.rule)
+            _calibrate(step.unit, self._for_ranges(streams), self._recipe.rule)
 
     def _attempt(
-        self,
-        segment: Segment,
-        streams: Streams,
-        target: Tensor,
-        rest: Rest,
-        batch_size: int,
+        self, step: Step, exact: Step, streams: Streams, target: Tensor, batch_size: int
     ) -> None:
-        recipe = self._recipe
-        few = self._for_ranges(streams)
-        unit = Unit(segment, self._structure, streams.exact, few, self._generator)
+        recipe, segment = self._recipe, step.unit
         losses = losses_of(segment, recipe.losses)
-        data = Data(streams, target, rest, recipe, batch_size, self._generator, self._device)
+        data = Data(
+            streams,
+            target,
+            partial(self._rest, exact),
+            recipe,
+            batch_size,
+            self._generator,
+            self._device,
+            features_of=partial(self._features, exact),
+            teacher=None if exact is step else exact.unit,
+            trained=self._trained,
+            held=self._held,
+        )
         if any(loss.needs_importance for loss in losses):
-            data.importance = _importance(target, rest, self._labels, self._device)
+            data.importance = _importance(target, data.rest, self._labels, self._device)
         attached: list[tuple[Trainable, Attachment]] = []
-        accept = False
         try:
-            for trainable in recipe.trainables:
-                attached += [(trainable, place) for place in trainable.attach(unit)]
-            accept = Loop(segment, attached, losses, data, recipe).run(self._tick)
-        finally:
-            for _, attachment in reversed(attached):
-                attachment.detach(accept)
+            fresh = self._fresh(segment, streams)
+            for trainable in (*recipe.trainables, *_held_still(recipe)):
+                attached += [(trainable, place) for place in trainable.attach(fresh)]
+            loop = Loop(segment, self._open + attached, losses, data, recipe)
+            outcome = loop.run(self._tick)
+        except BaseException:
+            _take_out(attached, False)
+            raise
+        # What was open has been trained before, and is back there where this unit brought nothing.
+        accept = outcome == "trained" or (outcome == "start" and bool(self._open))
+        done = set(segment.operations if outcome == "failed" else step.finished.operations)
+        everything = self._open + attached
+        self._open = [(kind, place) for kind, place in everything if place.operation not in done]
+        _take_out([pair for pair in everything if pair[1].operation in done], accept)
+
+    def _fresh(self, segment: Segment, streams: Streams) -> Unit:
+        """The unit with those of its operations in which nothing is trained yet."""
+        few = self._for_ranges(streams)
+        if self._open:
+            taken = {place.operation for _, place in self._open}
+            operations = tuple(op for op in segment.operations if op not in taken)
+            segment = replace(segment, operations=operations)
+        return Unit(segment, self._structure, streams.exact, few, self._generator)
 
     def _for_ranges(self, streams: Streams) -> Tensor:
         return streams.quantized[: self._range_images].to(self._device)
@@ -201,15 +270,15 @@ def _run_alone(layer: Segment, x: Tensor, chosen: Tensor) -> Tensor:
     return layer.run(x)
 
 
-def _count(units: Sequence[Segment], recipe: Recipe) -> int:
+def _count(steps: Sequence[Step], recipe: Recipe) -> int:
     """How many times the loop runs."""
     if recipe.unit != "layer":
-        return len(units)
+        return len(steps)
     layers = [
-        sum(isinstance(op, WeightedOperation) for op in unit.operations)
-        if unit.kind == "block"
+        sum(isinstance(op, WeightedOperation) for op in step.unit.operations)
+        if step.unit.kind == "block"
         else 1
-        for unit in units
+        for step in steps
     ]
     return sum(layers)
 
@@ -219,12 +288,27 @@ def _switch_on(operation: QuantOperation) -> None:
         quantizer.active = True
 
 
-def _finish(segment: Segment) -> None:
-    """Leave a segment fully quantized."""
+def _held_still(recipe: Recipe) -> tuple[Trainable, ...]:
+    """Quantize what the recipe trains nothing in, as calibrated, while the rest is trained."""
+    steps = Steps(rate=0.0)
+    return (Weights(rate=0.0), steps) if recipe.quantize_weights else (steps,)
+
+
+def _take_out(attached: Sequence[tuple[Trainable, Attachment]], accept: bool) -> None:
+    for _, place in reversed(attached):
+        place.detach(accept)
+
+
+def _finish(segment: Segment, quantize_weights: bool) -> None:
+    """Leave a segment fully quantized, or but for its weights."""
     for operation in segment.operations:
         _switch_on(operation)
-        if isinstance(operation, WeightedOperation):
+        if not isinstance(operation, WeightedOperation):
+            continue
+        if quantize_weights:
             operation.freeze()
+        else:
+            operation.weight_quantizer.active = False
 
 
 def _calibrate(segment: Segment, images: Tensor, rule: RangeRule) -> None:
@@ -255,3 +339,20 @@ def _importance(
             loss = fisher_loss(rest(output, everything[part]), generator)
         importance[part] = torch.autograd.grad(loss, output)[0].square()
     return importance.div_(importance.mean().clamp_min(torch.finfo(importance.dtype).tiny))
+
+
+def split(
+    calibration: Calibration, recipe: Recipe, device: torch.device
+) -> tuple[Tensor | None, Tensor]:
+    """Return the numbers of the images to train on (None: all) and of those to judge by, drawn by the seed.
+
+    Views of an image that is held out are not trained on either.
+    """
+    count, held = calibration.n_images, recipe.held_out(calibration.n_images)
+    if not held:
+        return None, torch.empty(0, dtype=torch.long, device=device)
+    # Drawn apart from batches: the same images whatever is trained.
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(calibration.seed))
+    views = torch.arange(1 + recipe.crops)[:, None] * count
+    trained = (views + order[held:].sort().values).flatten()
+    return trained.to(device), order[:held].sort().values.to(device)

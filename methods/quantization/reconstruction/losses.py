@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vit_ptq_bench.methods.quantization.model.structure import Output
+from vit_ptq_bench.methods.quantization.reconstruction.probe import Probe
 
 
 @dataclass
@@ -28,6 +29,9 @@ class Batch:
         inner, inner_target: outputs of the unit's operations by name, quantized and full precision.
         importance: squared gradient of the loss at the unit's full-precision output, of mean 1.
         homologous: output of the full-precision unit for the quantized input.
+        features: the full-precision model's penultimate feature [b, F]: what enters the classifier; of a
+            detector its feature maps.
+        features_of: the same for the unit's output, through the rest of the model in full precision.
     """
 
     output: Tensor
@@ -39,6 +43,8 @@ class Batch:
     inner_target: dict[str, Tensor] = field(default_factory=dict)
     importance: Tensor | None = None
     homologous: Tensor | None = None
+    features: Output | None = None
+    features_of: Callable[[Tensor], Output] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,10 @@ class Loss(ABC):
         needs_inner: whether it needs the operations' outputs.
         needs_importance: whether it needs `Batch.importance`.
         needs_homologous: whether it needs `Batch.homologous`.
+        needs_features: whether it needs `Batch.features`.
+        of_model: whether it compares what the model says, so that the whole model can be one unit.
+        is_measured: whether `measured` looks at the unit.
+        refreshes: how often it is measured in the course of a unit; 0 and 1: at the start only.
     """
 
     weight: float = 1.0
@@ -62,6 +72,17 @@ class Loss(ABC):
     needs_inner: ClassVar[bool] = False
     needs_importance: ClassVar[bool] = False
     needs_homologous: ClassVar[bool] = False
+    needs_features: ClassVar[bool] = False
+    of_model: ClassVar[bool] = False
+    is_measured: ClassVar[bool] = False
+
+    @property
+    def refreshes(self) -> int:
+        return 0
+
+    def measured(self, probe: Probe) -> "Loss":
+        """Return the loss with what it has to know of the unit that ``probe`` asks; itself by default."""
+        return self
 
     @abstractmethod
     def __call__(self, batch: Batch) -> Tensor:
@@ -161,10 +182,43 @@ class PredictionDivergence(Loss):
 
     temperature: float = 1.0
     needs_clean: ClassVar[bool] = True
+    of_model: ClassVar[bool] = True
 
     def __call__(self, batch: Batch) -> Tensor:
         assert batch.clean is not None
         return prediction_difference(batch.prediction, batch.rest(batch.clean), self.temperature)
+
+
+@dataclass(frozen=True)
+class OutputDivergence(Loss):
+    """`PredictionDivergence` for the unit's output as it is trained, mix and drops included."""
+
+    temperature: float = 1.0
+    of_model: ClassVar[bool] = True
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return prediction_difference(batch.prediction, batch.rest(batch.output), self.temperature)
+
+
+@dataclass(frozen=True)
+class FeatureError(Loss):
+    """Error of the penultimate feature when the unit's output goes through the rest in full precision.
+
+    The global loss of GLF-Q (Sun et al., 2026): mean squared error of what enters the classifier's linear
+    layer, the class token or the mean of the tokens (a distilled DeiT's two tokens side by side). For a
+    detector the mean relative squared error of the neck's feature maps; the authors compare the features of
+    regions of interest there, of fixed proposals.
+    """
+
+    needs_features: ClassVar[bool] = True
+    of_model: ClassVar[bool] = True
+
+    def __call__(self, batch: Batch) -> Tensor:
+        assert batch.features is not None and batch.features_of is not None
+        found = batch.features_of(batch.output)
+        if isinstance(found, Tensor) and isinstance(batch.features, Tensor):
+            return (found - batch.features).square().mean()
+        return prediction_difference(batch.features, found, 1.0)
 
 
 @dataclass(frozen=True)

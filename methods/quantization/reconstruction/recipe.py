@@ -10,8 +10,10 @@ from vit_ptq_bench.methods.quantization.model.structure import Segment, Structur
 from vit_ptq_bench.methods.quantization.reconstruction.choices import UnitGranularity, Weighting
 from vit_ptq_bench.methods.quantization.reconstruction.losses import (
     BlockError,
+    FeatureError,
     LogitDivergence,
     Loss,
+    OutputDivergence,
 )
 from vit_ptq_bench.methods.quantization.reconstruction.trainables import Roundings, Steps, Trainable
 
@@ -25,7 +27,8 @@ class Recipe:
 
     Attributes:
         losses: added up.
-        trainables: in the order in which they are put into a unit.
+        trainables: in the order in which they are put into a unit; what none stands for is quantized as it
+            is calibrated.
         unit: what is reconstructed at once.
         iterations: per unit.
         batch_size: images per iteration.
@@ -38,6 +41,13 @@ class Recipe:
         rounding_weight: weight of the rounding regulariser.
         warmup: share of the iterations without it.
         rule: calibrates the unit's static activations once it is trained; None: they are.
+        holdout: share of the images, drawn by the seed, that is kept from training: on them each unit's loss
+            is taken now and then, quantized as it will be, and the unit keeps its best state, at worst
+            the one it started with; 0: no image.
+        crops: views of each image that are trained on besides, see `views.with_views`; 0: none.
+        measured_images: most images that losses are measured on in each unit; 0: all that are trained on.
+        quantize_weights: whether units end with their weights as codes; else weights stay in floating point,
+            as trained.
     """
 
     losses: Sequence[Loss] = (BlockError(),)
@@ -51,6 +61,14 @@ class Recipe:
     rounding_weight: float = 0.01
     warmup: float = 0.2
     rule: RangeRule | None = None
+    holdout: float = 0.0
+    crops: int = 0
+    measured_images: int = 0
+    quantize_weights: bool = True
+
+    def held_out(self, images: int) -> int:
+        """Return how many of so many images are kept from training."""
+        return 0 if self.holdout <= 0 else max(1, round(images * self.holdout))
 
     def check(self, structure: Structure, images: int) -> None:
         """Refuse what cannot work before any work is done.
@@ -58,6 +76,7 @@ class Recipe:
         Raises:
             MethodError: too few images, a setting out of range, or losses that the units cannot give.
         """
+        self._check_images(structure)
         self._check_schedule(images)
         if self.unit == "layer":
             self._check_layers()
@@ -70,11 +89,32 @@ class Recipe:
                 "reconstruction needs iterations >= 0 and batch_size >= 1",
                 parameter="iterations" if self.iterations < 0 else "batch_size",
             )
-        if images < self.batch_size:
+        trained = (images - self.held_out(images)) * (1 + self.crops)
+        if trained < self.batch_size:
+            held = f" to train on ({self.held_out(images)} held out)" if self.holdout > 0 else ""
             raise MethodError(
                 f"reconstruction in batches of {self.batch_size} images needs at least as many "
-                f"calibration images, got {images}; use more images or a smaller batch_size",
+                f"calibration images, got {trained}{held}; use more images or a smaller batch_size",
                 parameter="batch_size",
+            )
+
+    def _check_images(self, structure: Structure) -> None:
+        if not 0 <= self.holdout < 1 or self.crops < 0:
+            raise MethodError(
+                "reconstruction needs 0 <= holdout < 1 and crops >= 0",
+                parameter="crops" if self.crops < 0 else "holdout",
+            )
+        if self.crops and structure.tail is not None:
+            raise MethodError(
+                "a detector's images are padded to one size, and a crop of padding shows nothing: crops are "
+                "for classifiers; use crops = 0",
+                parameter="crops",
+            )
+        if self.holdout > 0 and self.rule is not None:
+            raise MethodError(
+                "activations that are calibrated after training cannot be judged on held-out images; "
+                "use holdout = 0",
+                parameter="holdout",
             )
 
     def _check_layers(self) -> None:
@@ -82,7 +122,12 @@ class Recipe:
         wide = [
             type(loss).__name__
             for loss in self.losses
-            if loss.needs_clean or loss.needs_inner or loss.needs_importance
+            if loss.needs_clean
+            or loss.needs_inner
+            or loss.needs_importance
+            or loss.needs_features
+            or loss.is_measured
+            or loss.of_model
         ]
         if wide:
             raise MethodError(
@@ -107,8 +152,15 @@ def inner_operations(segment: Segment) -> list[QuantOperation]:
 
 
 def losses_of(segment: Segment, losses: Sequence[Loss]) -> list[Loss]:
-    """Return the losses that count in a segment: the head gives the logits, so KL on them alone."""
+    """Return the losses that count in a segment.
+
+    The head gives the logits, so KL on them alone; the whole model as one unit what the model says, so the
+    losses on that, or by default the penultimate feature's error and the prediction's divergence.
+    """
     if segment.kind == "head":
         return [LogitDivergence()]
+    if segment.kind == "model":
+        known = [loss for loss in losses if loss.weight > 0 and loss.of_model]
+        return known or [FeatureError(), OutputDivergence()]
     inner = inner_operations(segment)
     return [loss for loss in losses if loss.weight > 0 and (inner or not loss.needs_inner)]

@@ -93,6 +93,7 @@ class _Smoothed(Attachment):
 
     def __init__(self, link: Link, scale: Tensor, shift: Tensor | None, gain: bool) -> None:
         self.link, self.on = link, True
+        self.operation = link.reader
         self._scale = nn.Parameter(scale)
         self._shift = None if shift is None else nn.Parameter(shift)
         self._gain = nn.Parameter(torch.ones_like(scale)) if gain else None

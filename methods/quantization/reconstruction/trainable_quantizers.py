@@ -51,9 +51,14 @@ class TrainableQuantizer(Quantizer):
 
 
 class TrainableWeight(TrainableQuantizer):
-    """Base of the ways to learn a weight's codes."""
+    """Base of the ways to learn a weight's codes.
+
+    Attributes:
+        settled: whether it gives the weight that its codes will be, not the one that is trained on.
+    """
 
     inner: UniformQuantizer
+    settled: bool = False
 
     @abstractmethod
     def codes(self, weight: Tensor) -> Tensor:
@@ -98,7 +103,8 @@ class TrainableRounding(TrainableCodes):
         return (self.alpha.sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        return self._values(self._floor + self._up())
+        up = (self.alpha >= 0) if self.settled else self._up()
+        return self._values(self._floor + up)
 
     def codes(self, weight: Tensor) -> Tensor:
         codes = self._floor + (self.alpha >= 0)
@@ -214,20 +220,20 @@ def quantize_through(x: Tensor, scale: Tensor, zero: Tensor, quantizer: UniformQ
     return trainable_fake_quantize(x, scale, zero.to(scale.dtype), quantizer.code_range)
 
 
-class TrainableStep(TrainableQuantizer):
-    """An activation quantizer that passes gradients, learns its step (LSQ) and drops (QDrop).
+class TrainableActivation(TrainableQuantizer):
+    """Base of activation quantizers that pass gradients, may learn one quantity, and drop (QDrop).
 
     Attributes:
-        step: the trained scale, or None where the quantizer has no step to train (logarithmic, dynamic).
+        step: what is trained, or None where the quantizer has nothing to train.
         keep: probability that a value is quantized; else it stays in full precision.
     """
+
+    step: nn.Parameter | None
 
     def __init__(self, inner: Quantizer, generator: torch.Generator) -> None:
         super().__init__(inner)
         self.keep = 1.0
         self._generator = generator
-        learns = isinstance(inner, UniformQuantizer) and not inner.spec.dynamic
-        self.step = nn.Parameter(inner.scale.clone()) if learns else None
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         if self.step is None:
@@ -239,6 +245,30 @@ class TrainableStep(TrainableQuantizer):
         kept = torch.rand(x.shape, generator=self._generator, device=x.device).lt_(self.keep)
         return choose(kept, values, x)
 
+    @abstractmethod
+    def _with_step(self, x: Tensor, step: Tensor) -> Tensor:
+        """Fake-quantize with gradients to ``x`` and ``step``."""
+
+    def finish(self) -> Quantizer:
+        """Return the calibrated quantizer with what was trained."""
+        if self.step is not None:
+            self._set(self.step.detach())
+        self.inner.active = True
+        return self.inner
+
+    @abstractmethod
+    def _set(self, step: Tensor) -> None:
+        """Give the calibrated quantizer what was trained."""
+
+
+class TrainableStep(TrainableActivation):
+    """An activation quantizer that learns its step (LSQ); logarithmic and dynamic ones have none to train."""
+
+    def __init__(self, inner: Quantizer, generator: torch.Generator) -> None:
+        super().__init__(inner, generator)
+        learns = isinstance(inner, UniformQuantizer) and not inner.spec.dynamic
+        self.step = nn.Parameter(inner.scale.clone()) if learns else None
+
     def _with_step(self, x: Tensor, step: Tensor) -> Tensor:
         inner = self.inner
         assert isinstance(inner, UniformQuantizer)
@@ -248,11 +278,39 @@ class TrainableStep(TrainableQuantizer):
         scaled = scaled * gain + (scaled * (1 - gain)).detach()
         return quantize_through(x, scaled, inner.zero_point, inner)
 
+    def _set(self, step: Tensor) -> None:
+        assert isinstance(self.inner, UniformQuantizer)
+        self.inner.set_parameters(step.clamp_min(TINY), self.inner.zero_point)
+
+
+class TrainableLogScale(TrainableActivation):
+    """A quantizer with levels ``s l - c`` for fixed l, of which the logarithm of s is learned.
+
+    The rounding to the nearest level passes gradients, as LSQ has it: for y = x + c and y^ = x^ + c the
+    gradient is y^ - y by log s up to the largest level, y^ beyond, and 1 and 0 by x.
+    """
+
+    def __init__(self, inner: Quantizer, generator: torch.Generator) -> None:
+        super().__init__(inner, generator)
+        self._start = inner.scale.clone()
+        self.step = nn.Parameter(torch.zeros_like(inner.scale))
+
+    def _with_step(self, x: Tensor, step: Tensor) -> Tensor:
+        self._set(step.detach())
+        with torch.no_grad():
+            values = self.inner.fake_quantize(x.detach())
+            shifted = x + self.inner.shift
+            inside = (shifted <= spread(self.inner.scale, x, self.axis)).to(x.dtype)
+            slope = values + self.inner.shift - shifted * inside
+        gain = 1 / math.sqrt(x.numel() / len(step))
+        moving = spread(step * gain, x, self.axis)
+        return values + inside * (x - x.detach()) + slope * (moving - moving.detach())
+
+    def _set(self, step: Tensor) -> None:
+        self.inner.scale = self._start * step.exp()
+
     def finish(self) -> Quantizer:
-        """Return the calibrated quantizer with the trained step."""
-        if self.step is not None:
-            assert isinstance(self.inner, UniformQuantizer)
-            step = self.step.detach().clamp_min(TINY)
-            self.inner.set_parameters(step, self.inner.zero_point)
-        self.inner.active = True
-        return self.inner
+        """Return the calibrated quantizer with the trained scale, or the one it had."""
+        if self.step is None:
+            self.inner.scale = self._start
+        return super().finish()

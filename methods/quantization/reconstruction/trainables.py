@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +18,16 @@ from vit_ptq_bench.methods.quantization.model.layers import (
     WeightedOperation,
 )
 from vit_ptq_bench.methods.quantization.model.structure import Segment, Site, Structure, sites_of
+from vit_ptq_bench.methods.quantization.quantizers.arithmetic import TINY
 from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
 from vit_ptq_bench.methods.quantization.reconstruction.trainable_quantizers import (
     BatchRange,
+    TrainableActivation,
     TrainableClip,
+    TrainableLogScale,
     TrainableOffset,
+    TrainableQuantizer,
     TrainableRounding,
     TrainableStep,
     TrainableWeight,
@@ -47,17 +53,31 @@ class Unit:
     quantized: Tensor
     generator: torch.Generator
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether anything in it is quantized, so that there is an error to train against."""
+        sites = sites_of(self.segment.operations)
+        return not all(site.quantizer.spec.is_float for site in sites)
+
     def layers(self) -> list[WeightedOperation]:
-        """Return the operations with a weight that is quantized."""
+        """Return the operations with a weight that is quantized, and that nothing trained stands for."""
         return [
             op
             for op in self.segment.operations
-            if isinstance(op, WeightedOperation) and not op.weight_quantizer.spec.is_float
+            if isinstance(op, WeightedOperation)
+            and not op.weight_quantizer.spec.is_float
+            and not isinstance(op.weight_quantizer, TrainableQuantizer)
         ]
 
 
 class Attachment:
-    """Trained quantities that stand in one place of a unit until they are taken out."""
+    """Trained quantities that stand in one place of a unit until they are taken out.
+
+    Attributes:
+        operation: the operation in whose unit they belong.
+    """
+
+    operation: QuantOperation
 
     def parameters(self) -> list[nn.Parameter]:
         """Return what the optimizer moves."""
@@ -69,8 +89,15 @@ class Attachment:
     def keep(self, probability: float) -> None:
         """Set the probability that an activation is quantized."""
 
+    def settle(self, on: bool) -> None:
+        """Compute as it will be once trained (roundings hard), or as while training."""
+
     def regulariser(self, exponent: float) -> Tensor | None:
-        """Return a penalty that joins the loss, or None."""
+        """Return a penalty that joins the loss with the recipe's weight, or None."""
+        return None
+
+    def decay(self) -> Tensor | None:
+        """Return a penalty that joins the loss as it is, or None."""
         return None
 
     def detach(self, accept: bool) -> None:
@@ -95,6 +122,8 @@ class Trainable(ABC):
 
 
 class _WeightAttachment(Attachment):
+    operation: WeightedOperation
+
     def __init__(self, operation: WeightedOperation, trainable: TrainableWeight) -> None:
         self.operation, self.trainable = operation, trainable
         operation.weight_quantizer = trainable
@@ -104,6 +133,9 @@ class _WeightAttachment(Attachment):
 
     def switch(self, on: bool) -> None:
         self.trainable.active = on
+
+    def settle(self, on: bool) -> None:
+        self.trainable.settled = on
 
     def regulariser(self, exponent: float) -> Tensor | None:
         return self.trainable.regulariser(exponent)
@@ -141,14 +173,63 @@ class Roundings(Trainable):
 
 @dataclass(frozen=True)
 class Weights(Trainable):
-    """The weights themselves, through the rounding (straight-through; I&S-ViT)."""
+    """The weights themselves, through the rounding (straight-through; I&S-ViT).
+
+    Attributes:
+        decay: weight of ``|W - W0|^2_H / |W0|^2_H`` of each layer, W0 the weight at the start and H the
+            diagonal of the second moment of the layer's input: the share of the output that moves.
+    """
 
     rate: float = 4e-5
+    decay: float = 0.0
 
     def attach(self, unit: Unit) -> list[Attachment]:
+        layers = unit.layers()
+        moments = input_moments(layers, unit) if self.decay > 0 else {}
         return [
-            _WeightAttachment(op, TrainableOffset(_uniform(op), op.weight)) for op in unit.layers()
+            _OffsetAttachment(
+                op, TrainableOffset(_uniform(op), op.weight), moments.get(op.name), self.decay
+            )
+            for op in layers
         ]
+
+
+class _OffsetAttachment(_WeightAttachment):
+    trainable: TrainableOffset
+
+    def __init__(
+        self,
+        operation: WeightedOperation,
+        trainable: TrainableOffset,
+        moment: Tensor | None,
+        weight: float,
+    ) -> None:
+        super().__init__(operation, trainable)
+        self._moment, self._weight = moment, weight
+        self._start = trainable.trained.detach().flatten(1).clone()
+
+    def decay(self) -> Tensor | None:
+        if self._moment is None:
+            return None
+        moved = (self.trainable.trained.flatten(1) - self._start).square() @ self._moment
+        size = (self._start.square() @ self._moment).sum()
+        return self._weight * moved.sum() / size.clamp_min(TINY)
+
+
+@torch.no_grad()
+def input_moments(layers: Sequence[WeightedOperation], unit: Unit) -> dict[str, Tensor]:
+    """Return the mean square of each column of the layers' inputs ([K]), by the layer's name."""
+    sums: dict[str, Tensor] = {}
+
+    def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(module, WeightedOperation)
+        sums[module.name] = module.columns(inputs[0]).square().mean(0)
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(layer.register_forward_pre_hook(watch).remove)
+        unit.segment.run(unit.quantized)
+    return sums
 
 
 @dataclass(frozen=True)
@@ -168,7 +249,10 @@ class Clipping(Trainable):
 
 class _ActivationAttachment(Attachment):
     def __init__(
-        self, operation: QuantOperation, name: str, trainable: TrainableStep | BatchRange
+        self,
+        operation: QuantOperation,
+        name: str,
+        trainable: TrainableActivation | BatchRange,
     ) -> None:
         self.operation, self.name, self.trainable = operation, name, trainable
         setattr(operation, name, trainable)
@@ -178,7 +262,7 @@ class _ActivationAttachment(Attachment):
 
 
 class _StepAttachment(_ActivationAttachment):
-    trainable: TrainableStep
+    trainable: TrainableActivation
 
     def parameters(self) -> list[nn.Parameter]:
         return [] if self.trainable.step is None else [self.trainable.step]
@@ -208,6 +292,24 @@ class Steps(Trainable):
         return [
             _StepAttachment(op, name, TrainableStep(quantizer, unit.generator))
             for op, name, quantizer in _activations(unit.segment)
+        ]
+
+
+@dataclass(frozen=True)
+class LogScales(Trainable):
+    """Logarithms of the scales of quantizers all of whose levels are multiples of the scale.
+
+    Those are the logarithmic forms (`Quantizer.levels_scale`). Stands before `Steps` in a recipe, which takes
+    the activations that are left.
+    """
+
+    rate: float = 1e-3
+
+    def attach(self, unit: Unit) -> list[Attachment]:
+        return [
+            _StepAttachment(op, name, TrainableLogScale(quantizer, unit.generator))
+            for op, name, quantizer in _activations(unit.segment)
+            if quantizer.levels_scale
         ]
 
 
@@ -253,12 +355,12 @@ def _kept_shares(unit: Unit, rule: RangeRule) -> dict[str, tuple[Tensor, Tensor]
 
 
 def _activations(segment: Segment) -> list[tuple[QuantOperation, str, Quantizer]]:
-    """Every quantized activation: operation, attribute, quantizer."""
+    """Every quantized activation that nothing trained stands for: operation, attribute, quantizer."""
     found = []
     for operation in segment.operations:
         pair = isinstance(operation, QuantMatMul)
         for name in ("first_quantizer", "second_quantizer") if pair else ("input_quantizer",):
             quantizer = getattr(operation, name)
-            if not quantizer.spec.is_float:
+            if not (quantizer.spec.is_float or isinstance(quantizer, TrainableQuantizer)):
                 found.append((operation, name, quantizer))
     return found

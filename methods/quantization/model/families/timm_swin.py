@@ -59,7 +59,7 @@ class TimmSwin(Family):
         self.quantize_norm(model, "norm", "norm")
         if isinstance(model.head.fc, nn.Linear):
             self.replace(model.head, "fc", "head.fc", "head")
-        self.segment("head", "head", lambda x: model.forward_head(model.norm(x)))
+        self.segment("head", "head", partial(_head, model))
         for index in range(len(model.layers)):
             self._note_stream(index)
 
@@ -200,6 +200,12 @@ def _regions(length: int, size: int, shift: int, device: torch.device) -> Tensor
         return torch.zeros_like(place)
     regions: Tensor = (place >= length - size).long() + (place >= length - shift).long()
     return regions
+
+
+def _head(model: Any, x: Tensor) -> Tensor:
+    """Final norm and classifier; no closure, so that a copy of a wrapped model runs the copy."""
+    logits: Tensor = model.forward_head(model.norm(x))
+    return logits
 
 
 def _attention_half(block: Any, x: Tensor) -> Tensor:

@@ -77,9 +77,7 @@ class TimmViT(Family):
         for head in ("head", "head_dist"):
             if isinstance(getattr(model, head, None), nn.Linear):
                 self.replace(model, head, head, "head")
-        if model.global_pool == "token":
-            self.structure.read_tokens = 2 if hasattr(model, "head_dist") else 1
-        self.segment("head", "head", lambda x: model.forward_head(model.norm(x)))
+        self.segment("head", "head", partial(_head, model))
         self._note_stream()
         distilled = isinstance(model, VisionTransformerDistilled)
         self.structure.class_tokens = 1 + distilled if model.global_pool == "token" else 0
@@ -122,6 +120,12 @@ class TimmViT(Family):
         name, norm = next(iter(own.items()), ("norm", None))
         stream.read_by(norm, *layers, name=name)
         stream.end(self.structure)
+
+
+def _head(model: Any, x: Tensor) -> Tensor:
+    """Final norm and classifier; no closure, so that a copy of a wrapped model runs the copy."""
+    logits: Tensor = model.forward_head(model.norm(x))
+    return logits
 
 
 def _attention_half(block: Any, x: Tensor) -> Tensor:

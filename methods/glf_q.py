@@ -1,0 +1,54 @@
+"""GLF-Q: reconstruction on the penultimate feature, with ReLU in the place of GELU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vit_ptq_bench.methods import quantization as parts
+from vit_ptq_bench.methods.api.parameters import bounded, counted
+from vit_ptq_bench.methods.api.reconstruction import RELU_PAPER, ReluFrontier, ReluParameters
+from vit_ptq_bench.methods.api.registry import register_method
+
+
+@dataclass(frozen=True)
+class GlfParameters(ReluParameters):
+    """Settings of `GlfQ`.
+
+    Attributes:
+        local_weight: of the unit's own output beside the feature's 1.
+        global_every: the feature, by far the dearer loss, counts in every so-manieth iteration only, with so
+            many times its weight.
+    """
+
+    local_weight: float = bounded(2.0, at_least=0)
+    global_every: int = counted(1)
+
+
+@register_method
+class GlfQ(ReluFrontier):
+    """Blocks trained on the error of the penultimate feature through the full-precision rest, and their own.
+
+    Source: Sun, Liang, Tong, Wu, 2026; from the paper's text, no code could be had. Loss: mean squared error
+    of what enters the classifier plus twice that of the unit's output, each divided by its value in the
+    unit's first iteration; weights trained through the rounding, and activation steps; GELU replaced by ReLU
+    and the MLP fitted to its old output. Convention: one scale per head, 1024 images. Deviations: for a
+    detector the feature is the neck's maps, relative to their size, where the authors compare regions of
+    interest of fixed proposals; inputs are QDrop's mix, with its drops; the profile ``fast`` fits the MLP in
+    closed form, starts from searched ranges and has a logarithmic grid for the attention map (`Frontier`).
+    Without rotations.
+    """
+
+    name = "glf-q"
+    paper = "Sun, Liang, Tong, Wu, GLF-Q (global feature loss for PTQ of vision transformers), 2026"
+    profiles = {
+        "paper": RELU_PAPER
+        | {"iterations": 3000, "learn": "weights", "weight_rate": 2e-5, "step_rate": 2e-4}
+    }
+    Parameters = GlfParameters
+
+    def recipe(self) -> parts.Recipe:
+        """The feature and, with `local_weight`, the unit's own output."""
+        p = self.parameters
+        return self.configured(
+            [parts.FeatureError(every=p.global_every), parts.MeanError(weight=p.local_weight)]
+        )

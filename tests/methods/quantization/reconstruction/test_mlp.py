@@ -1,0 +1,127 @@
+"""ReLU in the place of GELU: the fit, what a file says of it, and what is refused."""
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from vit_ptq_bench.methods.api.registry import METHODS
+from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization import storage
+from vit_ptq_bench.methods.quantization.bits import BitWidth, equal_table
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration
+from vit_ptq_bench.methods.quantization.model.activation import ReluActivation, mlps_of
+from vit_ptq_bench.methods.quantization.model.families import wrap_model
+from vit_ptq_bench.methods.quantization.reconstruction.mlp import ReluFit, refit_relu
+
+
+@pytest.fixture
+def many():
+    """More images than the hidden layer has channels to fit."""
+    images = torch.randn(48, 3, 16, 16, generator=torch.Generator().manual_seed(7))
+    return Calibration([images], seed=3)
+
+
+def _refitted(model, calibration, **settings):
+    wrapped = wrap_model(model, equal_table(BitWidth(4, 4)))
+    refit_relu(wrapped, calibration, ReluFit(**settings))
+    return wrapped
+
+
+@torch.no_grad()
+def _error(model, original, calibration):
+    images = calibration.whole()
+    return float((model(images) - original(images)).square().mean())
+
+
+def test_every_gelu_is_replaced_and_the_input_of_fc2_is_not_negative(tiny, images, calibration):
+    model = _refitted(tiny, calibration)
+    blocks = len(model.structure.blocks)
+    assert len(mlps_of(model)) == blocks
+    assert sum(isinstance(m, ReluActivation) for m in model.modules()) == blocks
+    assert not any(isinstance(m, nn.GELU) for m in model.modules())
+    lows = []
+    for op in model.operations:
+        if op.role == "fc2":
+            op.register_forward_pre_hook(lambda _, inputs: lows.append(float(inputs[0].min())))
+    with torch.no_grad():
+        model(images)
+    assert len(lows) == blocks and min(lows) >= 0
+
+
+def test_ridge_is_numpys_and_steps_lower_what_it_leaves(vit, many):
+    bare = wrap_model(vit, equal_table(BitWidth(4, 4)))
+    for mlp in mlps_of(bare):
+        mlp.use_relu()
+    closed = _refitted(vit, many)
+    trained = _refitted(vit, many, iterations=40, rate=1e-3, batch_size=16)
+    errors = [_error(model, vit, many) for model in (bare, closed, trained)]
+    assert max(errors[1:]) < 0.3 * errors[0]
+    assert trained.module.blocks[0].mlp.fc1.weight.ne(vit.blocks[0].mlp.fc1.weight).any()
+
+    first = wrap_model(vit, equal_table(BitWidth(4, 4)))
+    old, new = first.module.blocks[0].mlp, closed.module.blocks[0].mlp
+    with torch.no_grad():
+        x = first.structure.segments[0].run(many.whole())
+        block = first.module.blocks[0]
+        tokens = block.norm2(x + block.attn(block.norm1(x))).flatten(0, -2)
+        before, target = old.act(old.fc1(tokens)), old(tokens)
+        top = before[before > 0].sort().values
+        top = top[max(0, -(-99 * len(top) // 100) - 1)]
+        hidden = old.fc1(tokens).relu()
+    rows = torch.cat([hidden, hidden.clamp_max(top)]).double()
+    rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], dim=1)
+    share = (
+        torch.cat([torch.ones(len(hidden)), 2 * torch.ones(len(hidden))]).double().sqrt()[:, None]
+    )
+    start = torch.cat([old.fc2.weight, old.fc2.bias[:, None]], dim=1).double()
+    missing = (target.double().repeat(2, 1) - rows @ start.T) * share
+    scaled = rows * share
+    cost = (1e-2 * scaled.square().sum(0).mean()).sqrt() * torch.eye(rows.shape[1]).double()
+    stacked = torch.cat([scaled, cost])
+    wanted = torch.linalg.lstsq(stacked, torch.cat([missing, torch.zeros(len(cost), 32).double()]))
+    found = torch.cat([new.fc2.weight, new.fc2.bias[:, None]], dim=1).double()
+    torch.testing.assert_close(found - start, wanted.solution.T, rtol=1e-2, atol=1e-4)
+
+
+def test_where_the_output_of_gelu_is_not_quantized_nothing_is_replaced(vit, images, calibration):
+    wrapped = wrap_model(vit, equal_table(BitWidth(4, 32)))
+    refit_relu(wrapped, calibration, ReluFit())
+    with torch.no_grad():
+        torch.testing.assert_close(wrapped(images), vit(images), rtol=0, atol=1e-5)
+
+
+def test_a_saved_model_says_that_the_activation_changed(tiny, images, calibration, tmp_path):
+    method = METHODS.get("glf-q").create({"iterations": 1, "batch_size": 4})
+    assert any("another operation" in note for note in method.notes())
+    table = method.bit_table(BitWidth(4, 4))
+    model = method.quantize(copy.deepcopy(tiny), table, calibration)
+    path = tmp_path / "model.safetensors"
+    storage.save_quantized(model, path, {})
+    loaded = storage.load_quantized(path, tiny)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), model(images))
+    assert sum(isinstance(m, ReluActivation) for m in loaded.modules()) == len(mlps_of(model))
+    plain = METHODS.get("glf-q").create({"relu": False})
+    assert not any("another operation" in note for note in plain.notes())
+
+
+def test_a_mark_that_is_not_one_is_refused(vit, calibration, tmp_path):
+    method = METHODS.get("glf-q").create({"iterations": 0, "batch_size": 4})
+    model = method.quantize(vit, method.bit_table(BitWidth(4, 4)), calibration)
+    model.module.blocks[1].mlp.act.is_relu.fill_(0)
+    path = tmp_path / "model.safetensors"
+    storage.save_quantized(model, path, {})
+    with pytest.raises(MethodError, match=r"blocks\.1\.mlp\.act has a mark of ReLU that is not 1"):
+        storage.load_quantized(path, vit)
+    assert "blocks.0.mlp.act.is_relu" in load_file(path)
+
+
+def test_a_model_without_gelu_is_refused_in_words(vit, calibration):
+    for block in vit.blocks:
+        block.mlp.act = nn.Tanh()
+    wrapped = wrap_model(vit, equal_table(BitWidth(4, 4)))
+    with pytest.raises(MethodError, match="no MLP with a GELU"):
+        refit_relu(wrapped, calibration, ReluFit())
