@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.calibration.activations import batches, send_through
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule, check_finite
 from vit_ptq_bench.methods.quantization.correction.regression import HALVES, Linear, Regression
@@ -14,7 +15,6 @@ from vit_ptq_bench.methods.quantization.model.correction import attach_correctio
 from vit_ptq_bench.methods.quantization.model.layers import QuantLinear
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.model.structure import Segment, Site
-from vit_ptq_bench.methods.quantization.reconstruction.caches import batches, send_through
 
 LAST_ROLES = ("proj", "fc2")
 """The layers that write to the residual stream: the last of a block's attention and of its MLP."""
