@@ -124,13 +124,20 @@ class Reconstruction(Method):
         """
         return None
 
+    def closed_form(self) -> parts.ClosedForm | None:
+        """Return the closed form to start from (docs/rose.md); None: the method begins with `start`."""
+        return None
+
     def start(
         self,
         model: parts.QuantizedModel,
         calibration: parts.Calibration,
         progress: parts.CalibrationProgress | None = None,
     ) -> None:
-        """Set every quantizer before anything is reconstructed; RepQ-ViT's calibration unless overridden."""
+        """Set every quantizer before anything is reconstructed; RepQ-ViT's calibration unless overridden.
+
+        Behind it the scales of attention maps are searched.
+        """
         parts.calibrate_reparameterized(
             model,
             calibration,
@@ -145,16 +152,31 @@ class Reconstruction(Method):
         calibration: parts.Calibration,
         progress: parts.CalibrationProgress | None = None,
     ) -> None:
-        """Calibrate to start from, search the scales of attention maps, then reconstruct."""
-        recipe = self.recipe()
+        """Calibrate to start from, then reconstruct."""
+        recipe, closed = self.recipe(), self.closed_form()
         recipe.check(model.structure, calibration.n_images)
-        teacher = self.prepare(model, calibration)
-        few = calibration.first(parts.range_images(model, calibration))
-        self.start(model, few)
-        model.activate()
-        images = few.whole()
-        parts.search_maps(model.operations, lambda: model(images))
+        teacher: parts.QuantizedModel | None
+        if closed is not None:
+            teacher = self._solved(model, calibration, closed)
+        else:
+            teacher = self.prepare(model, calibration)
+            few = calibration.first(parts.range_images(model, calibration))
+            self.start(model, few)
+            model.activate()
+            images = few.whole()
+            parts.search_maps(model.operations, lambda: model(images))
         parts.reconstruct(model, calibration, recipe, progress, teacher)
+
+    def _solved(
+        self, model: parts.QuantizedModel, calibration: parts.Calibration, closed: parts.ClosedForm
+    ) -> parts.QuantizedModel:
+        """Start in closed form, weights left open; return what gives the targets."""
+        closed = replace(closed, resolve=replace(closed.resolve, keep_open=True))
+        closed.resolve.check(calibration.n_images)
+        parts.transform(model, calibration, closed.transforms)
+        teacher = self.prepare(model, calibration) or copy.deepcopy(model)
+        parts.solve(model, calibration, closed)
+        return teacher
 
 
 @dataclass(frozen=True)
@@ -162,7 +184,8 @@ class FrontierParameters(ReconstructionParameters):
     """Settings of the reconstruction methods published since 2024.
 
     Attributes:
-        start: the calibration to begin with: both ends of every range by squared error (``searched``), or
+        start: the calibration to begin with: this project's transforms and weights solved in
+            ``closed-form`` (docs/rose.md), both ends of every range by squared error (``searched``), or
             RepQ-ViT's percentiles (``repq``).
         attention: form of the attention map's quantizer, ``uniform``, or ``log`` with the base that its
             product with the values asks for.
@@ -175,7 +198,7 @@ class FrontierParameters(ReconstructionParameters):
         measured_images: images that a loss is measured on in each unit; 0: all that are trained on.
     """
 
-    start: Literal["searched", "repq"] = "searched"
+    start: Literal["closed-form", "searched", "repq"] = "searched"
     attention: Literal["uniform", "log"] = "log"
     gelu: Literal["uniform", "shifted-log"] = "shifted-log"
     affine_rate: float = bounded(0.0, at_least=0)
@@ -265,6 +288,10 @@ class Frontier(Reconstruction):
             crops=p.crops,
             measured_images=p.measured_images,
         )
+
+    def closed_form(self) -> parts.ClosedForm | None:
+        """Return the closed form of `rose`, where the parameter `start` asks for it."""
+        return parts.ClosedForm() if self.parameters.start == "closed-form" else None
 
     def start(
         self,

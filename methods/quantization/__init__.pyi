@@ -32,7 +32,8 @@ from .calibration.segment_recording import record_segments as record_segments
 # A whole calibration in closed form.
 from .closed_form import ClosedForm as ClosedForm
 from .closed_form import calibrate_closed_form as calibrate_closed_form
-from .closed_form import start_closed_form as start_closed_form
+from .closed_form import solve as solve
+from .closed_form import transform as transform
 
 # Corrections of blocks by regression of their error.
 from .correction.blocks import correct_blocks as correct_blocks

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.calibration.memory import range_images
@@ -44,10 +43,7 @@ def calibrate_closed_form(
     settings: ClosedForm,
     progress: CalibrationProgress | None = None,
 ) -> None:
-    """Calibrate everything without training (docs/rose.md).
-
-    Transforms keep the full-precision function, `calibrate_grids` sets the activations from it, then
-    `resolve_layers` takes the layers in order.
+    """Calibrate everything without training (docs/rose.md): `transform`, then `solve`.
 
     Args:
         model: the wrapped model, quantizers inactive; its weights end as codes.
@@ -59,43 +55,37 @@ def calibrate_closed_form(
         MethodError: fewer images than folds, or NaN or infinite weights or activations.
     """
     settings.resolve.check(calibration.n_images)
-    _prepare(model, calibration, settings)
-    _solve(model, calibration, settings, progress)
+    transform(model, calibration, settings.transforms)
+    solve(model, calibration, settings, progress)
 
 
-def start_closed_form(
+def transform(model: QuantizedModel, calibration: Calibration, names: Sequence[str]) -> None:
+    """Apply those of the transforms ``names`` that the model has the structure for.
+
+    Raises:
+        MethodError: an unknown name, or NaN or infinite weights or activations.
+    """
+    for layer in model.weighted_operations():
+        check_finite(layer.weight, f"{layer.name}.weight")
+    possible = [name for name in names if transform_problem(name, model) is None]
+    apply_transforms(model, possible, calibration.first(range_images(model, calibration)))
+
+
+def solve(
     model: QuantizedModel,
     calibration: Calibration,
     settings: ClosedForm,
     progress: CalibrationProgress | None = None,
-) -> QuantizedModel:
-    """`calibrate_closed_form` for a reconstruction to go on from; return the full-precision teacher.
-
-    Weights stay in floating point, each within the cell of the code that was found for it.
-    """
-    settings = replace(settings, resolve=replace(settings.resolve, keep_open=True))
-    settings.resolve.check(calibration.n_images)
-    _prepare(model, calibration, settings)
-    teacher = copy.deepcopy(model)
-    _solve(model, calibration, settings, progress)
-    return teacher
-
-
-def _prepare(model: QuantizedModel, calibration: Calibration, settings: ClosedForm) -> None:
-    for layer in model.weighted_operations():
-        check_finite(layer.weight, f"{layer.name}.weight")
-    few = calibration.first(range_images(model, calibration))
-    names = [name for name in settings.transforms if transform_problem(name, model) is None]
-    apply_transforms(model, names, few)
-    calibrate_grids(model, few)
-
-
-def _solve(
-    model: QuantizedModel,
-    calibration: Calibration,
-    settings: ClosedForm,
-    progress: CalibrationProgress | None,
 ) -> None:
+    """Set the grids of a transformed model from its full-precision activations, then solve its weights.
+
+    With `Resolve.keep_open` weights stay in floating point, each within the cell of the code found for it, for
+    a reconstruction to go on from; what gives its targets is a copy of the model made before.
+
+    Arguments and errors as `calibrate_closed_form`.
+    """
+    settings.resolve.check(calibration.n_images)
+    calibrate_grids(model, calibration.first(range_images(model, calibration)))
     resolve_layers(
         model,
         calibration,
