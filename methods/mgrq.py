@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from vit_ptq_bench.methods import quantization as parts
@@ -20,14 +20,21 @@ class MgrqParameters(ReconstructionParameters):
     """Settings of `Mgrq`; the switches are those of its ablation.
 
     Attributes:
-        block: reconstruct at all (OBWR); off, MGRQ is RepQ-ViT.
+        block: reconstruct at all (OBWR); off, MGRQ is its base.
         global_weight: of extra-block global supervision (EBGS); 0 switches it off.
         local_weight: of intra-block local supervision (IBLS); 0 switches it off.
         temperature: of the softmaxes of EBGS.
         drop: share of quantized values, in the unit's input and inside, as in QDrop; 1: no drop.
         global_every: EBGS, by far the dearest loss, counts in every so-manieth iteration only, with so many
             times its weight.
-        attention: form of the attention map's quantizer, ``log-sqrt2`` as RepQ-ViT's or ``uniform``.
+        base: what it starts from, and what its ablation's base is: this project's transforms, grids and
+            weights solved in ``closed-form`` (docs/rose.md), or RepQ-ViT's calibration (``repq``).
+        attention: form of the attention map's quantizer, ``log`` (free base), ``log-sqrt2`` as RepQ-ViT's, or
+            ``uniform``; None: ``log`` on the base in closed form, else ``log-sqrt2``.
+        gelu: form of the quantizer behind GELU, ``shifted-log`` or ``uniform``; None: ``shifted-log`` on the
+            base in closed form, else ``uniform``.
+        holdout: share of the images that units are judged on instead: a unit that is no better there than it
+            was at its start goes back to it.
     """
 
     block: bool = True
@@ -36,7 +43,10 @@ class MgrqParameters(ReconstructionParameters):
     temperature: float = bounded(1.0, more_than=0)
     drop: float = bounded(0.5, at_least=0, at_most=1)
     global_every: int = counted(1)
-    attention: Literal["log-sqrt2", "uniform"] = "log-sqrt2"
+    base: Literal["closed-form", "repq"] = "closed-form"
+    attention: Literal["log", "log-sqrt2", "uniform"] | None = None
+    gelu: Literal["shifted-log", "uniform"] | None = None
+    holdout: float = bounded(0.25, at_least=0, at_most=0.9)
 
 
 @register_method
@@ -46,11 +56,12 @@ class Mgrq(Reconstruction):
     Source: Yang et al., ICIP 2024 (arXiv 2406.09229). What the abstract states: block-wise reconstruction
     (OBWR) as base; global supervision by the relation between a block's output and the model's (EBGS);
     local supervision that aligns the distribution of each layer's output inside a block (IBLS); a fused
-    loss (MGLF). What is our design, for the text could not be had: RepQ-ViT as the base, what is trained and
-    how, QDrop's mix, EBGS as the KL of the prediction through the full-precision rest of the model, IBLS as
-    the KL between channel distributions, losses divided by their first values, all weights and rates
-    (docs/reconstruction.md). Not the authors' numbers. Convention: the common table, log-sqrt2 attention,
-    static.
+    loss (MGLF). What is our design, for the text could not be had: the base (function-preserving transforms,
+    grids and weights solved in closed form as `rose` has them, or RepQ-ViT's calibration), what is trained
+    and how, QDrop's mix, EBGS as the KL of the prediction through the full-precision rest of the model, IBLS
+    as the KL between channel distributions, losses divided by their first values, a quarter of the images
+    that judges each unit, all weights and rates (docs/reconstruction.md). Not the authors' numbers.
+    Convention: the common table, logarithmic grids for the attention map and behind GELU, static.
     """
 
     name = "mgrq"
@@ -58,26 +69,35 @@ class Mgrq(Reconstruction):
         "Yang et al., MGRQ: PTQ for Vision Transformer with Mixed Granularity Reconstruction, "
         "ICIP 2024"
     )
-    version = 3
+    version = 4
     note = (
         "re-implementation from the abstract; losses, weights and rates are this project's design"
     )
     Parameters = MgrqParameters
 
     def bit_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:
-        """Return the common table with the attention map's own quantizer."""
+        """Return the common table with the quantizers of attention map and GELU."""
+        p, closed = self.parameters, self.parameters.base == "closed-form"
         table = super().bit_table(bits, protocol)
-        return table.change("attention", scheme=self.parameters.attention)
+        attention = p.attention or ("log" if closed else "log-sqrt2")
+        gelu = p.gelu or ("shifted-log" if closed else "uniform")
+        return table.change("attention", scheme=attention).change("fc2.input", scheme=gelu)
 
     def authors_table(self, bits: BitWidth) -> BitTable:
         """Return the common table: nothing is known of the authors' own."""
         return equal_table(bits)
 
     def notes(self) -> tuple[str, ...]:
-        """Return the words of all reconstruction methods; the ablation's base trains nothing."""
+        """Return the words of all reconstruction methods, and the base."""
+        closed = self.parameters.base == "closed-form"
+        base = "starts from weights solved in closed form" if closed else "starts from RepQ-ViT"
         if self.parameters.block:
-            return super().notes()
-        return (self.note, "no reconstruction: RepQ-ViT")
+            return (*super().notes(), base)
+        return (self.note, f"no reconstruction; {base}")
+
+    def closed_form(self) -> parts.ClosedForm | None:
+        """Return `rose`'s closed form, unless the base is RepQ-ViT."""
+        return parts.ClosedForm() if self.parameters.base == "closed-form" else None
 
     def recipe(self) -> parts.Recipe:
         """Three granularities, each a switch."""
@@ -92,7 +112,8 @@ class Mgrq(Reconstruction):
             ),
             parts.LocalDivergence(weight=settings.local_weight),
         )
-        return self.configured(losses, input_mix=settings.drop, keep=settings.drop)
+        recipe = self.configured(losses, input_mix=settings.drop, keep=settings.drop)
+        return replace(recipe, holdout=settings.holdout)
 
     def calibrate(
         self,
@@ -101,7 +122,10 @@ class Mgrq(Reconstruction):
         progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """Reconstruct, unless the ablation's base is asked for."""
+        closed = self.closed_form()
         if self.parameters.block:
             super().calibrate(model, calibration, progress)
-        else:
+        elif closed is None:
             self.start(model, calibration, progress)
+        else:
+            parts.calibrate_closed_form(model, calibration, closed, progress)
