@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,12 @@ from vit_ptq_bench.methods.quantization.model.structure import Segment, Site
 
 LAST_ROLES = ("proj", "fc2")
 """The layers that write to the residual stream: the last of a block's attention and of its MLP."""
+
+
+TokenWeights = Literal["relative", "plain"]
+"""Whether a token's squared error counts relative to the token's own square. What reads the residual stream
+are LayerNorms, which take a token's size away; and a few tokens of a ViT may be 30 times as large as all
+others, so that plain squared errors are theirs alone."""
 
 
 @dataclass
@@ -61,6 +68,7 @@ def correct_blocks(
     model: QuantizedModel,
     calibration: Calibration,
     ridge: float,
+    weights: TokenWeights = "relative",
     progress: CalibrationProgress | None = None,
 ) -> int:
     """Add ``W x + b`` to the output of each block where that removes some of its error (QwT).
@@ -72,6 +80,7 @@ def correct_blocks(
         model: calibrated, its weights not yet codes; all quantizers are active afterwards.
         calibration: the images, two at least.
         ridge: see `regression.Regression`.
+        weights: what a token's error counts.
         progress: called after each segment.
 
     Returns:
@@ -87,7 +96,7 @@ def correct_blocks(
         exact = streams.exact_output(segment.run)
         quantized = streams.quantized_output(segment.run)
         if segment.kind == "block":
-            found = _regression(streams, exact, quantized).solve(ridge)
+            found = _regression(streams, exact, quantized, weights).solve(ridge)
             corrected += found is not None
             if found is not None:
                 _attach(model, segment, found, streams.quantized, quantized)
@@ -97,13 +106,23 @@ def correct_blocks(
     return corrected
 
 
-def _regression(streams: _Streams, exact: Tensor, quantized: Tensor) -> Regression:
+def _weights_of(tokens: Tensor, weights: TokenWeights) -> Tensor:
+    """What the squared error of each token [..., C] counts, [..., 1]."""
+    if weights == "plain":
+        return tokens.new_ones(*tokens.shape[:-1], 1)
+    return 1 / tokens.square().mean(-1, keepdim=True).clamp_min(torch.finfo(tokens.dtype).tiny)
+
+
+def _regression(
+    streams: _Streams, exact: Tensor, quantized: Tensor, weights: TokenWeights
+) -> Regression:
     """Of a block's error on its quantized input."""
     device = streams.model.device
     found = Regression(streams.quantized.shape[-1], exact.shape[-1], device)
     for part in batches(exact):
         x, wanted, output = (t[part].to(device) for t in (streams.quantized, exact, quantized))
-        found.add(x.flatten(1, -2), (wanted - output).flatten(1, -2))
+        counts = _weights_of(wanted, weights).flatten(1)
+        found.add(x.flatten(1, -2), (wanted - output).flatten(1, -2), counts)
     return found
 
 
@@ -122,6 +141,7 @@ def fold_corrections(
     model: QuantizedModel,
     calibration: Calibration,
     ridge: float,
+    weights: TokenWeights = "relative",
     rule: RangeRule | None = None,
     progress: CalibrationProgress | None = None,
 ) -> int:
@@ -132,7 +152,7 @@ def fold_corrections(
     then quantized instead. The model gets no further operation.
 
     Args:
-        model, calibration, ridge, progress: as in `correct_blocks`.
+        model, calibration, ridge, weights, progress: as in `correct_blocks`.
         rule: sets the range of a changed weight; None: it keeps the range that it has.
 
     Returns:
@@ -150,49 +170,49 @@ def fold_corrections(
             model.activate()
             for layer in part.operations:
                 if isinstance(layer, QuantLinear) and layer.role in LAST_ROLES:
-                    changed += _fold(streams, part, layer, exact, ridge, rule)
+                    regression = _regression_behind(streams, part, layer, exact, weights)
+                    found = regression.solve(ridge)
+                    changed += found is not None
+                    if found is not None:
+                        _fold(layer, found, rule)
             streams = _Streams(model, exact, streams.quantized_output(part.run))
         if progress is not None:
             progress(done, len(segments), segment.name)
     return changed
 
 
-def _fold(
-    streams: _Streams,
-    part: Segment,
-    layer: QuantLinear,
-    exact: Tensor,
-    ridge: float,
-    rule: RangeRule | None,
-) -> bool:
-    """Change one layer, all other quantizers being active; ``exact``: output of ``part``."""
+def _regression_behind(
+    streams: _Streams, part: Segment, layer: QuantLinear, exact: Tensor, weights: TokenWeights
+) -> Regression:
+    """Of what the output of ``part`` lacks on the input of ``layer``, all but whose weight is quantized."""
     device = streams.model.device
-    layer.weight_quantizer.active = False
     rows, columns = layer.weight.shape
-    regression = Regression(columns, rows, device)
+    found = Regression(columns, rows, device)
+    layer.weight_quantizer.active = False
     for some in batches(exact):
         x, target = (t[some].to(device) for t in (streams.quantized, exact))
-        regression.add(*_rows_of(part, layer, x, target))
+        found.add(*_rows_of(part, layer, x, target, weights))
     layer.weight_quantizer.active = True
-    found = regression.solve(ridge)
-    if found is None:
-        return False
+    return found
+
+
+def _fold(layer: QuantLinear, found: Linear, rule: RangeRule | None) -> None:
     layer.weight.add_(found.weight.to(layer.weight))
     layer.ensure_bias().add_(found.bias.to(layer.weight))
-    if rule is not None and not layer.weight_quantizer.spec.is_float:
-        quantizer = layer.weight_quantizer
+    quantizer = layer.weight_quantizer
+    if rule is not None and not quantizer.spec.is_float:
         rule(Site(quantizer.site, f"{layer.role}.weight", quantizer, layer), layer.weight)
-    return True
 
 
 def _rows_of(
-    part: Segment, layer: QuantLinear, x: Tensor, target: Tensor
+    part: Segment, layer: QuantLinear, x: Tensor, target: Tensor, weights: TokenWeights
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The layer's inputs [b, rows, K], what its outputs lack [b, rows, R], and which rows say something.
+    """The layer's inputs [b, rows, K], what its outputs lack [b, rows, R], and what each row counts.
 
     Behind the layer there are only moves of tokens (Swin's windows), the loss of padded ones, a factor per
     channel at most and the residual: a linear map of the layer's output. Its transpose, by automatic
-    differentiation, brings the error back to the layer's rows, times the factors, and ones to the factors.
+    differentiation, brings error and weights back to the layer's rows, times the factors, and ones to the
+    factors.
     """
     seen: list[Tensor] = []
 
@@ -208,16 +228,17 @@ def _rows_of(
     finally:
         handle.remove()
     inputs, output = seen
-    error = target - result.detach()
-    back = [
+    ones = torch.ones_like(target)
+    factors, error, counts = (
         torch.autograd.grad(result, output, along, retain_graph=True)[0]
-        for along in (error, torch.ones_like(error))
-    ]
-    kept = back[1] != 0
-    lack = torch.where(kept, back[0] / back[1].square(), 0.0)
+        for along in (ones, target - result.detach(), ones * _weights_of(target, weights))
+    )
+    kept = factors != 0
+    lack = torch.where(kept, error / factors.square(), 0.0)
+    count = torch.where(kept, counts / factors, 0.0).amax(-1)
     shape = len(x), -1
     return (
         torch.unflatten(inputs, 0, shape).flatten(1, -2),
         torch.unflatten(lack, 0, shape).flatten(1, -2),
-        torch.unflatten(kept.any(-1), 0, shape).flatten(1),
+        torch.unflatten(count, 0, shape).flatten(1),
     )

@@ -37,25 +37,23 @@ class Regression:
         self._square = zeros(HALVES)
         self._images = 0
 
-    def add(self, inputs: Tensor, errors: Tensor, kept: Tensor | None = None) -> None:
+    def add(self, inputs: Tensor, errors: Tensor, weights: Tensor | None = None) -> None:
         """Take the rows of some images.
 
         Args:
             inputs: x, [images, rows, K].
             errors: y, [images, rows, R].
-            kept: which rows count, bool [images, rows]; None: all.
+            weights: how much each row's squared error counts, [images, rows]; None: all the same.
         """
-        for x, y, count in zip(
-            inputs, errors, [None] * len(inputs) if kept is None else kept, strict=True
-        ):
+        if weights is None:
+            weights = inputs.new_ones(inputs.shape[:2])
+        for x, y, weight in zip(inputs, errors, weights.sqrt()[..., None], strict=True):
             half = self._images % HALVES
-            if count is not None:
-                x, y = x[count], y[count]
-            for one, other in zip(x.split(ROWS), y.split(ROWS), strict=True):
-                rows = torch.cat([one, one.new_ones(len(one), 1)], dim=1)
-                self._second[half] += (rows.T @ rows).double()
-                self._cross[half] += (rows.T @ other).double()
-            self._square[half] += y.square().sum(dtype=torch.float64)
+            rows, wanted = torch.cat([x * weight, weight], dim=1), y * weight
+            for one, other in zip(torch.split(rows, ROWS), torch.split(wanted, ROWS), strict=True):
+                self._second[half] += (one.T @ one).double()
+                self._cross[half] += (one.T @ other).double()
+            self._square[half] += wanted.square().sum(dtype=torch.float64)
             self._images += 1
 
     def solve(self, ridge: float) -> Linear | None:

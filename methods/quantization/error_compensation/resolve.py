@@ -44,8 +44,9 @@ FLOOR = 0.01
 HEAD_RIDGE, HEAD_DAMPING = 0.3, 0.1
 """Of the head, as shares of the mean diagonal: its rows are as few as the images."""
 
-CELL = 0.499
-"""Half the width of a code's cell, in steps, with room for rounding errors of float32."""
+CELL = 0.2
+"""Farthest from the middle of a code's cell, in steps, that a weight is left open: nearer to the border the
+first steps of a training would flip it, whichever way they go."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ class Resolve:
 
 
 def in_cells(quantizer: UniformQuantizer, weight: Tensor, codes: Tensor) -> Tensor:
-    """Return the values nearest to ``weight`` [O, K] that `quantizer` rounds to ``codes``."""
+    """Return the values nearest to ``weight`` [O, K] that lie well within the cells of ``codes``."""
     scale, _ = quantizer.shaped(weight)
     values = quantizer.dequantize(codes)
     return weight.clamp(values - CELL * scale, values + CELL * scale)

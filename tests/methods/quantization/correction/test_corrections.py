@@ -32,15 +32,18 @@ def many(generator):
     return Calibration([torch.randn(48, 3, 16, 16, generator=generator)])
 
 
-def _by_numpy(x, y, ridge):
+def _by_numpy(x, y, ridge, weights=None):
     """Ridge regression with a free bias, as least squares on stacked equations (float64)."""
     x, y = x.double().numpy(), y.double().numpy()
-    centred = x - x.mean(0)
+    weights = np.ones(len(x)) if weights is None else weights.double().numpy()
+    mean_x, mean_y = (np.average(z, axis=0, weights=weights) for z in (x, y))
+    root = np.sqrt(weights)[:, None]
+    centred = root * (x - mean_x)
     strength = ridge * (centred**2).sum() / x.shape[1]
     rows = np.vstack([centred, strength**0.5 * np.eye(x.shape[1])])
-    wanted = np.vstack([y - y.mean(0), np.zeros((x.shape[1], y.shape[1]))])
+    wanted = np.vstack([root * (y - mean_y), np.zeros((x.shape[1], y.shape[1]))])
     weight = np.linalg.lstsq(rows, wanted, rcond=None)[0].T
-    return weight, y.mean(0) - weight @ x.mean(0)
+    return weight, mean_y - weight @ mean_x
 
 
 def _data(generator, images=6, rows=40, inputs=5, outputs=3):
@@ -49,20 +52,20 @@ def _data(generator, images=6, rows=40, inputs=5, outputs=3):
     return x, y + 0.3 * torch.randn(y.shape, generator=generator)
 
 
-def _regression(x, y, kept=None):
+def _regression(x, y, weights=None):
     found = Regression(x.shape[-1], y.shape[-1], CPU)
-    found.add(x, y, kept)
+    found.add(x, y, weights)
     return found
 
 
 @pytest.mark.parametrize("ridge", [0.0, 0.01, 3.0])
-def test_regression_is_that_of_numpy_and_takes_the_rows_that_count(ridge, generator):
+def test_regression_is_that_of_numpy_with_weights_too(ridge, generator):
     x, y = _data(generator)
-    kept = torch.rand(x.shape[:2], generator=generator) < 0.7
-    for counted in (None, kept):
-        found = _regression(x, y, counted).solve(ridge)
-        chosen = torch.ones_like(kept) if counted is None else kept
-        weight, bias = _by_numpy(x[chosen], y[chosen], ridge)
+    uneven = torch.rand(x.shape[:2], generator=generator)
+    for weights in (None, uneven, (uneven < 0.7).float()):
+        found = _regression(x, y, weights).solve(ridge)
+        rows = None if weights is None else weights.flatten()
+        weight, bias = _by_numpy(x.flatten(0, 1), y.flatten(0, 1), ridge, rows)
         np.testing.assert_allclose(found.weight.numpy(), weight, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(found.bias.numpy(), bias, rtol=1e-4, atol=1e-5)
 
@@ -189,7 +192,8 @@ def test_the_folded_form_is_the_ridge_regression_of_numpy(vit, many):
     lack = exact - half.run(start)
     handle.remove()
     old = proj.weight.clone(), proj.bias.clone()
-    weight, bias = _by_numpy(seen[0].flatten(0, 1), lack.flatten(0, 1), 0.5)
+    counts = 1 / exact.square().mean(-1).flatten()
+    weight, bias = _by_numpy(seen[0].flatten(0, 1), lack.flatten(0, 1), 0.5, counts)
     fold_corrections(model, many, ridge=0.5)
     np.testing.assert_allclose((proj.weight - old[0]).numpy(), weight, atol=2e-5)
     np.testing.assert_allclose((proj.bias - old[1]).numpy(), bias, atol=2e-5)
