@@ -11,6 +11,7 @@ from .calibration.data import Calibration as Calibration
 from .calibration.data import CalibrationProgress as CalibrationProgress
 from .calibration.gradients import fisher_loss as fisher_loss
 from .calibration.gradients import self_divergence_loss as self_divergence_loss
+from .calibration.group_rules import group_rule as group_rule
 from .calibration.memory import range_images as range_images
 from .calibration.passes import RangeRule as RangeRule
 from .calibration.passes import calibrate_activations as calibrate_activations
@@ -134,6 +135,7 @@ from .search.scores import CosineMetric as CosineMetric
 from .search.scores import EliminatedFisherMetric as EliminatedFisherMetric
 from .search.scores import FisherMetric as FisherMetric
 from .search.scores import SquaredErrorMetric as SquaredErrorMetric
+from .search.tangent_maps import search_tangent_maps as search_tangent_maps
 
 # Quantized models on disk.
 from .storage import load_quantized as load_quantized
