@@ -4,6 +4,7 @@ A layer's output error on the calibration tokens is quadratic in the weight erro
 of the tokens is their second moment ``H = 2 sum x x^T``: [K, K] however many tokens there were.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -168,11 +169,10 @@ def round_columnwise(
     *,
     damping: float = 0.01,
     order_by_diagonal: bool = True,
+    layers: Sequence[WeightedOperation] | None = None,
     progress: CalibrationProgress | None = None,
 ) -> None:
     """Set the codes of every quantized weight by `compensated_codes`, layer by layer in one pass.
-
-    Weights that have codes already keep them.
     Each layer's second moment is that of the inputs which the layers before it, already rounded, give.
 
     Args:
@@ -180,6 +180,7 @@ def round_columnwise(
             through.
         calibration: the images, shown as one batch.
         damping, order_by_diagonal: as in `compensated_codes`.
+        layers: in execution order; None: all.
         progress: called after each layer.
 
     Raises:
@@ -193,10 +194,7 @@ def round_columnwise(
         grid, hessian = RowGrid.of(quantizer, weight), second_moment(tokens)
         layer.set_codes(compensated_codes(weight, grid, hessian, damping, order_by_diagonal))
 
-    layers = [
-        op
-        for op in model.weighted_operations()
-        if not op.frozen and not op.weight_quantizer.spec.is_float
-    ]
+    layers = model.weighted_operations() if layers is None else layers
+    layers = [op for op in layers if not op.weight_quantizer.spec.is_float]
     if layers:
         visit_layers(model, calibration, layers, visit, progress=progress)

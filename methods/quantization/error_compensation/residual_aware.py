@@ -161,6 +161,7 @@ def round_with_residuals(
         calibration,
         damping=visit.damping,
         order_by_diagonal=visit.order_by_diagonal,
+        layers=model.structure.layers_behind(),
     )
 
 

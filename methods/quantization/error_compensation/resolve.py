@@ -225,11 +225,11 @@ def resolve_layers(
     """
     resolve.check(calibration.n_images)
     visit_streams(model, calibration, resolve, target=target, weights=weights, progress=progress)
-    behind = [op for op in model.structure.behind() if isinstance(op, WeightedOperation)]
+    behind = model.structure.layers_behind()
     for layer in behind:
         quantizer = layer.weight_quantizer
         if isinstance(quantizer, UniformQuantizer) and not quantizer.spec.is_float:
             matrix = layer.weight.flatten(1)
             clip_rows(quantizer, matrix, torch.ones_like(matrix[0]))
     model.activate()
-    round_columnwise(model, calibration, damping=resolve.damping)
+    round_columnwise(model, calibration, damping=resolve.damping, layers=behind)

@@ -227,6 +227,10 @@ class Structure:
         inside = {op.name for segment in self.segments for op in segment.operations}
         return [op for op in self.operations if op.name not in inside]
 
+    def layers_behind(self) -> list[WeightedOperation]:
+        """Return those of `behind` that have a weight."""
+        return [op for op in self.behind() if isinstance(op, WeightedOperation)]
+
 
 @dataclass(frozen=True)
 class Site:

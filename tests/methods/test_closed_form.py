@@ -1,0 +1,76 @@
+"""Starts in closed form: what they leave open, and what goes on from them."""
+
+import pytest
+import torch
+
+from vit_ptq_bench.methods import METHODS, MethodError
+from vit_ptq_bench.methods import quantization as parts
+from vit_ptq_bench.methods.quantization.bits import BitWidth, TensorSpec
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration
+from vit_ptq_bench.methods.quantization.error_compensation.resolve import in_cells
+from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
+
+
+def _quantized(name, model, calibration, bits="W4A4", **settings):
+    method = METHODS.get(name).create(settings)
+    return method.quantize(model, method.bit_table(BitWidth.parse(bits)), calibration)
+
+
+def test_open_weights_round_to_the_codes_that_were_found():
+    weight = torch.randn(5, 30, generator=torch.Generator().manual_seed(0))
+    quantizer = UniformQuantizer(TensorSpec(3, "channel"), "w", axis=0)
+    quantizer.set_range(weight.amin(dim=1) * 0.7, weight.amax(dim=1) * 0.7)
+    codes = torch.randint(0, 8, (5, 30), generator=torch.Generator().manual_seed(1))
+    kept = in_cells(quantizer, weight, codes.int())
+    assert torch.equal(quantizer.quantize(kept), codes.int())
+    middle = quantizer.dequantize(codes.int())
+    inside = (weight - middle).abs() < 0.19 * quantizer.scale[:, None]
+    assert bool(inside.any()) and torch.equal(kept[inside], weight[inside])
+
+
+@torch.no_grad()
+def test_a_start_that_is_left_open_computes_what_the_frozen_one_does(vit, images, calibration):
+    table = METHODS.get("rose").create().bit_table(BitWidth(4, 4))
+    outputs = []
+    for keep_open in (False, True):
+        model = parts.wrap_model(vit, table)
+        resolve = parts.Resolve(parts.Strength(2.0), keep_open=keep_open)
+        parts.calibrate_closed_form(model, calibration, parts.ClosedForm(resolve=resolve))
+        assert all(layer.frozen is not keep_open for layer in model.weighted_operations())
+        model.freeze()
+        outputs.append(model(images))
+    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_mgrq_begins_where_rose_ends(vit, images, calibration):
+    rose = _quantized("rose", vit, calibration)(images)
+    assert torch.equal(_quantized("mgrq", vit, calibration, block=False)(images), rose)
+    untrained = _quantized("mgrq", vit, calibration, iterations=0, batch_size=4)(images)
+    torch.testing.assert_close(untrained, rose, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_bits_enough_change_nothing_whatever_is_switched_off(vit, images, calibration):
+    exact = vit(images)
+    switches = ("rotate_residual", "shift_norms", "rotate_heads", "equalise_heads", "token_weights")
+    for off in switches:
+        quantized = _quantized("rose", vit, calibration, "W8A32", **{off: False})
+        error = (quantized(images) - exact).norm() / exact.norm()
+        assert error < 0.05, off
+
+
+@pytest.mark.parametrize("start", ["columnwise", "nearest"])
+@pytest.mark.parametrize("target", ["stream", "layer"])
+@torch.no_grad()
+def test_every_start_and_target_runs(vit, images, calibration, start, target):
+    quantized = _quantized("rose", vit, calibration, start=start, target=target, ridge=None)
+    assert bool(torch.isfinite(quantized(images)).all())
+
+
+def test_fewer_images_than_folds_are_refused_before_any_work(vit, images):
+    calibration = Calibration([images[:3]])
+    with pytest.raises(MethodError, match="3 calibration images cannot be cut into 4 folds"):
+        _quantized("rose", vit, calibration, ridge=None)
+    with pytest.raises(MethodError, match="3 calibration images cannot be cut into 4 folds"):
+        _quantized("marr", vit, calibration)
