@@ -16,7 +16,9 @@ from torch import Tensor
 
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.calibration.passes import (
+    RangeRule,
     calibrate_activations,
+    calibrate_sites,
     calibrate_weights,
     check_finite,
 )
@@ -69,6 +71,34 @@ def calibrate_reparameterized(
     for link in links:
         _reparameterize(link, zero_point, scale)
     calibrate_weights(model, rule)
+
+
+def fold_norm_outputs(model: QuantizedModel, calibration: Calibration, rule: RangeRule) -> None:
+    """Fold the channels' scales and zero points of LayerNorm outputs away, and calibrate nothing else.
+
+    As in `calibrate_reparameterized`, with whole zero points and the mean scale, but in full precision and
+    from any rule. The readers' input quantizers are calibrated then, one scale per tensor; the
+    full-precision function stays the same.
+
+    Args:
+        model: the wrapped model, its quantizers inactive; LayerNorms and their readers are changed.
+        calibration: the images, shown as one batch.
+        rule: sets a uniform quantizer with a scale per channel.
+
+    Raises:
+        MethodError: NaN or infinite activations or weights; the site is named.
+    """
+    links = [link for link in model.structure.norm_links if _foldable(link)]
+    for link in links:
+        _use_channels(link)
+        check_finite(link.reader.weight, f"{link.reader.name}.weight")
+    patch_embed = model.weighted_operations()[0]
+    check_finite(calibration.whole(), f"{patch_embed.name}.input")
+    readers = {link.reader for link in links}
+    sites = [site for site in model.sites() if site.operation in readers]
+    calibrate_sites(sites, lambda: model(calibration.whole()), rule, sequential=False)
+    for link in links:
+        _reparameterize(link, "integer", "mean")
 
 
 def _foldable(link: NormLink) -> bool:
