@@ -118,6 +118,7 @@ from .reconstruction.trainables import Weights as Weights
 # A calibration whose scales move from LayerNorm outputs into weights.
 from .reparameterization import PERCENTILES as PERCENTILES
 from .reparameterization import calibrate_reparameterized as calibrate_reparameterized
+from .reparameterization import fold_norm_outputs as fold_norm_outputs
 from .reparameterization import join_channels as join_channels
 from .reparameterization import split_channels as split_channels
 
@@ -131,6 +132,9 @@ from .search.candidates import Grid as Grid
 from .search.candidates import SearchMode as SearchMode
 from .search.operation import search_model as search_model
 from .search.operation import search_operation as search_operation
+from .search.output_error import search_progressively as search_progressively
+from .search.progressive import Progression as Progression
+from .search.progressive import progressive_rule as progressive_rule
 from .search.scores import CosineMetric as CosineMetric
 from .search.scores import EliminatedFisherMetric as EliminatedFisherMetric
 from .search.scores import FisherMetric as FisherMetric

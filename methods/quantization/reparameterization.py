@@ -8,8 +8,11 @@ from typing import Literal
 
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.calibration.passes import (
+    RangeRule,
     calibrate_activations,
+    calibrate_sites,
     calibrate_weights,
+    check_finite,
 )
 from vit_ptq_bench.methods.quantization.calibration.range_rules import best_percentile_rule
 from vit_ptq_bench.methods.quantization.model.folding import fold_into_reader
@@ -51,14 +54,11 @@ def calibrate_reparameterized(
         MethodError: NaN or infinite activations; the site is named.
     """
     rule = best_percentile_rule(PERCENTILES)
-    links = [link for link in model.structure.norm_links if _foldable(link)]
-    for link in links:
-        _use_channels(link)
+    links = split_channels(model)
     calibrate_weights(model, rule)
     model.activate(weights=quantized_weights, activations=False)
     calibrate_activations(model, calibration, rule, sequential=True, progress=progress)
-    for link in links:
-        _reparameterize(link, zero_point, scale)
+    join_channels(links, zero_point, scale)
     calibrate_weights(model, rule)
 
 
@@ -81,6 +81,32 @@ def join_channels(
     """
     for link in links:
         _reparameterize(link, zero_point, scale)
+
+
+def fold_norm_outputs(model: QuantizedModel, calibration: Calibration, rule: RangeRule) -> None:
+    """Fold the channels' scales and zero points of LayerNorm outputs away, and calibrate nothing else.
+
+    As in `calibrate_reparameterized`, with whole zero points and the mean scale, but in full precision and
+    from any rule. The readers' input quantizers are calibrated then, one scale per tensor; the
+    full-precision function stays the same.
+
+    Args:
+        model: the wrapped model, its quantizers inactive; LayerNorms and their readers are changed.
+        calibration: the images, shown as one batch.
+        rule: sets a uniform quantizer with a scale per channel.
+
+    Raises:
+        MethodError: NaN or infinite activations or weights; the site is named.
+    """
+    links = split_channels(model)
+    for link in links:
+        check_finite(link.reader.weight, f"{link.reader.name}.weight")
+    patch_embed = model.weighted_operations()[0]
+    check_finite(calibration.whole(), f"{patch_embed.name}.input")
+    readers = {link.reader for link in links}
+    sites = [site for site in model.sites() if site.operation in readers]
+    calibrate_sites(sites, lambda: model(calibration.whole()), rule, sequential=False)
+    join_channels(links)
 
 
 def _foldable(link: NormLink) -> bool:

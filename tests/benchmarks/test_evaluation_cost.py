@@ -14,7 +14,7 @@ from vit_ptq_bench.methods.quantization.quantizers.build import build_quantizer
 
 CODES = (0, 15)
 EVALUATION_TARGET = 1.6
-SCHEMES = ("uniform", "log-sqrt2", "log-int-softmax", "twin-softmax", "twin-gelu")
+SCHEMES = ("uniform", "log-sqrt2", "log", "adalog", "log-int-softmax", "twin-softmax", "twin-gelu")
 
 
 @pytest.mark.parametrize("name", ["minmax", "repq-vit"])

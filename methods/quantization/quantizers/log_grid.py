@@ -54,9 +54,10 @@ class LogGridQuantizer(Quantizer):
     def set_range(self, low: Tensor, high: Tensor) -> None:
         """Set the largest value, ``s = high + shift`` (shape [groups]); ``low`` is taken to be zero.
 
-        The base follows from the bits: 2^b - 2 steps span `octaves`. Nine are 1 to 1/512: what an attention
-        map of some hundred tokens has its mass on. Behind GELU six are enough: below 1/64 of the largest
-        value the shifted grid is finer than the error of its first levels. A search does better.
+        The base follows from the bits: 2^b - 2 steps span `octaves`. Nine are 1 to 1/512, where an attention
+        map of some hundred tokens has its mass: k = 1.56 at 4 bits and 0.67 at 3, near what the error of
+        attention x value chooses on ViT-Tiny (1.5, 0.75). Behind GELU, where the largest entries have the
+        squared error, six: k = 2.3 at 4 bits and 1 at 3. A search does better.
         """
         self._require_finite(low, high)
         scale = (high.detach().float() + self.shift).reshape(-1).clamp_min(TINY)
