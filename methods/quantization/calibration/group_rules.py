@@ -1,5 +1,7 @@
 """A range rule that finds groups of channels or tokens with similar ranges."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,9 @@ from vit_ptq_bench.methods.quantization.quantizers.instance_groups import (
     InstanceGroupQuantizer,
     nearest,
 )
+
+Ends = tuple[Tensor, Tensor]
+"""Smallest and largest values, [groups] each."""
 
 ROUNDS = 10
 """Of assigning ranges to groups and moving the groups to their means."""
@@ -40,28 +45,45 @@ def group_rule(groups: int, other: RangeRule) -> RangeRule:
         mean, widest = _clustered(low, high, groups)
         some, errors = x[:IMAGES], []
         for reach in REACHES:
-            quantizer.set_groups(
-                *(torch.lerp(a, b, reach) for a, b in zip(mean, widest, strict=True))
-            )
+            quantizer.set_groups(mean, _between(mean, widest, reach))
             errors.append(float((quantizer.fake_quantize(some) - some).square().sum()))
         best = REACHES[errors.index(min(errors))]
-        quantizer.set_groups(*(torch.lerp(a, b, best) for a, b in zip(mean, widest, strict=True)))
+        quantizer.set_groups(mean, _between(mean, widest, best))
 
     return rule
 
 
-def _clustered(low: Tensor, high: Tensor, groups: int) -> tuple[list[Tensor], list[Tensor]]:
+def _between(first: Ends, second: Ends, share: float) -> Ends:
+    return torch.lerp(first[0], second[0], share), torch.lerp(first[1], second[1], share)
+
+
+def _clustered(low: Tensor, high: Tensor, groups: int) -> tuple[Ends, Ends]:
     """Mean and widest ends of groups of ranges [n]; groups that nothing belongs to are left out."""
     order = (high - low).argsort(stable=True)
     shares = (torch.arange(groups, device=low.device) + 0.5) / groups
     start = order[(shares * len(low)).long()]
-    ends = [low[start], high[start]]
+    mean = low[start], high[start]
     for _ in range(ROUNDS):
-        member = nearest(low, high, *ends)
+        member = nearest(low, high, *mean)
         present = torch.bincount(member).nonzero().flatten()
-        ends = [torch.stack([end[member == g].mean() for g in present]) for end in (low, high)]
-    member = nearest(low, high, *ends)
+        mean = _of_members(low, high, member, present, torch.mean, torch.mean)
+    member = nearest(low, high, *mean)
     present = torch.bincount(member).nonzero().flatten()
-    ends = [end[present] for end in ends]
-    bottom = torch.stack([low[member == g].amin() for g in present])
-    return ends, [bottom, torch.stack([high[member == g].amax() for g in present])]
+    mean = mean[0][present], mean[1][present]
+    return mean, _of_members(low, high, member, present, torch.amin, torch.amax)
+
+
+def _of_members(
+    low: Tensor,
+    high: Tensor,
+    member: Tensor,
+    present: Tensor,
+    of_low: Callable[[Tensor], Tensor],
+    of_high: Callable[[Tensor], Tensor],
+) -> Ends:
+    """One value of each end for every group that has members."""
+    inside = [member == group for group in present]
+    return (
+        torch.stack([of_low(low[chosen]) for chosen in inside]),
+        torch.stack([of_high(high[chosen]) for chosen in inside]),
+    )

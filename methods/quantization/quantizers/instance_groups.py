@@ -18,7 +18,7 @@ class InstanceGroupQuantizer(Quantizer):
     """A few uniform grids per tensor; which of them a channel or token takes follows from its own range.
 
     Of each instance (the first dimension; windows of a Swin are instances) every channel (last dimension),
-    or every token (all but the last), has its smallest and largest value compared with the ranges of the
+    or every token (all but the last), has its smallest and largest value compared with those typical of the
     groups, and takes the nearest. So the grouping is dynamic, the grids are static. Buffers ``scale``,
     ``low`` and ``high`` (float32) and ``zero_point`` (whole, float32), all [groups]. Source: Moon et al.,
     CVPR 2024.
@@ -35,26 +35,35 @@ class InstanceGroupQuantizer(Quantizer):
 
     def set_range(self, low: Tensor, high: Tensor) -> None:
         """Make one group that covers [low, high] (the extremes of shapes [n])."""
-        self.set_groups(low.amin().reshape(1), high.amax().reshape(1))
+        ends = low.amin().reshape(1), high.amax().reshape(1)
+        self.set_groups(ends, ends)
 
-    def set_groups(self, low: Tensor, high: Tensor) -> None:
-        """Set the ranges of the groups, [groups] each.
+    def set_groups(self, centres: tuple[Tensor, Tensor], ends: tuple[Tensor, Tensor]) -> None:
+        """Set the groups, two of [groups] each.
+
+        Args:
+            centres: smallest and largest value of what is typical of a group; it takes what is nearest.
+            ends: the range of a group's grid.
 
         Raises:
-            MethodError: a bound is not finite.
+            MethodError: a value is not finite.
         """
-        self._require_finite(low, high)
-        low, high = widened(low.detach().float(), high.detach().float())
+        self._require_finite(*centres, *ends)
+        low, high = widened(*(end.detach().float() for end in ends))
         scale, zero_point = scale_and_zero_point(low, high, self.spec.bits, False)
         self.scale, self.zero_point = scale.contiguous(), zero_point.contiguous()
-        self.low, self.high = low.contiguous(), high.contiguous()
+        self.low, self.high = (centre.detach().float().contiguous() for centre in centres)
 
     def problem(self) -> str | None:
         """Also of ranges and zero points, one for each scale."""
         found = super().problem()
         if found or self.spec.is_float or not self.scale.numel():
             return found
-        parts = {"zero points": self.zero_point, "lower ends": self.low, "upper ends": self.high}
+        parts = {
+            "zero points": self.zero_point,
+            "lower centres": self.low,
+            "upper centres": self.high,
+        }
         for what, part in parts.items():
             if self.scale.dim() != 1 or part.shape != self.scale.shape:
                 return f"scales {tuple(self.scale.shape)} with {what} {tuple(part.shape)}"

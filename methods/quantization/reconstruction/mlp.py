@@ -16,6 +16,7 @@ from vit_ptq_bench.methods.quantization.calibration.activations import (
     take,
 )
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
+from vit_ptq_bench.methods.quantization.calibration.passes import check_finite
 from vit_ptq_bench.methods.quantization.model.activation import ActivatedMlp, mlps_of
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 
@@ -57,7 +58,7 @@ def refit_relu(model: QuantizedModel, calibration: Calibration, fit: ReluFit) ->
         fit: how.
 
     Raises:
-        MethodError: no MLP with a GELU was found.
+        MethodError: no MLP with a GELU was found, or the images have NaN or infinite values.
     """
     mlps = mlps_of(model)
     if not mlps:
@@ -68,6 +69,7 @@ def refit_relu(model: QuantizedModel, calibration: Calibration, fit: ReluFit) ->
     generator = torch.Generator().manual_seed(calibration.seed)
     by_layer = {id(mlp.fc1): mlp for mlp in mlps if not mlp.fc2.input_quantizer.spec.is_float}
     stream = calibration.whole()
+    check_finite(stream, f"{model.weighted_operations()[0].name}.input")
     for segment in model.structure.segments:
         found = [by_layer[id(op)] for op in segment.operations if id(op) in by_layer]
         exact = send_through(segment.run, stream, model.device)
