@@ -31,7 +31,7 @@ class AdaLogParameters:
 
 @register_method
 class AdaLog(Method):
-    """Logarithmic grids of a searched base behind softmax and GELU; affine grids by a search of pairs.
+    """Logarithmic grids with a searched base behind softmax and GELU; affine grids by a search of pairs.
 
     Source: Wu et al., ECCV 2024 (arXiv 2407.12951). Attention maps and fc2's inputs, shifted by GELU's
     minimum, get levels ``s 2^(-i q/37)``, all else affine ones. Fast progressive combining search: 128 pairs
@@ -41,11 +41,11 @@ class AdaLog(Method):
     Convention (authors): the common table (8-bit image, head at the activation bits), operands of attention
     per head; 32 images, full-precision inputs. Without the authors' retraining.
     Deviations: the last of 2^b codes stands for zero (theirs has a value more); roots are kept in one byte;
-    a map is judged by attention x value alone; an operand that is searched by the output first is not
+    a map is judged by attention x value alone; the operand that is searched by the output first is not
     searched by its own error before; of 128 candidates 16 get their whole output error, the rest only its
-    part without correlations of columns, both from second moments; of activations on 256 tokens, of
-    attention products on three images; every fourth of the bases; entries of 20 and more behind GELU do not
-    count in their own error; two refinements and one round (released: five and three).
+    part without correlations of columns, both from second moments; of activations on 256 tokens, of attention
+    products on three images; every fourth of the bases; entries of 20 and more behind GELU do not count in
+    their own error; two refinements and one round (released: five and three).
     """
 
     name = "adalog"
