@@ -22,6 +22,7 @@ def make_record(
     fidelity: str = "reimplementation",
     table: dict | None = None,
     parameters: dict | None = None,
+    transforms: tuple[str, ...] = (),
     limit: int | None = None,
     variant: str | None = None,
     notes: tuple[str, ...] = (),
@@ -31,7 +32,8 @@ def make_record(
 ) -> Record:
     """Return a record, of four images unless told."""
     data = {
-        "method": {"name": method, "version": version, "parameters": parameters or {}},
+        "method": {"name": method, "version": version, "parameters": parameters or {}}
+        | ({"transforms": list(transforms)} if transforms else {}),
         "model": {"name": model, "weights": "sha256:0"},
         "task": {"name": "digits", "version": 1, "data": "sha256:1", "limit": limit},
         "bits": bits,

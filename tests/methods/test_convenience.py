@@ -31,6 +31,22 @@ def test_the_example_runs():
     assert found.attempted == 6 and not found.failed
 
 
+@torch.no_grad()
+def test_transforms_go_in_front_of_the_method(vit, images):
+    names = ["rotate-residual", "rotate-heads"]
+    short = quantize(vit, "gptq", "W4A4", images, seed=5, transforms=names)
+    method = METHODS.get("gptq").create().with_transforms(names)
+    long = method.quantize(vit, method.bit_table(BitWidth(4, 4)), Calibration([images], seed=5))
+    assert torch.equal(short(images), long(images))
+    assert not torch.equal(short(images), quantize(vit, "gptq", "W4A4", images, seed=5)(images))
+    with pytest.raises(
+        MethodError, match="unknown transform 'rotate'; did you mean 'rotate-heads'"
+    ):
+        quantize(vit, "gptq", "W4A4", images, transforms=["rotate"])
+    with pytest.raises(MethodError, match="must be a list of names; got 'rotate-heads'"):
+        quantize(vit, "gptq", "W4A4", images, transforms="rotate-heads")
+
+
 def test_mistakes_are_named(vit, images):
     with pytest.raises(MethodError, match="unknown method 'repqvit'; did you mean repq-vit"):
         quantize(vit, "repqvit", "W4A4", images)

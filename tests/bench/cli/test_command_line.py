@@ -16,6 +16,7 @@ from vit_ptq_bench.bench.cli import main
 from vit_ptq_bench.bench.execution.forecast import Forecast, duration
 from vit_ptq_bench.bench.planning.plan import Run
 from vit_ptq_bench.bench.records import files as output
+from vit_ptq_bench.methods.quantization.transforms.names import TRANSFORMS
 
 PROTOCOLS = [["equal"], ["authors"]]
 RUN, OTHER = (
@@ -41,6 +42,7 @@ sys.exit(f"{status} {heavy}" if status or heavy else 0)
         "--version",
         "run --help",
         "list methods",
+        "list transforms",
         "list tasks",
         "list suites",
         "list models",
@@ -78,6 +80,12 @@ def test_list_suites(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "suites"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {line.split()[0] for line in lines[2:]} >= {"quick", "bundled", "mgrq-ablation"}
+
+
+def test_list_transforms(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "transforms"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:] if line[:1].isalpha()] == sorted(TRANSFORMS)
 
 
 def test_list_methods_tells_fidelity_paper_and_both_conventions(

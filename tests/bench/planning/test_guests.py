@@ -216,6 +216,11 @@ def test_a_package_that_ends_or_silences_the_program_is_listed_as_broken(
             "@dataclass(frozen=True)\n    class Parameters:\n        x: float = float('nan')",
             r"MyMethod\.Parameters\.x must have a default that JSON can hold; got nan",
         ),
+        (
+            "",
+            "@dataclass(frozen=True)\n    class Parameters:\n        transforms: str = ''",
+            r"MyMethod\.Parameters\.transforms must be called otherwise: every method has that setting",
+        ),
     ],
 )  # fmt: skip
 def test_odd_answers_and_odd_classes_are_named(

@@ -29,6 +29,11 @@ def test_a_specification_survives_the_way_there_and_back():
     scoped = replace(spec, scope="full")
     assert RunSpec.from_dict(scoped.to_dict()) == scoped
     assert scoped.run_id != spec.run_id and "scope" not in spec.to_dict()
+    names = ("rotate-heads", "shift-norms")
+    turned = make_record(transforms=names).spec
+    assert RunSpec.from_dict(turned.to_dict()) == turned and turned.method.transforms == names
+    assert turned.run_id != spec.run_id and "transforms" not in spec.to_dict()["method"]
+    assert turned.run_id != make_record(transforms=names[::-1]).spec.run_id
 
 
 @pytest.mark.parametrize(
@@ -41,6 +46,9 @@ def test_a_specification_survives_the_way_there_and_back():
         ("table", {"qkv.weight": {"bits": 4, "colour": "red"}}, "no field"),
         ("colour", "red", "parts that this program does not know.*colour"),
         ("method.colour", "red", "unexpected keyword argument 'colour'"),
+        ("method.transforms", "red", "spec.method.transforms must be a list of texts, not 'red'"),
+        ("method.transforms", [1], "spec.method.transforms must be a list of texts"),
+        ("method.transforms", [], "parts that this program does not know"),
     ],
 )
 def test_what_is_no_specification_is_refused(path, value, message):

@@ -22,7 +22,7 @@ from vit_ptq_bench.bench.report.footnotes import convention
 from vit_ptq_bench.bench.report.frame import to_frame
 from vit_ptq_bench.bench.report.leaderboard import make_leaderboard, write_leaderboard
 from vit_ptq_bench.bench.report.markdown import footnote_mark, render
-from vit_ptq_bench.bench.report.show import show
+from vit_ptq_bench.bench.report.show import describe, show
 from vit_ptq_bench.bench.report.significance import mcnemar
 from vit_ptq_bench.methods.api.registry import METHODS
 
@@ -141,6 +141,18 @@ def test_labels_are_kept_apart_by_settings_and_settings_by_labels():
     assert _names(one(None, images=8), one(None, images=16)) == [
         "m (calibration images=16)", "m (calibration images=8)",
     ]  # fmt: skip
+
+
+def test_transforms_tell_rows_apart_and_stand_in_their_footnotes():
+    turned = ("rotate-heads", "shift-norms")
+    records = [make_record(method="m"), make_record(method="m", transforms=turned, notes=("said",))]
+    assert _names(*records) == ["m (transforms=None)", "m (transforms=rotate-heads+shift-norms)"]
+    words = "transformed first: rotate-heads, then shift-norms"
+    text = render(records, _nothing, [])
+    assert f"\n(a) {words}; said\n" in f"{text}\n"
+    assert f"static; {words}; said" in describe(records[1])
+    assert "transform    rotate-heads\ntransform    shift-norms\n" in describe(records[1])
+    assert _names(make_record(method="m", transforms=turned, variant="rotated")) == ["m rotated"]
 
 
 def test_a_seed_counts_once_in_a_row():
