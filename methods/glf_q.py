@@ -11,6 +11,9 @@ from vit_ptq_bench.methods.api.registry import register_method
 
 ROTATIONS = ("rotate-heads", "rotate-residual")
 
+FLOOR = 1e-12
+"""Of the first values that losses are divided by (the paper's)."""
+
 
 @dataclass(frozen=True)
 class GlfParameters(ReluParameters):
@@ -69,6 +72,5 @@ class GlfQ(ReluFrontier):
     def recipe(self) -> parts.Recipe:
         """The feature and, with `local_weight`, the unit's own output."""
         p = self.parameters
-        return self.configured(
-            [parts.FeatureError(every=p.global_every), parts.MeanError(weight=p.local_weight)]
-        )
+        feature = parts.FeatureError(floor=FLOOR, every=p.global_every)
+        return self.configured([feature, parts.MeanError(weight=p.local_weight, floor=FLOOR)])

@@ -110,6 +110,12 @@ class Recipe:
                 "for classifiers; use crops = 0",
                 parameter="crops",
             )
+        if self.unit == "pair" and self.rule is not None:
+            raise MethodError(
+                "the second block of a pair is trained again, so its activations cannot be calibrated "
+                "after the first time; use another unit",
+                parameter="unit",
+            )
         if self.holdout > 0 and self.rule is not None:
             raise MethodError(
                 "activations that are calibrated after training cannot be judged on held-out images; "
