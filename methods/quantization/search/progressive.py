@@ -152,8 +152,8 @@ def _uniform(
     zeros = min(2 ** (bits - 1) if is_weight else 2**bits, progression.first // FEWEST_SPANS)
     zeros = 1 if symmetric else max(1, zeros)
     spans = max(2, progression.first // zeros)
-    low, high = percentile_ranges(groups, (NARROWEST, 1.0))
-    low[1], high[1] = widened(low[1], high[1])
+    # Widened: a constant channel would get the smallest scale there is, and a fold would divide by it.
+    low, high = widened(*percentile_ranges(groups, (NARROWEST, 1.0)))
     share = torch.linspace(0, 1, spans, device=groups.device)[:, None]
     low, high = torch.lerp(low[0], low[1], share), torch.lerp(high[0], high[1], share)
     if symmetric:

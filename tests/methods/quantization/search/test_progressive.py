@@ -92,6 +92,7 @@ def test_the_rule_beats_the_extreme_values_and_survives_constants(symmetric):
     constant = torch.full((1, 50), 3.0)
     progressive_rule()(sites[0], constant)
     assert (sites[0].quantizer.fake_quantize(constant) - constant).abs().max() < 0.3
+    assert sites[0].quantizer.scale > 0.1
 
 
 def test_a_form_of_one_number_is_refused_by_site():
