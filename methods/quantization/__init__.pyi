@@ -76,8 +76,8 @@ from .reconstruction.losses import NegativeLogCosine as NegativeLogCosine
 from .reconstruction.losses import PredictionDivergence as PredictionDivergence
 from .reconstruction.recipe import Recipe as Recipe
 from .reconstruction.smoothing import Smoothing as Smoothing
-from .reconstruction.trainables import BatchRanges as BatchRanges
 from .reconstruction.trainables import Clipping as Clipping
+from .reconstruction.trainables import Ranges as Ranges
 from .reconstruction.trainables import Roundings as Roundings
 from .reconstruction.trainables import Steps as Steps
 from .reconstruction.trainables import Trainable as Trainable
