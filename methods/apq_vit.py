@@ -32,7 +32,7 @@ class ApqVitParameters:
         rounds: alternations.
         draws: label draws averaged in the Fisher gradient.
         batch_size: images per backward pass.
-        alpha, beta: smallest factor on the min-max range, and where the factors end.
+        alpha, beta: smallest and largest factor on the min-max range.
         map_alpha: smallest factor on the range of the attention map.
         steps: candidates per operand, each the same multiple of the one before.
         search: ``coarse-to-fine`` (a small part of the work) or ``exhaustive``.
@@ -46,7 +46,7 @@ class ApqVitParameters:
     batch_size: int = counted(8)
     alpha: float = bounded(0.2, more_than=0)
     map_alpha: float = bounded(1 / 128, more_than=0)
-    beta: float = bounded(1.05, more_than=0)
+    beta: float = bounded(1.0, more_than=0)
     steps: int = counted(32)
     search: Literal["coarse-to-fine", "exhaustive"] = "coarse-to-fine"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
@@ -21,6 +21,9 @@ from vit_ptq_bench.methods.quantization.bits import (
 FLOATING = ("patch_embed.weight", "patch_embed.input", "head.weight", "head.input", *OPERAND_ROLES)
 """What the authors' code for vision transformers leaves in floating point."""
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 @dataclass(frozen=True)
 class LRQuantParameters:
@@ -32,6 +35,7 @@ class LRQuantParameters:
         batch_size: images per iteration.
         smoothing_rate: Adam's learning rate of scales and shifts.
         clipping_rate: Adam's learning rate of the clipping logits (and of LRQuant+'s vectors).
+        step_rate: Adam's learning rate of static activations' steps.
         shift: train shifts besides scales.
     """
 
@@ -40,6 +44,7 @@ class LRQuantParameters:
     batch_size: int = counted(4)
     smoothing_rate: float = bounded(5e-3, at_least=0)
     clipping_rate: float = bounded(1e-2, at_least=0)
+    step_rate: float = bounded(1e-3, at_least=0)
     shift: bool = True
 
 
@@ -52,15 +57,17 @@ class LRQuant(Method):
     ``a / log2(2 + a)``; weights clipped to (sigmoid(l) min, sigmoid(u) max); loss: mean squared error plus
     negative log cosine of the block's output, target full precision, input the quantized prefix.
     Convention (authors): activations dynamic per token; attention products, patch embedding and head in
-    floating point; 32 images. Under the common table activations are static per tensor: while training they
-    are quantized over the range of the batch, then calibrated on least squared error; the values get no
+    floating point; 32 images. Under the common table activations are static per tensor: calibrated on least
+    squared error with the smoothing's start in place, attention maps on the error of attention x value, then
+    their steps are trained with the rest (over the range of each batch, as dynamic ones are, the rest would
+    be trained for ranges that it never gets: that was no better than no training); the values get no
     shift, for the rows of a quantized attention map do not sum to 1. Deviations: float32 instead of float16;
     z starts at the mean over images of the channels' middle, not at a moving average; patch embedding,
     mergings (norm to reduction) and head, where quantized, are trained like blocks.
     """
 
     name = "lrquant"
-    version = 2
+    version = 3
     paper = "Zhao et al., LRQuant: Trainable and Robust PTQ for Large Language Models, ACL 2024"
     fidelity = "reimplementation"
     quick = {"iterations": 6}
@@ -95,14 +102,14 @@ class LRQuant(Method):
             trainables=(
                 parts.Clipping(p.clipping_rate, gain=gain),
                 parts.Smoothing(p.smoothing_rate, shift=p.shift, gain=gain),
-                parts.BatchRanges(rule=rule),
+                parts.Ranges(p.step_rate, rule=rule),
             ),
             iterations=p.iterations,
             batch_size=p.batch_size,
             input_mix=1.0,
             keep=1.0,
             weighting=weighting,
-            rule=rule,
+            rule=_unless_set(rule),
         )
 
     def calibrate(
@@ -131,6 +138,16 @@ class LRQuant(Method):
             parts.calibrate_sites(sites, lambda: model(images), rule, sequential=True)
 
 
+def _unless_set(rule: parts.RangeRule) -> parts.RangeRule:
+    """Leave the steps that were trained; what a unit that was given back has lost is calibrated."""
+
+    def calibrate(site: parts.Site, x: Tensor) -> None:
+        if not site.quantizer.initialised:
+            rule(site, x)
+
+    return calibrate
+
+
 @register_method
 class LRQuantPlus(LRQuant):
     """LRQuant with a second target, loss weights from running means, and trained row and column factors.
@@ -144,7 +161,7 @@ class LRQuantPlus(LRQuant):
     """
 
     name = "lrquant-plus"
-    version = 2
+    version = 3
     paper = "Zhao et al., LRQuant+: A Unified and Trainable Framework to PTQ, TPAMI 2025"
 
     def losses(self) -> tuple[tuple[parts.Loss, ...], parts.Weighting]:

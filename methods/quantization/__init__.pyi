@@ -107,9 +107,9 @@ from .reconstruction.recipe import Recipe as Recipe
 from .reconstruction.smoothing import Smoothing as Smoothing
 from .reconstruction.start import calibrate_start as calibrate_start
 from .reconstruction.start import shift_rule as shift_rule
-from .reconstruction.trainables import BatchRanges as BatchRanges
 from .reconstruction.trainables import Clipping as Clipping
 from .reconstruction.trainables import LogScales as LogScales
+from .reconstruction.trainables import Ranges as Ranges
 from .reconstruction.trainables import Roundings as Roundings
 from .reconstruction.trainables import Steps as Steps
 from .reconstruction.trainables import Trainable as Trainable

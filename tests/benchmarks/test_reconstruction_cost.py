@@ -19,7 +19,7 @@ import torch
 from vit_ptq_bench.methods.api.registry import METHODS
 from vit_ptq_bench.methods.quantization.bits import BitWidth
 from vit_ptq_bench.methods.quantization.reconstruction.smoothing import Smoothing
-from vit_ptq_bench.methods.quantization.reconstruction.trainables import BatchRanges, Clipping
+from vit_ptq_bench.methods.quantization.reconstruction.trainables import Clipping, Ranges
 
 TARGETS = {"qdrop": 2.0, "lrquant": 2.0}
 """Where 1.5 is below what the method's own arithmetic takes; docs/performance.md counts it."""
@@ -108,8 +108,8 @@ def test_iteration(name, benchmark, vit, calibration, ratio):
 
 PARTS = {
     "clipped weights": (Clipping,),
-    "and quantized activations": (Clipping, BatchRanges),
-    "and smoothing (all)": (Clipping, BatchRanges, Smoothing),
+    "and quantized activations": (Clipping, Ranges),
+    "and smoothing (all)": (Clipping, Ranges, Smoothing),
 }
 
 

@@ -150,8 +150,9 @@ def test_each_head_has_the_factor_that_is_best_for_the_block(vit, calibration):
 
 
 def test_a_logarithmic_grid_has_equal_ratios():
-    factors = Grid(1 / 128, 1.0, 14, logarithmic=True).factors()
-    torch.testing.assert_close(factors, 2.0 ** (-7 + torch.arange(14) / 2))
+    factors = Grid(1 / 128, 1.0, 15, logarithmic=True).factors()
+    torch.testing.assert_close(factors, 2.0 ** (-7 + torch.arange(15) / 2))
+    assert Grid(0.2, 0.9, 1, logarithmic=True).factors() == 0.9
 
 
 @torch.no_grad()

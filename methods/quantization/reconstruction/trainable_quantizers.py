@@ -174,15 +174,7 @@ class BatchRange(TrainableQuantizer):
 
     What is trained lies before it (smoothing). A range without gradient would hide from the smoothing
     that it changes the step.
-
-    Attributes:
-        shares: factors on the lower and the upper end: what of the range a calibration would keep.
     """
-
-    def __init__(self, inner: Quantizer, shares: tuple[Tensor, Tensor] | None = None) -> None:
-        super().__init__(inner)
-        one = torch.ones(())
-        self.shares = shares or (one, one)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         if not isinstance(self.inner, UniformQuantizer):
@@ -190,8 +182,7 @@ class BatchRange(TrainableQuantizer):
                 self.inner.set_range(*torch.aminmax(grouped(x, self.inner), dim=1))
             return x + (self.inner.fake_quantize(x.detach()) - x).detach()
         low, high = extremes(x, self._dims(x))
-        shares = [share.to(x) for share in self.shares]
-        scale, zero = grid_through(shares[0] * low, shares[1] * high, self.inner)
+        scale, zero = grid_through(low, high, self.inner)
         return quantize_through(x, scale, zero, self.inner)
 
     def _dims(self, x: Tensor) -> tuple[int, ...]:

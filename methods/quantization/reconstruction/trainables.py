@@ -6,18 +6,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule, calibrate_sites
+from vit_ptq_bench.methods.quantization.calibration.range_rules import minmax_rule
 from vit_ptq_bench.methods.quantization.model.layers import (
     QuantMatMul,
     QuantOperation,
     WeightedOperation,
 )
-from vit_ptq_bench.methods.quantization.model.structure import Segment, Site, Structure, sites_of
+from vit_ptq_bench.methods.quantization.model.structure import Segment, Structure, sites_of
 from vit_ptq_bench.methods.quantization.quantizers.arithmetic import TINY
 from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
@@ -32,6 +34,7 @@ from vit_ptq_bench.methods.quantization.reconstruction.trainable_quantizers impo
     TrainableStep,
     TrainableWeight,
 )
+from vit_ptq_bench.methods.quantization.search.attention_maps import search_maps
 
 
 @dataclass(frozen=True)
@@ -282,6 +285,15 @@ class _RangeAttachment(_ActivationAttachment):
         setattr(self.operation, self.name, self.trainable.inner)
 
 
+class _RangedStepAttachment(_StepAttachment):
+    """A step that was calibrated behind what is trained: without that it is as good as none."""
+
+    def detach(self, accept: bool) -> None:
+        super().detach(accept)
+        if not accept:
+            clear(self.trainable.inner)
+
+
 @dataclass(frozen=True)
 class Steps(Trainable):
     """Steps of the activation quantizers (LSQ); the drops of QDrop happen here too."""
@@ -314,44 +326,44 @@ class LogScales(Trainable):
 
 
 @dataclass(frozen=True)
-class BatchRanges(Trainable):
-    """Nothing to train: activations are quantized over the range of each batch while others are trained.
+class Ranges(Trainable):
+    """Ranges of activations while what lies before them, a smoothing, is trained.
+
+    Dynamic ones follow each batch, as they will each input. Static ones are calibrated with everything else
+    in place, on the unit's quantized input, and their steps are trained with the rest: over the range of each
+    batch the rest would be trained for ranges that it never gets.
 
     Attributes:
-        rule: for static per-tensor activations, what will calibrate them afterwards: it is asked once
-            before, on the unit's quantized input, and the share of the range that it keeps is kept of
-            each batch's range. Without it smoothing would be trained for wider ranges than it will get.
+        rule: calibrates static ones; the scales of attention maps come from the error of attention x value.
     """
 
-    rule: RangeRule | None = None
+    rate: float = 1e-3
+    cosine: bool = False
+    rule: RangeRule = minmax_rule
 
     def attach(self, unit: Unit) -> list[Attachment]:
-        shares = {} if self.rule is None else _kept_shares(unit, self.rule)
-        return [
-            _RangeAttachment(op, name, BatchRange(quantizer, shares.get(quantizer.site)))
-            for op, name, quantizer in _activations(unit.segment)
-        ]
+        sites = [site for site in sites_of(unit.segment.operations) if not site.is_weight]
+        run = partial(unit.segment.run, unit.quantized)
+        calibrate_sites(sites, run, self.rule, sequential=True)
+        search_maps(unit.segment.operations, run)
+        for site in sites:
+            site.quantizer.active = False
+        found: list[Attachment] = []
+        for op, name, quantizer in _activations(unit.segment):
+            if quantizer.spec.dynamic:
+                found.append(_RangeAttachment(op, name, BatchRange(quantizer)))
+            else:
+                step = TrainableStep(quantizer, unit.generator)
+                found.append(_RangedStepAttachment(op, name, step))
+        return found
 
 
-def _kept_shares(unit: Unit, rule: RangeRule) -> dict[str, tuple[Tensor, Tensor]]:
-    """The shares of the lowest and the highest value that a rule keeps, per static per-tensor site."""
-    shares: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def ask(site: Site, x: Tensor) -> None:
-        rule(site, x)
-        quantizer = site.quantizer
-        if isinstance(quantizer, UniformQuantizer) and quantizer.axis is None:
-            codes = torch.tensor(quantizer.code_range, device=x.device)
-            kept = quantizer.dequantize(codes.to(torch.int32))
-            ends = torch.stack(torch.aminmax(x.detach()))
-            low, high = (kept / torch.where(ends == 0, 1.0, ends)).clamp(0, 1)
-            shares[site.name] = (low, high)
-
-    sites = [site for site in sites_of(unit.segment.operations) if not site.is_weight]
-    calibrate_sites(sites, lambda: unit.segment.run(unit.quantized), ask, sequential=True)
-    for site in sites:
-        site.quantizer.active = False
-    return shares
+def clear(quantizer: Quantizer) -> None:
+    """Take the parameters away: the quantizer is as it was before it was calibrated."""
+    for module in quantizer.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = buffer.new_empty(0)
 
 
 def _activations(segment: Segment) -> list[tuple[QuantOperation, str, Quantizer]]:

@@ -24,10 +24,10 @@ class Grid:
 
     Attributes:
         alpha: the smallest factor.
-        beta: where it ends; not one of the factors.
+        beta: where it ends; one of the factors only where they are logarithmic.
         steps: how many.
-        logarithmic: ``alpha (beta / alpha)^(i / steps)`` instead: each factor is the same multiple of the
-            one before.
+        logarithmic: ``beta (alpha / beta)^(i / (steps - 1))`` instead, from alpha up to beta: each factor is
+            the same multiple of the one before.
     """
 
     alpha: float
@@ -38,7 +38,8 @@ class Grid:
     def factors(self) -> Tensor:
         """Return the factors, [steps]."""
         if self.logarithmic:
-            return self.alpha * (self.beta / self.alpha) ** (torch.arange(self.steps) / self.steps)
+            below = torch.arange(self.steps).flip(0) / max(1, self.steps - 1)
+            return self.beta * (self.alpha / self.beta) ** below
         return self.alpha + torch.arange(self.steps) * ((self.beta - self.alpha) / self.steps)
 
 
