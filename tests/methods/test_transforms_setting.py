@@ -4,6 +4,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from tests.methods.conftest import build_tiny
 from tests.methods.quantization.model.test_identity import VIT
 from vit_ptq_bench.methods import METHODS, MethodError
 from vit_ptq_bench.methods.quantization.bits import BitWidth
@@ -32,10 +33,13 @@ def test_the_reference_takes_none():
     assert caught.value.parameter == "transforms"
 
 
-@pytest.mark.parametrize("name", ["minmax", "gptq", "ptq4vit", "lrquant", "fq-vit"])
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("minmax", "swin"), ("gptq", "vit"), ("fq-vit", "deit-distilled"), ("lrquant", "vit")],
+)
 @torch.no_grad()
-def test_any_method_works_behind_them(name, tiny, images, calibration):
-    cls = METHODS.get(name)
+def test_any_method_works_behind_them(name, family, images, calibration):
+    cls, tiny = METHODS.get(name), build_tiny(family)
     method = cls.create(dict(cls.quick)).with_transforms(NAMES)
     exact = method.quantize(tiny, method.bit_table(BitWidth(32, 32)), calibration)
     torch.testing.assert_close(exact(images), tiny(images), rtol=0, atol=1e-3)
