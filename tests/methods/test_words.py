@@ -33,7 +33,8 @@ def test_notes_say_how_long_is_trained_what():
     fixed = METHODS.get("brecq").create({"step_rate": 0.0, "unit": "half"}).notes()
     assert fixed == ("trains weights, 60 iterations of 8 images per half",)
     own, base = METHODS.get("mgrq").create({"block": False}).notes()
-    assert own.startswith("re-implementation") and base == "no reconstruction: RepQ-ViT"
+    assert own.startswith("re-implementation")
+    assert base == "no reconstruction; starts from weights solved in closed form"
     smoothing = METHODS.get("lrquant").create({"batch_size": 2}).notes()
     assert smoothing == (
         "trains smoothing and weight clipping, 80 iterations of 2 images per block",
@@ -51,7 +52,7 @@ def test_errors_name_the_parameter(vit, calibration):
         with pytest.raises(MethodError) as caught:
             METHODS.get(name).create(settings)
         assert caught.value.parameter == next(iter(settings))
-    for settings in ({"batch_size": 9}, {"unit": "layer"}):
+    for settings in ({"batch_size": 9}, {"unit": "layer", "holdout": 0.0}):
         method = METHODS.get("mgrq").create(settings)
         with pytest.raises(MethodError) as caught:
             method.quantize(vit, method.bit_table(BitWidth(4, 4)), calibration)
