@@ -107,3 +107,23 @@ class Rose(Method):
             target=p.target,
             weights=parts.TokenWeights(inverse_power=p.token_weights),
         )
+
+
+@dataclass(frozen=True)
+class RoseUniformParameters(RoseParameters):
+    """Settings of `RoseUniform`."""
+
+    attention: Literal["log", "log-sqrt2", "uniform"] = "uniform"
+    gelu: Literal["shifted-log", "twin-gelu", "uniform"] = "uniform"
+
+
+@register_method
+class RoseUniform(Rose):
+    """ROSE on uniform grids alone, so that nobody takes the gain of logarithmic grids for that of the rest.
+
+    Attention maps are affine, their scale chosen by the error of attention x value; GELU's output is affine
+    with both ends searched. All else is `Rose`.
+    """
+
+    name = "rose-uniform"
+    Parameters = RoseUniformParameters
