@@ -27,12 +27,12 @@ class MgrqParameters(ReconstructionParameters):
         drop: share of quantized values, in the unit's input and inside, as in QDrop; 1: no drop.
         global_every: EBGS, by far the dearest loss, counts in every so-manieth iteration only, with so many
             times its weight.
-        base: what it starts from, and what its ablation's base is: this project's transforms, grids and
+        start: what it starts from, and what its ablation's base is: this project's transforms, grids and
             weights solved in ``closed-form`` (docs/rose.md), or RepQ-ViT's calibration (``repq``).
         attention: form of the attention map's quantizer, ``log`` (free base), ``log-sqrt2`` as RepQ-ViT's, or
-            ``uniform``; None: ``log`` on the base in closed form, else ``log-sqrt2``.
+            ``uniform``; None: ``log`` on the start in closed form, else ``log-sqrt2``.
         gelu: form of the quantizer behind GELU, ``shifted-log`` or ``uniform``; None: ``shifted-log`` on the
-            base in closed form, else ``uniform``.
+            start in closed form, else ``uniform``.
         holdout: share of the images that units are judged on instead: a unit that is no better there than it
             was at its start goes back to it.
     """
@@ -43,7 +43,7 @@ class MgrqParameters(ReconstructionParameters):
     temperature: float = bounded(1.0, more_than=0)
     drop: float = bounded(0.5, at_least=0, at_most=1)
     global_every: int = counted(1)
-    base: Literal["closed-form", "repq"] = "closed-form"
+    start: Literal["closed-form", "repq"] = "closed-form"
     attention: Literal["log", "log-sqrt2", "uniform"] | None = None
     gelu: Literal["shifted-log", "uniform"] | None = None
     holdout: float = bounded(0.25, at_least=0, at_most=0.9)
@@ -78,7 +78,7 @@ class Mgrq(Reconstruction):
 
     def bit_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:
         """Return the common table with the quantizers of attention map and GELU."""
-        p, closed = self.parameters, self.parameters.base == "closed-form"
+        p, closed = self.parameters, self.parameters.start == "closed-form"
         table = super().bit_table(bits, protocol)
         attention = p.attention or ("log" if closed else "log-sqrt2")
         gelu = p.gelu or ("shifted-log" if closed else "uniform")
@@ -90,15 +90,15 @@ class Mgrq(Reconstruction):
 
     def notes(self) -> tuple[str, ...]:
         """Return the words of all reconstruction methods, and the base."""
-        closed = self.parameters.base == "closed-form"
-        base = "starts from weights solved in closed form" if closed else "starts from RepQ-ViT"
+        closed = self.parameters.start == "closed-form"
+        words = "starts from weights solved in closed form" if closed else "starts from RepQ-ViT"
         if self.parameters.block:
-            return (*super().notes(), base)
-        return (self.note, f"no reconstruction; {base}")
+            return (*super().notes(), words)
+        return (self.note, f"no reconstruction; {words}")
 
     def closed_form(self) -> parts.ClosedForm | None:
-        """Return `rose`'s closed form, unless the base is RepQ-ViT."""
-        return parts.ClosedForm() if self.parameters.base == "closed-form" else None
+        """Return `rose`'s closed form, unless it starts from RepQ-ViT."""
+        return parts.ClosedForm() if self.parameters.start == "closed-form" else None
 
     def recipe(self) -> parts.Recipe:
         """Three granularities, each a switch."""

@@ -23,7 +23,7 @@ class RoseParameters:
         equalise_heads: mix value channels per head so that all carry equal power.
         attention: form of the attention map's quantizer.
         gelu: form of the quantizer behind GELU.
-        start: weights are solved again (``resolve``), only rounded column by column (``columnwise``), or go
+        weights: they are solved again (``resolve``), only rounded column by column (``columnwise``), or go
             to the ``nearest`` code; the bias makes up for the mean error in all three.
         target: what layers that write the residual stream aim at: the full-precision ``stream`` behind them,
             or their own full-precision output.
@@ -39,7 +39,7 @@ class RoseParameters:
     equalise_heads: bool = True
     attention: Literal["log", "log-sqrt2", "uniform"] = "log"
     gelu: Literal["shifted-log", "twin-gelu", "uniform"] = "shifted-log"
-    start: Literal["resolve", "columnwise", "nearest"] = "resolve"
+    weights: Literal["resolve", "columnwise", "nearest"] = "resolve"
     target: Literal["stream", "layer"] = "stream"
     token_weights: bool = True
     ridge: float | None = bounded(2.0, at_least=0)
@@ -101,8 +101,8 @@ class Rose(Method):
             resolve=parts.Resolve(
                 None if p.ridge is None else parts.Strength(p.ridge),
                 folds=p.folds,
-                columnwise=p.start != "nearest",
-                solve=p.start == "resolve",
+                columnwise=p.weights != "nearest",
+                solve=p.weights == "resolve",
             ),
             target=p.target,
             weights=parts.TokenWeights(inverse_power=p.token_weights),

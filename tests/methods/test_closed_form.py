@@ -60,11 +60,11 @@ def test_bits_enough_change_nothing_whatever_is_switched_off(vit, images, calibr
         assert error < 0.05, off
 
 
-@pytest.mark.parametrize("start", ["columnwise", "nearest"])
+@pytest.mark.parametrize("weights", ["columnwise", "nearest"])
 @pytest.mark.parametrize("target", ["stream", "layer"])
 @torch.no_grad()
-def test_every_start_and_target_runs(vit, images, calibration, start, target):
-    quantized = _quantized("rose", vit, calibration, start=start, target=target, ridge=None)
+def test_every_rounding_and_target_runs(vit, images, calibration, weights, target):
+    quantized = _quantized("rose", vit, calibration, weights=weights, target=target, ridge=None)
     assert bool(torch.isfinite(quantized(images)).all())
 
 

@@ -61,7 +61,7 @@ def test_reconstruction_from_another_start(name, vit, calibration):
             calibrate_weights(model, minmax_rule)
             calibrate_activations(model, calibration, minmax_rule, progress=progress)
 
-    base = {"base": "repq"} if name == "mgrq" else {}
+    base = {"start": "repq"} if name == "mgrq" else {}
     plain = _output(METHODS.get(name), vit, calibration, "W4A4", **base)
     other = _output(FromSmoothed, vit, calibration, "W4A4", **base)
     assert torch.isfinite(other).all() and not torch.equal(other, plain)
@@ -69,5 +69,5 @@ def test_reconstruction_from_another_start(name, vit, calibration):
 
 def test_without_iterations_reconstruction_is_its_start(vit, calibration):
     """RepQ-ViT's, but for the scales of uniform attention maps: none with the logarithmic form."""
-    start = _output(METHODS.get("mgrq"), vit, calibration, "W4A4", iterations=0, base="repq")
+    start = _output(METHODS.get("mgrq"), vit, calibration, "W4A4", iterations=0, start="repq")
     assert torch.equal(start, _output(METHODS.get("repq-vit"), vit, calibration, "W4A4"))

@@ -35,12 +35,12 @@ FAST = {"iterations": 10, "batch_size": 8}
 NAMES = ["brecq", "mgrq", "pd-quant", "qdrop"]
 
 
-REPQ_BASE = {"base": "repq", "holdout": 0.0}
+FROM_REPQ = {"start": "repq", "holdout": 0.0}
 """MGRQ as the others begin, on all images."""
 
 
 def _quantize(name, model, calibration, bits="W4A4", **settings):
-    base = REPQ_BASE if name == "mgrq" else {}
+    base = FROM_REPQ if name == "mgrq" else {}
     method = METHODS.get(name).create(FAST | base | settings)
     return method.quantize(model, method.bit_table(BitWidth.parse(bits)), calibration)
 
@@ -271,7 +271,7 @@ def test_attention_scale_is_the_best_of_its_candidates(granularity, vit, calibra
 
 
 def test_maps_of_a_given_base_are_left_alone(vit, calibration):
-    method = METHODS.get("mgrq").create(REPQ_BASE)
+    method = METHODS.get("mgrq").create(FROM_REPQ)
     model = wrap_model(vit, method.bit_table(BitWidth(4, 4)))
     calibrate_reparameterized(model, calibration)
     before = {name: value.clone() for name, value in model.state_dict().items()}
