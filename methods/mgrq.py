@@ -31,8 +31,8 @@ class MgrqParameters(ReconstructionParameters):
             weights solved in ``closed-form`` (docs/rose.md), or RepQ-ViT's calibration (``repq``).
         attention: form of the attention map's quantizer, ``log`` (free base), ``log-sqrt2`` as RepQ-ViT's, or
             ``uniform``; None: ``log`` on the start in closed form, else ``log-sqrt2``.
-        gelu: form of the quantizer behind GELU, ``shifted-log`` or ``uniform``; None: ``shifted-log`` on the
-            start in closed form, else ``uniform``.
+        gelu: form of the quantizer behind GELU, ``offset-log``, ``shifted-log`` or ``uniform``; None:
+            ``offset-log`` on the start in closed form, else ``uniform``.
         holdout: share of the images that units are judged on instead: a unit that is no better there than it
             was at its start goes back to it.
     """
@@ -45,7 +45,7 @@ class MgrqParameters(ReconstructionParameters):
     global_every: int = counted(1)
     start: Literal["closed-form", "repq"] = "closed-form"
     attention: Literal["log", "log-sqrt2", "uniform"] | None = None
-    gelu: Literal["shifted-log", "uniform"] | None = None
+    gelu: Literal["offset-log", "shifted-log", "uniform"] | None = None
     holdout: float = bounded(0.25, at_least=0, at_most=0.9)
 
 
@@ -81,7 +81,7 @@ class Mgrq(Reconstruction):
         p, closed = self.parameters, self.parameters.start == "closed-form"
         table = super().bit_table(bits, protocol)
         attention = p.attention or ("log" if closed else "log-sqrt2")
-        gelu = p.gelu or ("shifted-log" if closed else "uniform")
+        gelu = p.gelu or ("offset-log" if closed else "uniform")
         return table.change("attention", scheme=attention).change("fc2.input", scheme=gelu)
 
     def authors_table(self, bits: BitWidth) -> BitTable:

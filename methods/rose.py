@@ -38,7 +38,7 @@ class RoseParameters:
     rotate_heads: bool = True
     equalise_heads: bool = True
     attention: Literal["log", "log-sqrt2", "uniform"] = "log"
-    gelu: Literal["shifted-log", "twin-gelu", "uniform"] = "shifted-log"
+    gelu: Literal["offset-log", "shifted-log", "twin-gelu", "uniform"] = "offset-log"
     weights: Literal["resolve", "columnwise", "nearest"] = "resolve"
     target: Literal["stream", "layer"] = "stream"
     token_weights: bool = True
@@ -56,7 +56,8 @@ class Rose(Method):
        all-ones vector, so that LayerNorm stays as it is; LayerNorm outputs centred and levelled per channel;
        queries and keys rotated per head, value channels mixed to equal power.
     2. Grids from the full-precision model: attention maps on a logarithmic grid whose base and largest level
-       are chosen by the error of attention x value, GELU's output on a shifted logarithmic grid, all else
+       are chosen by the error of attention x value, GELU's output on a logarithmic grid whose base, largest
+       level and distance from zero are searched at once, all else
        affine with both ends searched.
     3. Layer by layer in order, with two streams: a ridge regression moves the weight towards what makes up
        for the quantized input; layers that write the residual stream aim at the full-precision stream minus
@@ -114,7 +115,7 @@ class RoseUniformParameters(RoseParameters):
     """Settings of `RoseUniform`."""
 
     attention: Literal["log", "log-sqrt2", "uniform"] = "uniform"
-    gelu: Literal["shifted-log", "twin-gelu", "uniform"] = "uniform"
+    gelu: Literal["offset-log", "shifted-log", "twin-gelu", "uniform"] = "uniform"
 
 
 @register_method

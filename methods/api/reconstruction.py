@@ -189,7 +189,7 @@ class FrontierParameters(ReconstructionParameters):
             RepQ-ViT's percentiles (``repq``).
         attention: form of the attention map's quantizer, ``uniform``, or ``log`` with the base that its
             product with the values asks for.
-        gelu: form of the quantizer behind GELU, ``uniform`` or ``shifted-log``.
+        gelu: form of the quantizer behind GELU, ``uniform``, ``shifted-log`` or ``offset-log``.
         affine_rate: Adam's learning rate of LayerNorm's weights and biases and the layers' biases; 0
             leaves them as they are.
         decay: what it costs a weight to leave its start, see `quantization.Weights`.
@@ -200,7 +200,7 @@ class FrontierParameters(ReconstructionParameters):
 
     start: Literal["closed-form", "searched", "repq"] = "searched"
     attention: Literal["uniform", "log"] = "log"
-    gelu: Literal["uniform", "shifted-log"] = "shifted-log"
+    gelu: Literal["uniform", "offset-log", "shifted-log"] = "shifted-log"
     affine_rate: float = bounded(0.0, at_least=0)
     decay: float = bounded(0.0, at_least=0)
     holdout: float = bounded(0.0, at_least=0, at_most=0.9)
@@ -221,7 +221,7 @@ class ReluParameters(FrontierParameters):
         relu_iterations: gradient steps of each MLP's fit; 0: closed form.
     """
 
-    gelu: Literal["uniform", "shifted-log"] = "uniform"
+    gelu: Literal["uniform", "offset-log", "shifted-log"] = "uniform"
     relu: bool = True
     relu_iterations: int = bounded(0, at_least=0)
 

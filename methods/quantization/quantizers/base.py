@@ -68,6 +68,10 @@ class Quantizer(nn.Module, ABC):
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Quantize and dequantize ``x`` (any float tensor; same shape and dtype), whether active or not."""
 
+    def shift_at(self, x: Tensor) -> Tensor | float:
+        """Return what is added to each entry of ``x``, of a form that broadcasts: `shift`."""
+        return self.shift
+
     def set_range(self, low: Tensor, high: Tensor) -> None:
         """Set the parameters so that the codes cover [low, high] (shape [groups]).
 

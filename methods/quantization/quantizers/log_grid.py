@@ -90,7 +90,7 @@ class LogGridQuantizer(Quantizer):
         if torch.is_grad_enabled() and x.requires_grad:
             return straight_through(x, self.fake_quantize(x.detach()))
         scale, steps = (spread(values, x, self.axis) for values in (self.scale, self.steps()))
-        ratio = (x + self.shift).clamp_min_(0).div_(scale)
+        ratio = (x + self.shift_at(x)).clamp_min_(0).div_(scale)
         # log2(0) is -inf: beyond the last code.
         codes = ratio.log2_().mul_(-steps).round_().clamp_(0, self.zero_code).nan_to_num_(nan=-1.0)
         # To powers of two of whole numbers the processor takes ten times as long as to a look-up.

@@ -7,17 +7,14 @@ import torch
 from torch import Tensor
 
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.calibration.offset_search import gelu_rule
 from vit_ptq_bench.methods.quantization.calibration.passes import (
     RangeRule,
     calibrate_activations,
     calibrate_weights,
 )
 from vit_ptq_bench.methods.quantization.calibration.range_rules import grouped, minmax_rule
-from vit_ptq_bench.methods.quantization.calibration.range_search import (
-    sampled,
-    shifted_log_rule,
-    two_ended_rule,
-)
+from vit_ptq_bench.methods.quantization.calibration.range_search import sampled, two_ended_rule
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.model.structure import Site
 from vit_ptq_bench.methods.quantization.quantizers.log_grid import LogGridQuantizer
@@ -54,12 +51,12 @@ def calibrate_start(
 
 def searched_rule() -> RangeRule:
     """Return a rule by the quantizer's form: two ends, shifted logarithm, or the extreme values."""
-    uniform, shifted = two_ended_rule(), shifted_log_rule()
+    uniform, behind_gelu = two_ended_rule(), gelu_rule()
 
     def rule(site: Site, x: Tensor) -> None:
         quantizer = site.quantizer
         if isinstance(quantizer, LogGridQuantizer):
-            (shifted if quantizer.shift else minmax_rule)(site, x)
+            (behind_gelu if quantizer.domain == "gelu" else minmax_rule)(site, x)
         else:
             uniform(site, x)
 

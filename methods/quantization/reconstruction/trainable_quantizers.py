@@ -290,9 +290,10 @@ class TrainableLogScale(TrainableActivation):
         self._set(step.detach())
         with torch.no_grad():
             values = self.inner.fake_quantize(x.detach())
-            shifted = x + self.inner.shift
+            shift = self.inner.shift_at(x)
+            shifted = x + shift
             inside = (shifted <= spread(self.inner.scale, x, self.axis)).to(x.dtype)
-            slope = values + self.inner.shift - shifted * inside
+            slope = values + shift - shifted * inside
         gain = 1 / math.sqrt(x.numel() / len(step))
         moving = spread(step * gain, x, self.axis)
         return values + inside * (x - x.detach()) + slope * (moving - moving.detach())

@@ -6,12 +6,10 @@ import torch
 from torch import Tensor
 
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
+from vit_ptq_bench.methods.quantization.calibration.offset_search import gelu_rule
 from vit_ptq_bench.methods.quantization.calibration.passes import calibrate_activations
 from vit_ptq_bench.methods.quantization.calibration.range_rules import minmax_rule
-from vit_ptq_bench.methods.quantization.calibration.range_search import (
-    shifted_log_rule,
-    two_ended_rule,
-)
+from vit_ptq_bench.methods.quantization.calibration.range_search import two_ended_rule
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.model.structure import Site
 from vit_ptq_bench.methods.quantization.quantizers.log_grid import LogGridQuantizer
@@ -25,7 +23,7 @@ MAP_IMAGES = 16
 def calibrate_grids(model: QuantizedModel, calibration: Calibration) -> None:
     """Set the grid of every activation from what the model gives in full precision.
 
-    Attention maps by the error of attention x value (`search_maps`), what enters fc2 on a shifted logarithmic
+    Attention maps by the error of attention x value (`search_maps`), what enters fc2 on an offset logarithmic
     grid by its own error there, all else with both ends of the range searched. Searching again on the
     quantized prefix brought nothing, nor did looking at the class token alone in the last block (ViT-Tiny).
 
@@ -36,7 +34,7 @@ def calibrate_grids(model: QuantizedModel, calibration: Calibration) -> None:
     Raises:
         MethodError: NaN or infinite activations; the site is named.
     """
-    two_ended, behind_gelu = two_ended_rule(), shifted_log_rule()
+    two_ended, behind_gelu = two_ended_rule(), gelu_rule()
 
     def rule(site: Site, x: Tensor) -> None:
         if site.key == "attention":
