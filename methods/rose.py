@@ -31,6 +31,11 @@ class RoseParameters:
         ridge: of the least squares, as a share of the mean diagonal; None: chosen for each layer, with the
             share of the solution that is taken, by cross-validation over images.
         folds: of the images, for the cross-validation.
+        ranges: of activations on uniform grids: both ends ``searched``, and attention maps by the error of
+            attention x value; or RepQ-ViT's best ``percentile``. A logarithmic grid's is found with its base.
+        correction: ``folded``: in layers that write the residual stream, QwT's regression of what it lacks is
+            put into the weight before anything else is done to it.
+        correction_ridge: of that regression.
     """
 
     rotate_residual: bool = True
@@ -44,6 +49,9 @@ class RoseParameters:
     token_weights: bool = True
     ridge: float | None = bounded(2.0, at_least=0)
     folds: int = counted(4, at_least=2)
+    ranges: Literal["searched", "percentile"] = "searched"
+    correction: Literal["none", "folded"] = "none"
+    correction_ridge: float = bounded(0.01, at_least=0)
 
 
 @register_method
@@ -87,9 +95,16 @@ class Rose(Method):
         progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """Transform, set the grids, solve layer by layer."""
-        parts.calibrate_closed_form(model, calibration, self._settings(), progress)
+        correction = self._correction()
+        if correction is not None:
+            correction.check(calibration.n_images)
+        parts.calibrate_closed_form(model, calibration, self._settings(correction), progress)
 
-    def _settings(self) -> parts.ClosedForm:
+    def _correction(self) -> parts.FoldedCorrection | None:
+        p = self.parameters
+        return parts.FoldedCorrection(p.correction_ridge) if p.correction == "folded" else None
+
+    def _settings(self, correction: parts.FoldedCorrection | None) -> parts.ClosedForm:
         p = self.parameters
         switches = {
             "rotate-residual": p.rotate_residual,
@@ -107,6 +122,8 @@ class Rose(Method):
             ),
             target=p.target,
             weights=parts.TokenWeights(inverse_power=p.token_weights),
+            ranges=p.ranges,
+            before=correction,
         )
 
 

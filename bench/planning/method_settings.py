@@ -9,6 +9,7 @@ from typing import Any
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning import registry
 from vit_ptq_bench.bench.planning.answers import blamed
+from vit_ptq_bench.bench.planning.factorial import combinations
 from vit_ptq_bench.bench.planning.names import hint
 from vit_ptq_bench.bench.planning.suite import Suite
 from vit_ptq_bench.bench.records.spec import canonical_json
@@ -35,20 +36,49 @@ def check_variants(suite: Suite, names: Sequence[str]) -> None:
         BenchError: with file, line and key.
     """
     for name, variants in suite.variants.items():
-        if name not in names and "methods" not in suite.overridden:
-            raise suite.error(
-                f"the suite runs no method {name!r}{hint(name, names)}", "variants", name
-            )
+        _require_method(suite, "variants", name, names)
         common = suite.parameters.get(name, {})
         seen: dict[str, str] = {}
         for label, own in variants.items():
             method = _create(suite, name, common, own, "variants", name, label)
-            settings = canonical_json([asdict(method.parameters), method.transforms])
-            if settings in seen:
+            first = seen.setdefault(_settings(method), label)
+            if first != label:
                 raise suite.error(
-                    f"has the same settings as variant {seen[settings]!r}", "variants", name, label
+                    f"has the same settings as variant {first!r}", "variants", name, label
                 )
-            seen[settings] = label
+
+
+def check_factorials(suite: Suite, names: Sequence[str]) -> None:
+    """Refuse factorials of a method that does not run, with wrong settings, or of equal combinations.
+
+    Raises:
+        BenchError: with file, line and key.
+    """
+    for name, factors in suite.factorial.items():
+        _require_method(suite, "factorial", name, names)
+        common = suite.parameters.get(name, {})
+        for factor, levels in factors.items():
+            for level, own in levels.items():
+                _create(suite, name, common, own, "factorial", name, factor, level)
+        seen: dict[str, str] = {}
+        for label, own in combinations(factors).items():
+            method = _create(suite, name, common, own, "factorial", name)
+            first = seen.setdefault(_settings(method), label)
+            if first != label:
+                raise suite.error(
+                    f"{label!r} has the same settings as {first!r}", "factorial", name
+                )
+
+
+def _require_method(suite: Suite, key: str, name: str, names: Sequence[str]) -> None:
+    """Refuse a table of a method that the suite does not run; under ``--methods`` it only has to exist."""
+    if name not in names and "methods" not in suite.overridden:
+        raise suite.error(f"the suite runs no method {name!r}{hint(name, names)}", key, name)
+
+
+def _settings(method: Method) -> str:
+    """All settings of a method as one text."""
+    return canonical_json([asdict(method.parameters), method.transforms])
 
 
 def _create(

@@ -11,7 +11,9 @@ from typing import Any
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning import registry
 from vit_ptq_bench.bench.planning.answers import ask, blamed
+from vit_ptq_bench.bench.planning.factorial import combinations
 from vit_ptq_bench.bench.planning.method_settings import (
+    check_factorials,
     check_parameters,
     check_variants,
     make_method,
@@ -186,6 +188,7 @@ def build_plan(suite: Suite, options: TaskOptions, say: Say = silent) -> list[Ru
     names = method_names(suite)
     check_parameters(suite)
     check_variants(suite, names)
+    check_factorials(suite, names)
     scopes = _scopes(suite, task)
     chosen = choices(suite, names)
     check_size(suite, Size.of(suite, len(models), len(chosen), len(scopes)), say)
@@ -232,11 +235,13 @@ def method_names(suite: Suite) -> list[str]:
 
 
 def choices(suite: Suite, names: Sequence[str]) -> list[Choice]:
-    """What ``suite`` runs of the methods ``names``: each once, or once per variant."""
+    """What ``suite`` runs of the methods ``names``: each once, or once per variant or combination."""
     chosen = []
     for name in names:
         common = suite.parameters.get(name, {})
         variants = suite.variants.get(name, {})
+        if name in suite.factorial:
+            variants = combinations(suite.factorial[name])
         chosen += [Choice(name, {**common, **own}, label) for label, own in variants.items()]
         if not variants:
             chosen.append(Choice(name, common))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.bench.planning.factorial import Factors, problems, read_factors
 from vit_ptq_bench.bench.planning.names import hint, unknown
 from vit_ptq_bench.bench.planning.options import expanded, unusable
 from vit_ptq_bench.bench.planning.toml_file import TomlFile
@@ -34,6 +35,7 @@ KEYS = (
     "limit",
     "parameters",
     "variants",
+    "factorial",
     "task_options",
     "scopes",
     "include",
@@ -69,6 +71,8 @@ class Suite:
             own there is ``transforms``, the names of transforms that go in front of it.
         variants: by method name, label -> settings on top of ``parameters``; such a method runs once
             per label. The label is for people, a run's identity comes from its settings.
+        factorial: by method name, factors of two levels each, with their settings on top of ``parameters``;
+            such a method runs once per combination of levels. It has no variants besides.
         task_options: options of the task that the suite fixes.
         source: the file, with its line numbers; None for a suite made in memory.
         scopes: what of a detector is quantized, ``backbone`` or ``full``; empty: the task's usual one.
@@ -90,6 +94,7 @@ class Suite:
     limit: int | None = field(default=None, metadata={"at_least": 1, "at_most": MAX_IMAGES})
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     variants: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    factorial: Mapping[str, Factors] = field(default_factory=dict)
     task_options: Mapping[str, Any] = field(default_factory=dict)
     scopes: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
@@ -158,6 +163,7 @@ def read_suite(path: Path) -> Suite:
         limit=file.value(int, None, "limit"),
         parameters={name: file.table("parameters", name) for name in file.table("parameters")},
         variants={name: _variants(file, name) for name in file.table("variants")},
+        factorial={name: read_factors(file, name) for name in file.table("factorial")},
         task_options=file.table("task_options"),
         scopes=file.items(str, (), "scopes"),
         include=file.items(str, (), "include"),
@@ -221,6 +227,8 @@ def check_values(suite: Suite) -> None:
                 raise suite.error(problem, item.name, value=one)
     for method, labels in suite.variants.items():
         check_labels(suite, method, labels)
+    for method, factors in suite.factorial.items():
+        check_factorial(suite, method, factors)
 
 
 def check_texts(suite: Suite) -> None:
@@ -234,8 +242,8 @@ def check_texts(suite: Suite) -> None:
             problem = unusable(text)
             if problem is not None:
                 raise suite.error(problem, key, value=text)
-    for key, names in (("parameters", suite.parameters), ("variants", suite.variants)):
-        for text in names:
+    for key in ("parameters", "variants", "factorial"):
+        for text in getattr(suite, key):
             problem = unusable(text)
             if problem is not None:
                 raise suite.error(problem, key, text)
@@ -261,6 +269,20 @@ def check_labels(suite: Suite, method: str, labels: Collection[str]) -> None:
                 method,
                 label,
             )
+
+
+def check_factorial(suite: Suite, method: str, factors: Factors) -> None:
+    """Refuse a factorial that is none, and one of a method that has variants too.
+
+    Raises:
+        BenchError: naming file, line and key where they are known.
+    """
+    if method in suite.variants:
+        raise suite.error(
+            "the method has variants too; it can have one of both", "factorial", method
+        )
+    for keys, problem in problems(factors):
+        raise suite.error(problem, "factorial", method, *keys)
 
 
 def check_bits(suite: Suite, text: str) -> None:

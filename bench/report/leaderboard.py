@@ -18,10 +18,15 @@ from vit_ptq_bench.bench.records.files import write_atomically
 from vit_ptq_bench.bench.records.proof import flaw
 from vit_ptq_bench.bench.records.record import Record
 from vit_ptq_bench.bench.records.store import Store
+from vit_ptq_bench.bench.report.factorial import factorials
+from vit_ptq_bench.bench.report.factorial import to_csv as effects_csv
 from vit_ptq_bench.bench.report.frame import to_frame
 from vit_ptq_bench.bench.report.markdown import render
 
 MARKDOWN, CSV = "leaderboard.md", "leaderboard.csv"
+
+EFFECTS = "effects.csv"
+"""Of the folders whose records hold a factorial."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,9 @@ def _content(path: Path) -> bytes | None:
 
 
 def write_leaderboard(folder: Path) -> Path:
-    """Write ``leaderboard.md`` and ``leaderboard.csv`` of the records in ``folder``.
+    """Write the leaderboard of the records in ``folder``.
+
+    That is ``leaderboard.md``, ``leaderboard.csv`` and, if they hold a factorial, ``effects.csv``.
 
     Returns the path of the markdown file.
 
@@ -128,7 +135,10 @@ def make_leaderboard(folder: Path) -> Leaderboard:
             record = unproven(record, wrong)
         judged.append(record)
     findings = [text.replace(f"{folder}{os.sep}", "") for text in findings]
-    files = {MARKDOWN: render(judged, store.outcomes, findings), CSV: to_csv(judged)}
+    found = factorials(judged, store.outcomes)
+    files = {MARKDOWN: render(judged, store.outcomes, findings, found), CSV: to_csv(judged)}
+    if found:
+        files[EFFECTS] = effects_csv(found)
     return Leaderboard(folder, files, tuple(findings))
 
 

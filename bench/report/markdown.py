@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from string import ascii_lowercase
 from typing import Any
 
@@ -10,6 +10,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY, Record
+from vit_ptq_bench.bench.report.factorial import Factorial, sections
 from vit_ptq_bench.bench.report.footnotes import deviation
 from vit_ptq_bench.bench.report.frame import GROUP, Loader, labels, to_frame
 from vit_ptq_bench.bench.report.significance import SIGNIFICANCE, mcnemar
@@ -32,19 +33,25 @@ wrong with a record stands under *Findings* at the end, and gets no rank."""
 Row = dict[str, Any]
 
 
-def render(records: list[Record], outcomes: Loader, findings: list[str]) -> str:
+def render(
+    records: list[Record],
+    outcomes: Loader,
+    findings: list[str],
+    found: Sequence[Factorial] = (),
+) -> str:
     """Return the markdown text.
 
     Args:
         records: in any order.
         outcomes: gives per-image outcomes, for the comparison with the first of each table.
         findings: damaged and conflicting files, in words.
+        found: the factorials among the records.
     """
     parts = ["# Leaderboard", LEGEND]
     if records:
         frame = to_frame(records).reset_index(drop=True)
         by_id = {record.run_id: record for record in records}
-        parts += [_hardware(frame), *_sections(frame, by_id, outcomes)]
+        parts += [_hardware(frame), *_sections(frame, by_id, outcomes), *sections(found)]
     if findings:
         parts += ["## Findings", "\n".join(f"- {text}" for text in findings)]
     parts.append("Made by `bench leaderboard --results FOLDER` from the records beside it.")

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.calibration.memory import range_images
 from vit_ptq_bench.methods.quantization.calibration.passes import check_finite
+from vit_ptq_bench.methods.quantization.calibration.range_rules import best_percentile_rule
 from vit_ptq_bench.methods.quantization.error_compensation.resolve import (
     Resolve,
     Strength,
     resolve_layers,
 )
-from vit_ptq_bench.methods.quantization.error_compensation.two_streams import Target, TokenWeights
+from vit_ptq_bench.methods.quantization.error_compensation.two_streams import (
+    Target,
+    TokenWeights,
+    Visit,
+)
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.reparameterization import PERCENTILES
 from vit_ptq_bench.methods.quantization.search.activation_grids import calibrate_grids
 from vit_ptq_bench.methods.quantization.transforms.apply import (
     apply_transforms,
@@ -27,6 +34,9 @@ TRANSFORMS = ("rotate-residual", "shift-norms", "rotate-heads", "equalise-heads"
 STRENGTH = Strength(2.0)
 """As good as a cross-validated one at three and four bits (ViT-Tiny), and needs no eigenvalues."""
 
+Ranges = Literal["searched", "percentile"]
+"""Of activations on uniform grids: ``searched`` (`calibrate_grids`), or RepQ-ViT's best percentile."""
+
 
 @dataclass(frozen=True)
 class ClosedForm:
@@ -36,12 +46,16 @@ class ClosedForm:
         transforms: names; those that a model has no structure for are left out.
         resolve: what is done to each weight.
         target, weights: as in `visit_streams`.
+        ranges: of activations on uniform grids.
+        before: changes a layer's weight, in floating point, before it is solved.
     """
 
     transforms: Sequence[str] = TRANSFORMS
     resolve: Resolve = field(default_factory=lambda: Resolve(STRENGTH))
     target: Target = "stream"
     weights: TokenWeights = field(default_factory=TokenWeights)
+    ranges: Ranges = "searched"
+    before: Visit | None = None
 
 
 def calibrate_closed_form(
@@ -92,12 +106,14 @@ def solve(
     Arguments and errors as `calibrate_closed_form`.
     """
     settings.resolve.check(calibration.n_images)
-    calibrate_grids(model, calibration.first(range_images(model, calibration)))
+    plain = best_percentile_rule(PERCENTILES) if settings.ranges == "percentile" else None
+    calibrate_grids(model, calibration.first(range_images(model, calibration)), plain)
     resolve_layers(
         model,
         calibration,
         settings.resolve,
         target=settings.target,
         weights=settings.weights,
+        before=settings.before,
         progress=progress,
     )

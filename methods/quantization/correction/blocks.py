@@ -7,11 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.calibration.activations import batches, send_through
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule, check_finite
-from vit_ptq_bench.methods.quantization.correction.regression import HALVES, Linear, Regression
+from vit_ptq_bench.methods.quantization.correction.layers import require_halves
+from vit_ptq_bench.methods.quantization.correction.regression import Linear, Regression
 from vit_ptq_bench.methods.quantization.model.correction import attach_correction
 from vit_ptq_bench.methods.quantization.model.layers import QuantLinear
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
@@ -52,11 +52,7 @@ class _Streams:
 
 
 def _start(model: QuantizedModel, calibration: Calibration) -> _Streams:
-    if calibration.n_images < HALVES:
-        raise MethodError(
-            f"a correction needs at least {HALVES} calibration images, for it is judged on images that it "
-            f"was not fitted to; got {calibration.n_images}"
-        )
+    require_halves(calibration.n_images)
     model.requires_grad_(False)
     images = calibration.whole()
     check_finite(images, f"{model.operations[0].name}.input")

@@ -24,6 +24,7 @@ from vit_ptq_bench.methods.quantization.error_compensation.two_streams import (
     LayerStreams,
     Target,
     TokenWeights,
+    Visit,
     visit_streams,
 )
 from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
@@ -209,6 +210,7 @@ def resolve_layers(
     *,
     target: Target = "stream",
     weights: TokenWeights | None = None,
+    before: Visit | None = None,
     progress: CalibrationProgress | None = None,
 ) -> None:
     """Solve every layer again, in order; those behind a detector's backbone are rounded column by column.
@@ -218,13 +220,20 @@ def resolve_layers(
         calibration: the images.
         resolve: what is done to each layer.
         target, weights: as in `visit_streams`.
+        before: changes a layer's weight, in floating point, before it is solved.
         progress: called after each layer.
 
     Raises:
         MethodError: fewer images than folds, NaN or infinite activations, or too small a damping.
     """
     resolve.check(calibration.n_images)
-    visit_streams(model, calibration, resolve, target=target, weights=weights, progress=progress)
+
+    def visit(streams: LayerStreams) -> None:
+        if before is not None:
+            before(streams)
+        resolve(streams)
+
+    visit_streams(model, calibration, visit, target=target, weights=weights, progress=progress)
     behind = model.structure.layers_behind()
     for layer in behind:
         quantizer = layer.weight_quantizer
