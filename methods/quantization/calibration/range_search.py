@@ -88,8 +88,8 @@ def two_ended_rule(factors: int = FACTORS, rounds: int = 2) -> RangeRule:
     """Return a rule that shrinks the two ends of a range separately to the least squared error per group.
 
     Coordinate descent from the extreme values: the best of ``factors`` factors between 0.1 and 1 for the low
-    end, then for the high end, ``rounds`` times, on `SAMPLES` entries; the zero point is whole. Quantizers of
-    other forms than uniform get the extreme values.
+    end, then for the high end, ``rounds`` times, on `SAMPLES` entries; the zero point is whole. Behind GELU
+    entries from `COUNTED` up do not count. Quantizers of other forms than uniform get the extreme values.
     """
     shares = torch.linspace(0.1, 1, factors)
 
@@ -99,6 +99,8 @@ def two_ended_rule(factors: int = FACTORS, rounds: int = 2) -> RangeRule:
             minmax_rule(site, x)
             return
         groups = grouped(x, quantizer)
+        if site.key == "fc2.input":
+            groups = groups.masked_fill(groups >= COUNTED, 0)  # zero is on every grid
         ends = widened(*torch.aminmax(groups, dim=1))
         error = _range_error(quantizer, sampled(groups))
         kept = [torch.ones_like(end) for end in ends]

@@ -139,6 +139,19 @@ def test_the_grid_behind_gelu_is_the_best_of_all_pairs(scheme, bits):
     assert error(site.quantizer) == pytest.approx(min(tried))
 
 
+def test_a_few_huge_entries_behind_gelu_do_not_own_the_range():
+    x = torch.nn.functional.gelu(_skewed(30, 200, seed=4)).clamp_max(15)
+    huge = x.clone()
+    huge[0, 0] = 210.0
+    sites = [_site("fc2.input", bits=4) for _ in range(2)]
+    for site, entries in zip(sites, (x.masked_fill(huge > 200, 0), huge), strict=True):
+        two_ended_rule()(site, entries)
+    assert torch.equal(sites[0].quantizer.scale, sites[1].quantizer.scale)
+    elsewhere = _site("fc1.input", bits=4)
+    two_ended_rule()(elsewhere, huge)
+    assert elsewhere.quantizer.scale > 5 * sites[0].quantizer.scale
+
+
 @torch.no_grad()
 def test_the_rules_calibrate_a_model(vit, images):
     calibration = Calibration([images])
