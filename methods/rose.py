@@ -79,6 +79,10 @@ class Rose(Method):
         table = table.change("attention", scheme=self.parameters.attention)
         return table.change("fc2.input", scheme=self.parameters.gelu)
 
+    def check(self, model: parts.QuantizedModel, calibration: parts.Calibration) -> None:
+        """Refuse fewer images than folds."""
+        self._settings().resolve.check(calibration.n_images)
+
     def calibrate(
         self,
         model: parts.QuantizedModel,

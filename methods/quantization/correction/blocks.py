@@ -51,12 +51,17 @@ class _Streams:
         return send_through(run, self.quantized, self.model.device)
 
 
-def _start(model: QuantizedModel, calibration: Calibration) -> _Streams:
-    if calibration.n_images < HALVES:
+def require_halves(images: int) -> None:
+    """Refuse a number of calibration images that cannot be halved; raises `MethodError`."""
+    if images < HALVES:
         raise MethodError(
             f"a correction needs at least {HALVES} calibration images, for it is judged on images that it "
-            f"was not fitted to; got {calibration.n_images}"
+            f"was not fitted to; got {images}"
         )
+
+
+def _start(model: QuantizedModel, calibration: Calibration) -> _Streams:
+    require_halves(calibration.n_images)
     model.requires_grad_(False)
     images = calibration.whole()
     check_finite(images, f"{model.operations[0].name}.input")
