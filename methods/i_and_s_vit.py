@@ -94,6 +94,10 @@ class IAndSViT(Method):
             keep=1.0,
         )
 
+    def check(self, model: parts.QuantizedModel, calibration: parts.Calibration) -> None:
+        """Refuse too few images, and losses that the units cannot give."""
+        self.recipe().check(model.structure, calibration.n_images)
+
     def calibrate(
         self,
         model: parts.QuantizedModel,
@@ -102,7 +106,6 @@ class IAndSViT(Method):
     ) -> None:
         """Ranges, then the three stages."""
         recipe = self.recipe()
-        recipe.check(model.structure, calibration.n_images)
         teacher = copy.deepcopy(model)
         few = calibration.first(parts.range_images(model, calibration))
         weights = parts.best_percentile_rule(WEIGHT_PERCENTILES)

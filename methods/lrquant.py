@@ -112,6 +112,10 @@ class LRQuant(Method):
             rule=_unless_set(rule),
         )
 
+    def check(self, model: parts.QuantizedModel, calibration: parts.Calibration) -> None:
+        """Refuse too few images, and losses that the units cannot give."""
+        self.recipe().check(model.structure, calibration.n_images)
+
     def calibrate(
         self,
         model: parts.QuantizedModel,
@@ -120,7 +124,6 @@ class LRQuant(Method):
     ) -> None:
         """Min-max weight ranges to start from, then block by block."""
         recipe = self.recipe()
-        recipe.check(model.structure, calibration.n_images)
         parts.calibrate_weights(model, parts.minmax_rule)
         parts.reconstruct(model, calibration, recipe, progress)
         self._calibrate_behind(model, calibration)

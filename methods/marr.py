@@ -47,6 +47,16 @@ class Marr(Method):
     note = "activations as in RepQ-ViT; strengths by cross-validation instead of the authors' controller"
     Parameters = MarrParameters
 
+    @property
+    def _visit(self) -> parts.ResidualAware:
+        """How each layer is rounded."""
+        p = self.parameters
+        return parts.ResidualAware(strength=None, folds=p.folds, damping=p.damping)
+
+    def check(self, model: parts.QuantizedModel, calibration: parts.Calibration) -> None:
+        """Refuse fewer images than folds."""
+        self._visit.check(calibration.n_images)
+
     def calibrate(
         self,
         model: parts.QuantizedModel,
@@ -60,5 +70,4 @@ class Marr(Method):
             parts.apply_transforms(model, names, calibration)
         parts.calibrate_reparameterized(model, calibration, zero_point=p.zero_point, scale=p.scale)
         parts.calibrate_weights(model, parts.shrink_rule())
-        visit = parts.ResidualAware(strength=None, folds=p.folds, damping=p.damping)
-        parts.round_with_residuals(model, calibration, visit, progress)
+        parts.round_with_residuals(model, calibration, self._visit, progress)

@@ -116,6 +116,11 @@ class Mgrq(Reconstruction):
         recipe = self.configured(losses, input_mix=settings.drop, keep=settings.drop)
         return replace(recipe, holdout=settings.holdout)
 
+    def check(self, model: parts.QuantizedModel, calibration: parts.Calibration) -> None:
+        """Refuse what cannot be reconstructed; the ablation's base takes any images."""
+        if self.parameters.block:
+            super().check(model, calibration)
+
     def calibrate(
         self,
         model: parts.QuantizedModel,

@@ -79,6 +79,10 @@ class QwT(Method):
         )
         return (*super().notes(), f"on {p.base}, {cost}")
 
+    def check(self, model: parts.QuantizedModel, calibration: parts.Calibration) -> None:
+        """Refuse images of which no half is left to judge corrections."""
+        parts.require_halves(calibration.n_images)
+
     def calibrate(
         self,
         model: parts.QuantizedModel,

@@ -88,6 +88,13 @@ class Rose(Method):
         table = table.change("attention", scheme=self.parameters.attention)
         return table.change("fc2.input", scheme=self.parameters.gelu)
 
+    def check(self, model: parts.QuantizedModel, calibration: parts.Calibration) -> None:
+        """Refuse fewer images than folds, or than a correction is fitted to and judged on."""
+        self._settings().resolve.check(calibration.n_images)
+        correction = self._correction()
+        if correction is not None:
+            correction.check(calibration.n_images)
+
     def calibrate(
         self,
         model: parts.QuantizedModel,
@@ -95,16 +102,13 @@ class Rose(Method):
         progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """Transform, set the grids, solve layer by layer."""
-        correction = self._correction()
-        if correction is not None:
-            correction.check(calibration.n_images)
-        parts.calibrate_closed_form(model, calibration, self._settings(correction), progress)
+        parts.calibrate_closed_form(model, calibration, self._settings(), progress)
 
     def _correction(self) -> parts.FoldedCorrection | None:
         p = self.parameters
         return parts.FoldedCorrection(p.correction_ridge) if p.correction == "folded" else None
 
-    def _settings(self, correction: parts.FoldedCorrection | None) -> parts.ClosedForm:
+    def _settings(self) -> parts.ClosedForm:
         p = self.parameters
         switches = {
             "rotate-residual": p.rotate_residual,
@@ -123,7 +127,7 @@ class Rose(Method):
             target=p.target,
             weights=parts.TokenWeights(inverse_power=p.token_weights),
             ranges=p.ranges,
-            before=correction,
+            before=self._correction(),
         )
 
 

@@ -168,6 +168,19 @@ class Method(ABC):
         words = (*table_words(table), *transform_words(self.transforms), *self.notes())
         return "; ".join(words)
 
+    def check(  # noqa: B027  (most methods take whatever they get)
+        self, model: parts.QuantizedModel, calibration: parts.Calibration
+    ) -> None:
+        """Refuse images and settings that cannot work together, before any work is done.
+
+        Args:
+            model: as `calibrate` gets it, but for `transforms`.
+            calibration: the images.
+
+        Raises:
+            MethodError: what is wrong, and what to do.
+        """
+
     @abstractmethod
     def calibrate(
         self,
@@ -202,6 +215,7 @@ class Method(ABC):
         if reason is not None:
             raise MethodError(reason)
         quantized = parts.wrap_model(model, table)
+        self.check(quantized, calibration)
         if self.transforms:
             parts.apply_transforms(quantized, self.transforms, calibration)
         self.calibrate(quantized, calibration, progress)

@@ -146,6 +146,13 @@ class Reconstruction(Method):
             progress=progress,
         )
 
+    def check(self, model: parts.QuantizedModel, calibration: parts.Calibration) -> None:
+        """Refuse too few images, and losses that the units cannot give."""
+        self.recipe().check(model.structure, calibration.n_images)
+        closed = self.closed_form()
+        if closed is not None:
+            closed.resolve.check(calibration.n_images)
+
     def calibrate(
         self,
         model: parts.QuantizedModel,
@@ -154,7 +161,6 @@ class Reconstruction(Method):
     ) -> None:
         """Calibrate to start from, then reconstruct."""
         recipe, closed = self.recipe(), self.closed_form()
-        recipe.check(model.structure, calibration.n_images)
         teacher: parts.QuantizedModel | None
         if closed is not None:
             teacher = self._solved(model, calibration, closed)
@@ -172,7 +178,6 @@ class Reconstruction(Method):
     ) -> parts.QuantizedModel:
         """Start in closed form, weights left open; return what gives the targets."""
         closed = replace(closed, resolve=replace(closed.resolve, keep_open=True))
-        closed.resolve.check(calibration.n_images)
         parts.transform(model, calibration, closed.transforms)
         teacher = self.prepare(model, calibration) or copy.deepcopy(model)
         parts.solve(model, calibration, closed)

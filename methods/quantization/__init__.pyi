@@ -41,6 +41,7 @@ from .closed_form import transform as transform
 from .correction.blocks import correct_blocks as correct_blocks
 from .correction.blocks import fold_corrections as fold_corrections
 from .correction.layers import FoldedCorrection as FoldedCorrection
+from .correction.layers import require_halves as require_halves
 
 # Weights that make up for errors in closed form.
 from .error_compensation.columnwise import round_columnwise as round_columnwise

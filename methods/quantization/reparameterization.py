@@ -31,6 +31,7 @@ def calibrate_reparameterized(
     zero_point: Literal["integer", "fractional"] = "integer",
     scale: Literal["mean", "median"] = "mean",
     quantized_weights: bool = True,
+    rule: RangeRule | None = None,
     progress: CalibrationProgress | None = None,
 ) -> None:
     """Calibrate everything, LayerNorm outputs per channel at first, then fold their scales away.
@@ -48,12 +49,13 @@ def calibrate_reparameterized(
         scale: the tensor's scale is the mean or the median of the channels'.
         quantized_weights: activations are calibrated behind quantized weights (RepQ-ViT), or behind those
             in floating point (ERQ's released code).
+        rule: of all ranges; None: the best of `PERCENTILES`.
         progress: called after each activation site.
 
     Raises:
         MethodError: NaN or infinite activations; the site is named.
     """
-    rule = best_percentile_rule(PERCENTILES)
+    rule = rule or best_percentile_rule(PERCENTILES)
     links = split_channels(model)
     calibrate_weights(model, rule)
     model.activate(weights=quantized_weights, activations=False)

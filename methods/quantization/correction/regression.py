@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.error_compensation.solving import positive_factor
 
 HALVES = 2
 """Of the images: what one half gives is judged on the other."""
@@ -92,12 +92,6 @@ def _fit(second: Tensor, cross: Tensor, ridge: float) -> Linear:
     covariance = second[:-1, :-1] - count * torch.outer(mean_x, mean_x)
     mixed = cross[:-1] - count * torch.outer(mean_x, mean_y)
     covariance.diagonal().add_(ridge * covariance.diagonal().mean())
-    lower, failed = torch.linalg.cholesky_ex(covariance)
-    if bool(failed):
-        raise MethodError(
-            "the second moment of the inputs of a correction is not positive definite; use a larger ridge "
-            "or more calibration images",
-            parameter="ridge",
-        )
+    lower = positive_factor(covariance, "ridge", "the inputs of a correction")
     weight = torch.cholesky_solve(mixed, lower).T
     return Linear(weight, mean_y - weight @ mean_x)

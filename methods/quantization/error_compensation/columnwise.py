@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.error_compensation.solving import positive_factor
 from vit_ptq_bench.methods.quantization.error_compensation.visiting import visit_layers
 from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
@@ -114,13 +114,7 @@ def compensated_codes(
 
 def _inverse_factor(hessian: Tensor) -> Tensor:
     """Upper Cholesky factor of the inverse: row j tells how column j's error moves later columns."""
-    lower, failed = torch.linalg.cholesky_ex(hessian)
-    if bool(failed):
-        raise MethodError(
-            "the second moment of a layer's input is not positive definite; "
-            "use a larger damping or more calibration images",
-            parameter="damping",
-        )
+    lower = positive_factor(hessian, "damping")
     factor: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
     return factor
 

@@ -15,6 +15,7 @@ from vit_ptq_bench.methods.quantization.error_compensation.columnwise import (
     compensated_codes,
     round_columnwise,
 )
+from vit_ptq_bench.methods.quantization.error_compensation.solving import ridge_solution
 from vit_ptq_bench.methods.quantization.error_compensation.two_streams import (
     LayerStreams,
     TokenWeights,
@@ -75,9 +76,7 @@ def validated_strength(weight: Tensor, moments: InputMoments, damping: float) ->
     linear = quadratic = 0.0
     second, lack = moments.second.sum(dim=0), moments.lack.sum(dim=0)
     for own_second, own_lack in zip(moments.second, moments.lack, strict=True):
-        rest = second - own_second
-        rest.diagonal().add_(damping * rest.diagonal().mean() + 1e-30)
-        move = torch.linalg.solve(rest, (weight @ (lack - own_lack)).T).T
+        move = ridge_solution(second - own_second, (weight @ (lack - own_lack)).T, damping)
         linear += float((move * (weight @ own_lack)).sum())
         quadratic += float((move * (move @ own_second)).sum())
     return min(1.0, max(0.0, linear / quadratic)) if quadratic > 0 else 0.0
@@ -101,6 +100,11 @@ class ResidualAware:
     folds: int = 4
     damping: float = 0.01
     order_by_diagonal: bool = True
+
+    def check(self, images: int) -> None:
+        """Refuse a number of images that cannot be cut into the folds; raises `MethodError`."""
+        if self.strength is None:
+            require_folds(images, self.folds)
 
     def __call__(self, streams: LayerStreams) -> None:
         """Set the layer's codes, on the grid that its weight quantizer has been calibrated to."""
@@ -144,8 +148,7 @@ def round_with_residuals(
     Raises:
         MethodError: fewer images than folds, NaN or infinite activations, or too small a damping.
     """
-    if visit.strength is None:
-        require_folds(calibration.n_images, visit.folds)
+    visit.check(calibration.n_images)
     visit_streams(
         model,
         calibration,

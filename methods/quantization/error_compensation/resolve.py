@@ -20,6 +20,7 @@ from vit_ptq_bench.methods.quantization.error_compensation.moments import (
     residual_moments,
 )
 from vit_ptq_bench.methods.quantization.error_compensation.residual_aware import require_folds
+from vit_ptq_bench.methods.quantization.error_compensation.solving import ridge_solution
 from vit_ptq_bench.methods.quantization.error_compensation.two_streams import (
     LayerStreams,
     Target,
@@ -64,20 +65,6 @@ class Strength:
     ridge: float
     share: float = 1.0
     remaining: float | None = None
-
-
-def ridge_solution(second: Tensor, cross: Tensor, ridge: float) -> Tensor:
-    """Return ``[(H + rho mean(diag H) I)^-1 C]'``, float64 [O, K].
-
-    Args:
-        second: H, [K, K].
-        cross: C, [K, O].
-        ridge: rho.
-    """
-    damped = second.clone()
-    damped.diagonal().add_(max(ridge, 1e-6) * second.diagonal().mean() + 1e-30)
-    solution: Tensor = torch.linalg.solve(damped, cross)
-    return solution.T
 
 
 def cross_validated(moments: ResidualMoments, ridges: Sequence[float] = RIDGES) -> Strength:

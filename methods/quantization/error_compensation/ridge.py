@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.error_compensation.columnwise import RowGrid
+from vit_ptq_bench.methods.quantization.error_compensation.solving import positive_factor
 from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
 
 
@@ -67,14 +67,7 @@ def _solve(right: Tensor, matrix: Tensor, damping: float) -> Tensor:
         MethodError: the damped matrix is not positive definite.
     """
     damped = matrix + damping * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    lower, failed = torch.linalg.cholesky_ex(damped)
-    if bool(failed):
-        raise MethodError(
-            "the second moment of a layer's input is not positive definite; use a larger ridge or "
-            "more calibration images",
-            parameter="ridge",
-        )
-    return torch.cholesky_solve(right.T, lower).T
+    return torch.cholesky_solve(right.T, positive_factor(damped, "ridge")).T
 
 
 def reduce_weight_error(

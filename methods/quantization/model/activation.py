@@ -1,4 +1,4 @@
-"""The activation between the two layers of an MLP, and ReLU in its place."""
+"""The activation between the two layers of an MLP: ReLU in its place, and forms that ask for a GELU."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,11 +7,23 @@ from itertools import takewhile
 import torch
 from torch import Tensor, nn
 
+from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.quantizers.twin import GELU_MINIMUM
 
 MARK = "is_relu"
 """Name of the buffer that tells a file of a replaced activation."""
+
+ACTIVATIONS = ("torch.nn.modules.activation", "timm.layers.activations")
+"""Modules whose classes are activations, entry by entry where a model puts them between two layers."""
+
+PROBE = torch.linspace(-100, 100, 20_001)
+"""Where an activation is looked at."""
+
+LOWEST = -GELU_MINIMUM - 1e-3
+"""What an activation may go down to behind which GELU's minimum is taken for its own; the tanh form of GELU
+goes 7e-5 below it."""
 
 
 class ReluActivation(nn.Module):
@@ -64,27 +76,57 @@ def mlps_of(model: QuantizedModel) -> list[ActivatedMlp]:
     return list(_mlps(model))
 
 
+def require_gelu(model: QuantizedModel) -> None:
+    """Refuse a form of numbers from GELU's minimum up behind an activation that goes below it.
+
+    Raises:
+        MethodError: there is one; the site and the activation are named.
+    """
+    for fc1, fc2 in _layers(model):
+        quantizer = fc2.input_quantizer
+        if quantizer.spec.is_float or quantizer.domain != "gelu":
+            continue
+        for name, module in _between(model.module, fc1.name, fc2.name):
+            if type(module).__module__ in ACTIVATIONS and float(module(PROBE).min()) < LOWEST:
+                raise MethodError(
+                    f"{quantizer.site}: the form {quantizer.spec.scheme!r} has values from GELU's minimum up "
+                    f"only, and {name}, a {type(module).__name__}, goes below it; use a form such as "
+                    "'uniform' there"
+                )
+
+
 def _mlps(model: QuantizedModel) -> Iterator[ActivatedMlp]:
+    for fc1, fc2 in _layers(model):
+        found = _activation_between(model.module, fc1.name, fc2.name)
+        if found is not None:
+            yield ActivatedMlp(fc1, fc2, *found)
+
+
+def _layers(model: QuantizedModel) -> Iterator[tuple[WeightedOperation, WeightedOperation]]:
+    """Both layers of each MLP, in execution order."""
     fc1: WeightedOperation | None = None
     for operation in model.weighted_operations():
         if operation.role == "fc1":
             fc1 = operation
         elif operation.role == "fc2" and fc1 is not None:
-            found = _activation_between(model.module, fc1.name, operation.name)
-            if found is not None:
-                yield ActivatedMlp(fc1, operation, *found)
+            yield fc1, operation
             fc1 = None
+
+
+def _between(model: nn.Module, first: str, second: str) -> list[tuple[str, nn.Module]]:
+    """Dotted names and modules of all in the module that holds both layers."""
+    pairs = zip(first.split("."), second.split("."), strict=False)
+    path = ".".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return list(model.get_submodule(path).named_modules(prefix=path))
 
 
 def _activation_between(
     model: nn.Module, first: str, second: str
 ) -> tuple[nn.Module, str, str] | None:
     """Holder, child and dotted name of the only activation in the module that holds both layers."""
-    pairs = zip(first.split("."), second.split("."), strict=False)
-    path = ".".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     names = [
         name
-        for name, module in model.get_submodule(path).named_modules(prefix=path)
+        for name, module in _between(model, first, second)
         if isinstance(module, nn.GELU | ReluActivation)
     ]
     if len(names) != 1:

@@ -17,6 +17,7 @@ from vit_ptq_bench.methods.quantization.calibration.activations import (
 )
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 from vit_ptq_bench.methods.quantization.calibration.passes import check_finite
+from vit_ptq_bench.methods.quantization.error_compensation.solving import ridge_solution
 from vit_ptq_bench.methods.quantization.model.activation import ActivatedMlp, mlps_of
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 
@@ -134,8 +135,7 @@ class _Fitting:
                 rows = F.pad(seen, (0, 1), value=1.0)
                 moment += share * (rows.T @ rows).double()
                 missing += share * ((target - rows @ weight.T).T @ rows).double()
-        moment.diagonal().add_(self._fit.ridge * moment.diagonal().mean())
-        change = torch.linalg.solve(moment, missing.T).T.to(weight.dtype)
+        change = ridge_solution(moment, missing.T, self._fit.ridge).to(weight.dtype)
         fc2.weight.data.add_(change[:, :-1])
         fc2.ensure_bias().data.add_(change[:, -1])
 

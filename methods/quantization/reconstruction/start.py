@@ -8,11 +8,7 @@ from torch import Tensor
 
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.calibration.offset_search import gelu_rule
-from vit_ptq_bench.methods.quantization.calibration.passes import (
-    RangeRule,
-    calibrate_activations,
-    calibrate_weights,
-)
+from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule
 from vit_ptq_bench.methods.quantization.calibration.range_rules import grouped, minmax_rule
 from vit_ptq_bench.methods.quantization.calibration.range_search import sampled, two_ended_rule
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
@@ -21,7 +17,7 @@ from vit_ptq_bench.methods.quantization.quantizers.log_grid import LogGridQuanti
 from vit_ptq_bench.methods.quantization.quantizers.shift_uniform_log import (
     ShiftUniformLogQuantizer,
 )
-from vit_ptq_bench.methods.quantization.reparameterization import join_channels, split_channels
+from vit_ptq_bench.methods.quantization.reparameterization import calibrate_reparameterized
 
 
 def calibrate_start(
@@ -40,13 +36,14 @@ def calibrate_start(
 
     Args and errors: as in `calibrate_reparameterized`.
     """
-    rule = searched_rule()
-    links = split_channels(model)
-    calibrate_weights(model, rule)
-    model.activate(weights=True, activations=False)
-    calibrate_activations(model, calibration, rule, sequential=True, progress=progress)
-    join_channels(links, zero_point, scale)
-    calibrate_weights(model, rule)
+    calibrate_reparameterized(
+        model,
+        calibration,
+        zero_point=zero_point,
+        scale=scale,
+        rule=searched_rule(),
+        progress=progress,
+    )
 
 
 def searched_rule() -> RangeRule:

@@ -1,6 +1,6 @@
 """Search of the grids of attention maps, uniform or logarithmic, by the error of attention x value."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from vit_ptq_bench.methods.quantization.calibration.recording import Recording
 from vit_ptq_bench.methods.quantization.model.layers import QuantMatMul, QuantOperation
 from vit_ptq_bench.methods.quantization.quantizers.arithmetic import TINY
 from vit_ptq_bench.methods.quantization.quantizers.log_grid import LogGridQuantizer
+from vit_ptq_bench.methods.quantization.quantizers.tangent import TangentQuantizer
 from vit_ptq_bench.methods.quantization.search.candidates import Candidates, Grid, best_index
 from vit_ptq_bench.methods.quantization.search.scores import SquaredErrorMetric, likeness
 
@@ -125,16 +126,36 @@ def search_log_map(
     """
     quantizer = product.first_quantizer
     assert isinstance(quantizer, LogGridQuantizer)
-    top = grouped(inputs[0], quantizer).amax(dim=1).clamp_min(TINY)
     rows = max(images, images * IMAGE_ENTRIES // inputs[0][0].numel())
+    choose_levels(product, quantizer, inputs, rows, grid.steps_at(quantizer.spec.bits), grid.shares)
+
+
+def choose_levels(
+    product: QuantMatMul,
+    quantizer: LogGridQuantizer | TangentQuantizer,
+    inputs: tuple[Tensor, ...],
+    rows: int,
+    shapes: Sequence[float],
+    shares: Sequence[float],
+) -> None:
+    """Choose the two numbers of a map's levels, per scale, by the error of attention x value.
+
+    Args:
+        product: of map and values.
+        quantizer: of the map.
+        inputs: map [B, heads, N, N] and values [B, heads, N, K].
+        rows: of the B that are looked at, taken at one stride.
+        shapes: numbers that are tried for what `set_levels` takes second: steps per octave, or an angle.
+        shares: largest levels that are tried, as shares of the largest entry.
+    """
+    top = grouped(inputs[0], quantizer).amax(dim=1).clamp_min(TINY)
     first, second = (x[:: -(-len(x) // rows)] for x in inputs)
     recording = Recording((first, second), product.compute(first, second), None)
     values = product.second_quantizer(second)
-
     best = torch.full_like(top, torch.inf), top, top
-    for k in grid.steps_at(quantizer.spec.bits):
-        for share in grid.shares:
-            found = top * share, torch.full_like(top, k)
+    for shape in shapes:
+        for share in shares:
+            found = top * share, torch.full_like(top, shape)
             quantizer.set_levels(*found)
             estimate = product.compute(quantizer.fake_quantize(first), values)
             score = likeness(SQUARED_ERROR, recording, estimate, len(top), product.output_axis)

@@ -7,14 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vit_ptq_bench.methods.quantization.calibration.range_rules import grouped
-from vit_ptq_bench.methods.quantization.calibration.range_search import better
-from vit_ptq_bench.methods.quantization.calibration.recording import Recording
 from vit_ptq_bench.methods.quantization.model.layers import QuantMatMul, QuantOperation
-from vit_ptq_bench.methods.quantization.quantizers.arithmetic import TINY
 from vit_ptq_bench.methods.quantization.quantizers.tangent import TangentQuantizer
-from vit_ptq_bench.methods.quantization.search.attention_maps import SQUARED_ERROR
-from vit_ptq_bench.methods.quantization.search.scores import likeness
+from vit_ptq_bench.methods.quantization.search.attention_maps import choose_levels
 
 ANGLES = (0.5, 1.0, 1.2, 1.35, 1.45, 1.5, 1.53, 1.55)
 """Angles that are tried; a right angle has 1.5708."""
@@ -50,16 +45,4 @@ def _search(product: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     assert isinstance(product, QuantMatMul)
     quantizer = product.first_quantizer
     assert isinstance(quantizer, TangentQuantizer)
-    top = grouped(inputs[0], quantizer).amax(dim=1).clamp_min(TINY)
-    first, second = (x[:: -(-len(x) // IMAGES)] for x in inputs)
-    recording = Recording((first, second), product.compute(first, second), None)
-    values = product.second_quantizer(second)
-    best = torch.full_like(top, torch.inf), top, top
-    for angle in ANGLES:
-        for share in SHARES:
-            found = top * share, torch.full_like(top, angle)
-            quantizer.set_levels(*found)
-            estimate = product.compute(quantizer.fake_quantize(first), values)
-            score = likeness(SQUARED_ERROR, recording, estimate, len(top), product.output_axis)
-            best = better(best, (-score, *found))
-    quantizer.set_levels(*best[1:])
+    choose_levels(product, quantizer, inputs, IMAGES, ANGLES, SHARES)

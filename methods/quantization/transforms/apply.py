@@ -47,7 +47,7 @@ def transform_problem(name: str, model: QuantizedModel) -> str | None:
     """
     check_transforms([name])
     problem = _provided(name).problem(model)
-    return problem and f"{name}: {problem}; leave it out for this model"
+    return problem and f"{name}: {problem}; leave {name} out for this model"
 
 
 def _provided(name: str) -> Transform:

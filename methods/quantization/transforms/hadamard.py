@@ -83,6 +83,13 @@ def head_rotations(heads: int, width: int, generator: torch.Generator) -> Tensor
     return torch.stack([matrix * _signs(width, generator) for _ in range(heads)])
 
 
+def random_head_rotations(heads: int, width: int, generator: torch.Generator) -> Tensor:
+    """Return a random orthogonal matrix of its own for each head, of any width: float64 [heads, d, d]."""
+    directions = torch.randn(heads, width, width, generator=generator, dtype=torch.float64)
+    rotations: Tensor = torch.linalg.qr(directions).Q
+    return rotations
+
+
 def _signs(width: int, generator: torch.Generator) -> Tensor:
     return torch.randint(0, 2, (width,), generator=generator).double().mul_(2).sub_(1)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from vit_ptq_bench.methods.quantization.transforms.hadamard import (
     has_hadamard,
     head_rotations,
     missing_width,
+    random_head_rotations,
 )
 from vit_ptq_bench.methods.quantization.transforms.statistics import Probe, observe
 
@@ -32,7 +35,7 @@ RIDGE = 0.01
 
 
 @torch.no_grad()
-def rotate_heads(model: QuantizedModel, calibration: Calibration) -> None:
+def rotate_heads(model: QuantizedModel, calibration: Calibration, random: bool = False) -> None:
     """Rotate queries and keys, and values against the projection, per head by H D / sqrt(d).
 
     H is a Hadamard matrix, D random signs for each head (QuaRot, Ashkboos et al., NeurIPS 2024; GLF-Q has it
@@ -41,13 +44,15 @@ def rotate_heads(model: QuantizedModel, calibration: Calibration) -> None:
     Args:
         model: the wrapped model; weights and biases of qkv and projection are changed.
         calibration: its seed decides the signs.
+        random: draw each head's rotation from all orthogonal matrices instead, which takes any width.
 
     Raises:
         MethodError: a head has a width without a Hadamard matrix.
     """
-    random = generator(calibration, "rotate-heads")
+    numbers = generator(calibration, "rotate-heads-random" if random else "rotate-heads")
+    make = random_head_rotations if random else head_rotations
     for link in model.structure.attention_links:
-        scores, values = (head_rotations(link.heads, _width(link), random) for _ in range(2))
+        scores, values = (make(link.heads, _width(link), numbers) for _ in range(2))
         _mix_outputs(link, QUERIES, scores)
         _mix_outputs(link, KEYS, scores)
         _mix_values(link, values, values.transpose(1, 2))
@@ -146,11 +151,18 @@ def _equalising_problem(model: QuantizedModel) -> str | None:
     return unknown_attention(links) or _normed_context(links) or _width_problem(links)
 
 
+def _random_problem(model: QuantizedModel) -> str | None:
+    links = model.structure.attention_links
+    return normed_keys(links) or unknown_attention(links) or _normed_context(links)
+
+
 def _rotation_problem(model: QuantizedModel) -> str | None:
-    return normed_keys(model.structure.attention_links) or _equalising_problem(model)
+    width = _width_problem(model.structure.attention_links)
+    return _random_problem(model) or (width and f"{width}; rotate-heads-random takes any width")
 
 
 PROVIDED = {
     "rotate-heads": Transform(rotate_heads, _rotation_problem),
+    "rotate-heads-random": Transform(partial(rotate_heads, random=True), _random_problem),
     "equalise-heads": Transform(equalise_heads, _equalising_problem),
 }

@@ -40,6 +40,9 @@ TRANSFORMS: Mapping[str, TransformCard] = {
     "rotate-heads": TransformCard(
         "heads", "rotate queries with keys, and values with the projection, by a random Hadamard"
     ),
+    "rotate-heads-random": TransformCard(
+        "heads", "the same by random orthogonal matrices, for any width"
+    ),
     "rotate-residual": TransformCard(
         "residual",
         "rotate residual streams by a random Hadamard form that fixes the all-ones vector",

@@ -8,6 +8,7 @@ from torch import nn
 from vit_ptq_bench.guests import one_line, watched
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import BitTable, check_name
+from vit_ptq_bench.methods.quantization.model.activation import require_gelu
 from vit_ptq_bench.methods.quantization.model.families.base import Family
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.quantizers.build import require_domains
@@ -98,4 +99,6 @@ def wrap_model(model: nn.Module, table: BitTable) -> QuantizedModel:
     require_domains(table)
     duplicate = copy.deepcopy(model).eval().requires_grad_(False)
     structure = family(duplicate, table).wrap()
-    return QuantizedModel(duplicate, table, structure)
+    wrapped = QuantizedModel(duplicate, table, structure)
+    require_gelu(wrapped)
+    return wrapped

@@ -18,8 +18,8 @@ from vit_ptq_bench.methods.quantization.error_compensation.resolve import (
     clip_rows,
     cross_validated,
     resolve_layers,
-    ridge_solution,
 )
+from vit_ptq_bench.methods.quantization.error_compensation.solving import ridge_solution
 from vit_ptq_bench.methods.quantization.error_compensation.two_streams import (
     TokenWeights,
     visit_streams,

@@ -173,7 +173,7 @@ def test_the_seed_of_the_calibration_decides_the_signs(vit: nn.Module, images: T
         apply_transforms(wrapped, [transform], Calibration([images], seed=seed))
         return wrapped.structure.attention_links[0].source.weight
 
-    for transform in ("rotate-residual", "rotate-residual-random", "rotate-heads"):
+    for transform in (name for name in TRANSFORMS if name.startswith("rotate-")):
         assert torch.equal(weights(transform, 1), weights(transform, 1))
         assert not torch.equal(weights(transform, 1), weights(transform, 2))
 
@@ -193,7 +193,11 @@ REFUSED = [
     ("centre-keys", {"qk_norm": True}, "blocks.0.attn normalises queries and keys"),
     ("rotate-heads", {"scale_attn_norm": True}, "normalises the context"),
     ("equalise-heads", {"scale_attn_norm": True}, "normalises the context"),
-    ("rotate-heads", {"num_heads": 16, "embed_dim": 48}, "width 3 is known here .* of 2 and 4"),
+    (
+        "rotate-heads",
+        {"num_heads": 16, "embed_dim": 48},
+        "of 2 and 4; .*rotate-heads-random takes any",
+    ),
     ("rotate-residual", {"pre_norm": True}, "norm_pre writes it"),
     ("rotate-residual-random", {"embed_norm_layer": "layernorm"}, "patch_embed.norm writes it"),
     ("rotate-residual", {"num_classes": 0}, "no linear layer alone reads its last norm"),
