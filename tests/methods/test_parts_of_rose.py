@@ -83,8 +83,8 @@ def test_logarithmic_grids_are_searched_whatever_the_start(vit, calibration):
     ]
     assert len(grids[0]) == 4
     for first, second in zip(*grids, strict=True):
-        assert first.spec.scheme in ("log", "shifted-log")
-        if first.spec.scheme == "shifted-log":
+        assert first.spec.scheme in ("log", "offset-log")
+        if first.spec.scheme == "offset-log":
             torch.testing.assert_close(first.levels(), second.levels())
 
 
