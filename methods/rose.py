@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +37,11 @@ class RoseParameters:
         correction: ``folded``: in layers that write the residual stream, QwT's regression of what it lacks is
             put into the weight before anything else is done to it.
         correction_ridge: of that regression.
+        profile: ``closed-form`` or ``train``; what is set besides it counts more.
+        iterations: of the training behind the closed form; 0: none.
+        trained_share: of the images, on which nothing but the training is done.
+        batch_size: images per iteration.
+        affine_rate: Adam's learning rate of LayerNorm's weights and biases and the layers' biases.
     """
 
     rotate_residual: bool = True
@@ -52,6 +58,15 @@ class RoseParameters:
     ranges: Literal["searched", "percentile"] = "searched"
     correction: Literal["none", "folded"] = "none"
     correction_ridge: float = bounded(0.01, at_least=0)
+    profile: Literal["closed-form", "train"] = "closed-form"
+    iterations: int = bounded(0, at_least=0)
+    trained_share: float = bounded(0.5, more_than=0, at_most=0.9)
+    batch_size: int = counted(16)
+    affine_rate: float = bounded(3e-4, at_least=0)
+
+
+TRAIN = {"iterations": 150}
+"""Profile for some hundred images."""
 
 
 @register_method
@@ -71,6 +86,8 @@ class Rose(Method):
        for the quantized input; layers that write the residual stream aim at the full-precision stream minus
        what the quantized one already carries, tokens weighted by one over their squared norm. Then GPTQ, and
        the bias takes the mean error.
+    4. In the profile ``train`` that is done on the first half of the images; on the other half LayerNorms and
+       biases are trained end to end, on the penultimate feature and the prediction, codes and grids held.
 
     Convention: the common table, static, no extra operation. A transform that a model has no structure for is
     left out.
@@ -80,6 +97,7 @@ class Rose(Method):
     paper = "this project: rotate, set ranges, re-solve"
     fidelity = "official"
     quick = {"folds": 2}
+    profiles = {"train": TRAIN}
     Parameters = RoseParameters
 
     def bit_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:
@@ -88,12 +106,26 @@ class Rose(Method):
         table = table.change("attention", scheme=self.parameters.attention)
         return table.change("fc2.input", scheme=self.parameters.gelu)
 
+    def notes(self) -> tuple[str, ...]:
+        """Return also what is trained, if anything is."""
+        p = self.parameters
+        if not p.iterations:
+            return super().notes()
+        trained = (
+            f"trains LayerNorms and biases, {p.iterations} iterations of {p.batch_size} images, "
+            f"on a share of {p.trained_share:g} of the images"
+        )
+        return (*super().notes(), trained)
+
     def check(self, model: parts.QuantizedModel, calibration: parts.Calibration) -> None:
-        """Refuse fewer images than folds, or than a correction is fitted to and judged on."""
-        self._settings().resolve.check(calibration.n_images)
+        """Refuse fewer images than folds, than a correction or than the training needs."""
+        solved = self._solved_images(calibration.n_images)
+        self._settings().resolve.check(solved)
         correction = self._correction()
         if correction is not None:
-            correction.check(calibration.n_images)
+            correction.check(solved)
+        if self.parameters.iterations:
+            self._recipe().check(model.structure, calibration.n_images - solved)
 
     def calibrate(
         self,
@@ -101,8 +133,35 @@ class Rose(Method):
         calibration: parts.Calibration,
         progress: parts.CalibrationProgress | None = None,
     ) -> None:
-        """Transform, set the grids, solve layer by layer."""
-        parts.calibrate_closed_form(model, calibration, self._settings(), progress)
+        """Transform, set the grids, solve layer by layer; then train, if that is asked for."""
+        settings = self._settings()
+        if not self.parameters.iterations:
+            parts.calibrate_closed_form(model, calibration, settings, progress)
+            return
+        images = self._solved_images(calibration.n_images)
+        solved = calibration.first(images)
+        parts.transform(model, solved, settings.transforms)
+        teacher = copy.deepcopy(model)
+        parts.solve(model, solved, settings)
+        model.activate()
+        parts.reconstruct(model, calibration.behind(images), self._recipe(), progress, teacher)
+
+    def _solved_images(self, images: int) -> int:
+        """How many of so many images the closed form looks at."""
+        p = self.parameters
+        return images - round(images * p.trained_share) if p.iterations else images
+
+    def _recipe(self) -> parts.Recipe:
+        """The whole model as one unit, nothing mixed or dropped: what is trained has few numbers."""
+        p = self.parameters
+        return parts.Recipe(
+            trainables=(parts.NormAffine(p.affine_rate), parts.Biases(p.affine_rate)),
+            unit="model",
+            iterations=p.iterations,
+            batch_size=p.batch_size,
+            input_mix=1.0,
+            keep=1.0,
+        )
 
     def _correction(self) -> parts.FoldedCorrection | None:
         p = self.parameters

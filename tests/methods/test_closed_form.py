@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.methods.conftest import build_tiny
 from vit_ptq_bench.methods import METHODS, MethodError
 from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.quantization.bits import BitWidth, TensorSpec
@@ -74,3 +75,33 @@ def test_fewer_images_than_folds_are_refused_before_any_work(vit, images):
         _quantized("rose", vit, calibration, ridge=None)
     with pytest.raises(MethodError, match="3 calibration images cannot be cut into 4 folds"):
         _quantized("marr", vit, calibration)
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_the_profile_train_moves_norms_and_biases_alone_and_on_other_images(family, images):
+    model = build_tiny(family)
+    many = torch.cat([images, images.flip(-1)])
+    half = len(many) // 2
+    settings = {"profile": "train", "iterations": 30, "batch_size": 8, "affine_rate": 1e-3}
+    solved = _quantized("rose", model, Calibration([many[:half]]), "W3A3")
+    trained = _quantized("rose", model, Calibration([many]), "W3A3", **settings)
+    moved = set()
+    for (name, first), second in zip(
+        solved.state_dict().items(), trained.state_dict().values(), strict=True
+    ):
+        if not torch.equal(first, second):
+            moved.add(name.rpartition(".")[2])
+            assert name.endswith("bias") or "norm" in name, name
+    assert moved == {"weight", "bias"}
+
+    @torch.no_grad()
+    def divergence(quantized):
+        outputs = (f(many[half:]).log_softmax(-1) for f in (quantized, model))
+        return float(torch.nn.functional.kl_div(*outputs, log_target=True, reduction="sum"))
+
+    assert divergence(trained) < divergence(solved)
+
+
+def test_the_profile_train_needs_a_batch_of_images_that_the_closed_form_does_not_see(vit, images):
+    with pytest.raises(MethodError, match="batches of 16 images needs at least as many"):
+        _quantized("rose", vit, Calibration([images]), profile="train")

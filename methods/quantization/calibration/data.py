@@ -62,6 +62,10 @@ class Calibration:
             return self
         return Calibration([self.whole()[:images]], self.seed, self.cache)
 
+    def behind(self, images: int) -> "Calibration":
+        """Return the set without its first ``images``; raises `MethodError` where none is left."""
+        return Calibration([self.whole()[images:]], self.seed, self.cache)
+
     def split(self, size: int) -> Iterator[Tensor]:
         """Yield mini-batches of at most ``size`` images."""
         yield from torch.split(self.whole(), size)
