@@ -193,7 +193,11 @@ REFUSED = [
     ("centre-keys", {"qk_norm": True}, "blocks.0.attn normalises queries and keys"),
     ("rotate-heads", {"scale_attn_norm": True}, "normalises the context"),
     ("equalise-heads", {"scale_attn_norm": True}, "normalises the context"),
-    ("rotate-heads", {"num_heads": 16, "embed_dim": 48}, "of 2 and 4; .*rotate-heads-random takes any"),
+    (
+        "rotate-heads",
+        {"num_heads": 16, "embed_dim": 48},
+        "of 2 and 4; .*rotate-heads-random takes any",
+    ),
     ("rotate-residual", {"pre_norm": True}, "norm_pre writes it"),
     ("rotate-residual-random", {"embed_norm_layer": "layernorm"}, "patch_embed.norm writes it"),
     ("rotate-residual", {"num_classes": 0}, "no linear layer alone reads its last norm"),
