@@ -27,8 +27,10 @@ class Brecq(Reconstruction):
     """Block reconstruction of each unit on its full-precision input.
 
     Source: Li et al., ICLR 2021 (arXiv 2102.05426), for CNNs; on the base that is known to work on vision
-    transformers. Authors' convention: one scale per head, 1024 images. Deviations: one joint stage with
-    activations quantized instead of weights first; the profile ``fast`` trains the weights through the
+    transformers: RepQ-ViT's ranges and reparameterized LayerNorm outputs, the scales of attention maps by the
+    error of attention x value, all uniform and static. Authors' convention: one scale per head, 1024 images.
+    Deviations: one joint stage with activations quantized, their steps trained too, instead of weights first
+    and steps behind them; the profile ``fast`` trains the weights through the
     rounding with few iterations, ``paper`` AdaRound roundings with the released code's; no 8-bit exception
     for the classifier; the Fisher weights come from labels drawn from the model's own prediction.
     """

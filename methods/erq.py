@@ -44,9 +44,10 @@ class Erq(Method):
     fc1 with two scales per row. Convention (authors): the common table, attention in log-sqrt2, image in
     floating point; 32 images.
     Deviations: activations are calibrated behind quantized weights, as in RepQ-ViT; the released code does it
-    behind full-precision ones. A rounding is changed wherever that does not raise the row's error; there only
-    if a step against the gradient also ends nearer to the other neighbour, else the row is done. Zero points
-    and log quantizer are RepQ-ViT's integer ones. ``erq-released`` undoes these three. Besides: mergings are
+    behind full-precision ones. A rounding is flipped to the neighbour on the other side wherever that does
+    not raise the row's error; the released code flips it only where the gradient is larger than half the
+    distance of both neighbours too, and leaves the row at the first where it is not. Zero points and log
+    quantizer are RepQ-ViT's integer ones. ``erq-released`` undoes these three. Besides: mergings are
     reparameterized too (there norm1 and norm2 alone); the refinement's covariance is divided by n, not n - 1;
     the ridge grows with the number of tokens, and the head has that of all layers (there 0.1 over all tokens
     in the first step); layers without bias get none (the released code stops there); Cholesky solves in
@@ -103,9 +104,9 @@ class ReleasedParameters(ErqParameters):
 class ErqReleased(Erq):
     """ERQ as the released code calibrates activations and refines roundings.
 
-    Activations calibrated behind full-precision weights, roundings changed only where the gradient is steep,
-    RepQ-ViT's released zero points and log-sqrt2 quantizer (2^b + 1 values): not a b-bit quantizer in the
-    strict sense, here to compare with published figures.
+    Activations calibrated behind full-precision weights, roundings flipped only where the gradient is larger
+    than half the distance of both neighbours, RepQ-ViT's released zero points and log-sqrt2 quantizer
+    (2^b + 1 values): not a b-bit quantizer in the strict sense, here to compare with published figures.
     """
 
     name = "erq-released"

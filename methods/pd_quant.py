@@ -28,7 +28,9 @@ class PDQuant(Reconstruction):
     """QDrop's loss plus the KL of the prediction with the rest of the model in full precision.
 
     Source: Liu et al., CVPR 2023 (arXiv 2212.07048), for CNNs; on the base that is known to work on vision
-    transformers. Authors' convention: one scale per head, 1024 images. Deviations: the distribution
+    transformers: RepQ-ViT's ranges and reparameterized LayerNorm outputs, the scales of attention maps by the
+    error of attention x value, all uniform and static; activation steps are trained with the weights.
+    Authors' convention: one scale per head, 1024 images. Deviations: the distribution
     correction is left out, for it matches BatchNorm statistics and a vision transformer has none; the profile
     ``fast`` trains weights through the rounding instead of roundings; no 8-bit exception for the classifier.
     Both losses are divided by the block error's first value, which keeps their ratio.

@@ -12,11 +12,11 @@ class QDrop(Reconstruction):
     """Block reconstruction in which half of the activations, drawn anew each time, stay unquantized.
 
     Source: Wei et al., ICLR 2022 (arXiv 2203.05740), for CNNs; on the base that is known to work on vision
-    transformers. Roundings (profile ``paper``) or weights (``fast``) and activation steps are trained on the
-    squared error of each unit's output; the unit's input mixes the quantized prefix and full precision
-    value by value. Authors' convention: one scale per head, 1024 images. Deviations: the base's ranges are
-    RepQ-ViT's percentiles, but for the attention map; no 8-bit exception for the classifier; activation steps
-    have LSQ's gradient scale.
+    transformers: RepQ-ViT's ranges and reparameterized LayerNorm outputs, the scales of attention maps by the
+    error of attention x value, all uniform and static. Roundings (profile ``paper``) or weights (``fast``)
+    and activation steps are trained on the squared error of each unit's output; the unit's input mixes the
+    quantized prefix and full precision value by value. Authors' convention: one scale per head, 1024 images.
+    Deviations: the base; no 8-bit exception for the classifier; activation steps have LSQ's gradient scale.
     """
 
     name = "qdrop"

@@ -19,6 +19,10 @@ TARGETS = {
     "smoothquant": 25,
     "gptq": 25,
     "erq": 25,
+    "gptaq": 25,
+    "marr": 25,
+    "rose": 60,
+    "rose-uniform": 60,
 }
 """Most passes that a calibration may cost, in F, with the weights of a trained model (see `conftest.vit`)."""
 

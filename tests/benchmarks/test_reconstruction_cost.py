@@ -1,8 +1,9 @@
 """One iteration of reconstruction against the plain passes that its loss needs.
 
-Plain is, for a batch of the same size: forward and backward of the unit in floating point, twice where a
-prediction is compared as well as the output, then with the full-precision rest of the model behind one of
-them; and a forward without gradients where the loss compares with what full precision gives inside.
+Plain is, for a batch of the same size: forward and backward of the unit in floating point, with the
+full-precision rest of the model behind it where the same output is followed to the penultimate feature; twice
+where a prediction of another input is compared as well as the output, the rest behind one of them; and a
+forward without gradients where the loss compares with what full precision gives inside.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ NEEDS = {
     "pd-quant": ("prediction",),
     "mgrq": ("prediction", "inside"),
     "lrquant": (),
+    "ls-vit": (),
+    "glf-q": ("rest",),
 }
 """What the loss of a method needs besides the unit's own output."""
 
@@ -52,9 +55,10 @@ def _plain_seconds(vit, needs):
             if "inside" in needs:
                 with torch.no_grad():
                     block(x)
-            loss = block(x).square().mean()
-            if "prediction" in needs:
-                z = block(x)
+            output = block(x)
+            loss = output.square().mean()
+            if "prediction" in needs or "rest" in needs:
+                z = block(x) if "prediction" in needs else output
                 for later in blocks[index + 1 :]:
                     z = later(z)
                 loss = loss + z.square().mean()

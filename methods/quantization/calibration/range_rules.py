@@ -21,6 +21,9 @@ HISTOGRAM_BINS = 4096
 HISTOGRAM_FROM = 2**16
 """Elements per group from which the squared error is taken from a histogram."""
 
+RUN = 32
+"""Entries in a row of a tensor whose extreme entry says whether any of them can be in its tail."""
+
 EXPONENTS = 4
 """Powers of two that a channel of the Power-of-Two Factor chooses from, as in the paper."""
 
@@ -81,11 +84,26 @@ def percentile_ranges(groups: Tensor, fractions: Sequence[float]) -> tuple[Tenso
     """
     n = groups.shape[1]
     tail = min(n, int((1 - min(fractions)) * (n - 1)) + 2)
-    largest = groups.topk(tail, dim=1).values
-    smallest = groups.topk(tail, dim=1, largest=False).values
+    largest, smallest = _tail(groups, tail, True), _tail(groups, tail, False)
     low = torch.stack([_from_end(smallest, (1 - f) * (n - 1)) for f in fractions])
     high = torch.stack([_from_end(largest, (1 - f) * (n - 1)) for f in fractions])
     return low, high
+
+
+def _tail(groups: Tensor, count: int, largest: bool) -> Tensor:
+    """Return the ``count`` largest or smallest entries of each row of ``groups`` [G, N], in order.
+
+    They lie in the ``count`` runs of `RUN` entries with the most extreme entry each, so where those are few
+    of all, a row is looked at once and only they are sorted.
+    """
+    whole = groups.shape[1] // RUN * RUN
+    if count * RUN * 4 <= groups.shape[1]:
+        runs = torch.unflatten(groups[:, :whole], 1, (-1, RUN))
+        extremes = runs.amax(dim=2) if largest else runs.amin(dim=2)
+        index = extremes.topk(count, dim=1, largest=largest).indices
+        kept = runs.gather(1, index[..., None].expand(-1, -1, RUN)).flatten(1)
+        groups = torch.cat([kept, groups[:, whole:]], dim=1)
+    return groups.topk(count, dim=1, largest=largest).values
 
 
 def _from_end(ordered: Tensor, position: float) -> Tensor:

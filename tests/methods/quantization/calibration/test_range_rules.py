@@ -42,6 +42,29 @@ def test_percentiles_equal_numpy(n, groups, seed):
         )
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(200, 20_000),
+    groups=st.integers(1, 3),
+    steps=st.sampled_from([2.0, 50.0, 1e6]),
+    seed=st.integers(0, 999),
+)
+def test_tails_of_long_rows_are_those_of_a_whole_sort(n, groups, steps, seed):
+    """To the bit, also where many entries are equal, and whatever the order in memory."""
+    x = (_heavy_tailed(groups, n, seed=seed) * steps).round().sort(dim=1).values
+    x = x[:, torch.randperm(n, generator=torch.Generator().manual_seed(seed))]
+    for shown in (x, x.T.contiguous().T):
+        low, high = percentile_ranges(shown, [0.9995, 1.0])
+        ordered = x.sort(dim=1).values
+        position = (1 - 0.9995) * (n - 1)
+        first, share = int(position), position - int(position)
+        assert torch.equal(low[0], torch.lerp(ordered[:, first], ordered[:, first + 1], share))
+        assert torch.equal(
+            high[0], torch.lerp(ordered[:, n - 1 - first], ordered[:, n - 2 - first], share)
+        )
+        assert torch.equal(low[1], ordered[:, 0]) and torch.equal(high[1], ordered[:, -1])
+
+
 def test_minmax_covers_each_channel():
     site, x = _site(granularity="channel", axis=-1), _heavy_tailed(5, 7, 3)
     minmax_rule(site, x)
