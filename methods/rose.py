@@ -73,7 +73,8 @@ TRAIN = {"iterations": 150}
 class Rose(Method):
     """Transforms that cost nothing, grids by what they do to products, weights solved for what is left.
 
-    Source: this project (docs/rose.md says how it works and what failed). No training.
+    Source: this project (docs/rose.md says how it works and what failed). Nothing is trained but in the
+    profile ``train``.
 
     1. Function-preserving transforms: the residual stream rotated by an orthogonal matrix that fixes the
        all-ones vector, so that LayerNorm stays as it is; LayerNorm outputs centred and levelled per channel;
