@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.bench.toys import run, write_suite
@@ -127,6 +127,7 @@ def test_a_factorial_of_a_method_that_is_left_out_is_no_error(
 names = st.from_regex(NAME, fullmatch=True)
 
 
+@settings(deadline=None)
 @given(st.lists(st.builds(Level, names, names, st.booleans()), min_size=1, max_size=8))
 def test_labels_read_back(levels: list[Level]) -> None:
     levels = list({level.factor: level for level in levels}.values())
