@@ -69,7 +69,7 @@ class Mgrq(Reconstruction):
         "Yang et al., MGRQ: PTQ for Vision Transformer with Mixed Granularity Reconstruction, "
         "ICIP 2024"
     )
-    version = 4
+    version = 5
     note = (
         "re-implementation from the abstract; losses, weights and rates are this project's design"
     )

@@ -26,6 +26,8 @@ class RoseParameters:
         gelu: form of the quantizer behind GELU.
         weights: they are solved again (``resolve``), only rounded column by column (``columnwise``), or go
             to the ``nearest`` code; the bias makes up for the mean error in all three.
+        solved: with ``resolve``, whose weights are solved: of layers that write the residual stream
+            (``writers``), or of ``all``; the others are rounded column by column.
         target: what layers that write the residual stream aim at: the full-precision ``stream`` behind them,
             or their own full-precision output.
         token_weights: in layers that write the residual stream, tokens count by one over their squared norm.
@@ -51,6 +53,7 @@ class RoseParameters:
     attention: Literal["log", "log-sqrt2", "uniform"] = "log"
     gelu: Literal["offset-log", "shifted-log", "twin-gelu", "uniform"] = "offset-log"
     weights: Literal["resolve", "columnwise", "nearest"] = "resolve"
+    solved: Literal["writers", "all"] = "writers"
     target: Literal["stream", "layer"] = "stream"
     token_weights: bool = True
     ridge: float | None = bounded(2.0, at_least=0)
@@ -83,10 +86,10 @@ class Rose(Method):
        are chosen by the error of attention x value, GELU's output on a logarithmic grid whose base, largest
        level and distance from zero are searched at once, all else
        affine with both ends searched.
-    3. Layer by layer in order, with two streams: a ridge regression moves the weight towards what makes up
-       for the quantized input; layers that write the residual stream aim at the full-precision stream minus
-       what the quantized one already carries, tokens weighted by one over their squared norm. Then GPTQ, and
-       the bias takes the mean error.
+    3. Layer by layer in order, with two streams: in layers that write the residual stream a ridge regression
+       moves the weight towards the full-precision stream minus what the quantized one already carries,
+       tokens weighted by one over their squared norm. Then GPTQ in all layers, and the bias takes the mean
+       error.
     4. In the profile ``train`` that is done on the first half of the images; on the other half LayerNorms and
        biases are trained end to end, on the penultimate feature and the prediction, codes and grids held.
 
@@ -95,6 +98,7 @@ class Rose(Method):
     """
 
     name = "rose"
+    version = 2
     paper = "this project: rotate, set ranges, re-solve"
     fidelity = "official"
     quick = {"folds": 2}
@@ -182,7 +186,7 @@ class Rose(Method):
                 None if p.ridge is None else parts.Strength(p.ridge),
                 folds=p.folds,
                 columnwise=p.weights != "nearest",
-                solve=p.weights == "resolve",
+                solved=p.solved if p.weights == "resolve" else "none",
             ),
             target=p.target,
             weights=parts.TokenWeights(inverse_power=p.token_weights),

@@ -82,7 +82,7 @@ def test_the_profile_train_moves_norms_and_biases_alone_and_on_other_images(fami
     model = build_tiny(family)
     many = torch.cat([images, images.flip(-1)])
     half = len(many) // 2
-    settings = {"profile": "train", "iterations": 30, "batch_size": 8, "affine_rate": 1e-3}
+    settings = {"profile": "train", "iterations": 120, "batch_size": 8, "affine_rate": 1e-3}
     solved = _quantized("rose", model, Calibration([many[:half]]), "W3A3")
     trained = _quantized("rose", model, Calibration([many]), "W3A3", **settings)
     moved = set()

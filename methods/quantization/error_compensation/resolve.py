@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -45,6 +46,8 @@ FLOOR = 0.01
 
 HEAD_RIDGE, HEAD_DAMPING = 0.3, 0.1
 """Of the head, as shares of the mean diagonal: its rows are as few as the images."""
+
+Solved = Literal["writers", "all", "none"]
 
 CELL = 0.2
 """Farthest from the middle of a code's cell, in steps, that a weight is left open: nearer to the border the
@@ -118,7 +121,10 @@ class Resolve:
     Attributes:
         strength: the same for all layers; None: `cross_validated` for each.
         folds: of the images, for the cross-validation.
-        solve: whether the weight moves before it is rounded.
+        solved: whose weights move before they are rounded: of layers that write the residual stream, of all,
+            or of none. A layer that reads the stream gains nothing from it and loses elsewhere: on the
+            calibration images the stream's error is what the layers before left of it, and that is far
+            less than on others (docs/rose.md).
         columnwise: round by GPTQ; else to the nearest code.
         damping: GPTQ's, as a share of the mean diagonal.
         keep_open: leave weights in floating point, each within the cell of its code, for a reconstruction to
@@ -127,7 +133,7 @@ class Resolve:
 
     strength: Strength | None = None
     folds: int = 4
-    solve: bool = True
+    solved: Solved = "writers"
     columnwise: bool = True
     damping: float = 0.01
     keep_open: bool = False
@@ -135,7 +141,7 @@ class Resolve:
     @property
     def validates(self) -> bool:
         """Whether strengths are found by cross-validation."""
-        return self.solve and self.strength is None
+        return self.solved != "none" and self.strength is None
 
     def check(self, images: int) -> None:
         """Refuse a number of images that cannot be cut into the folds; raises `MethodError`."""
@@ -145,13 +151,19 @@ class Resolve:
     def __call__(self, streams: LayerStreams) -> None:
         """Set weight and bias of one layer."""
         layer = streams.layer
-        moves = self.solve and layer.role not in ("patch_embed", "head")
+        moves = self._moves(streams)
         moments = residual_moments(streams, self.folds if moves and self.validates else 1)
         original = layer.weight.detach().flatten(1).clone()
         weight = self._solved(layer, original, moments) if moves else original
         rounded = self._rounded(layer, weight, moments.second.sum(dim=0))
         lacking = (original.double() - rounded.double()) @ moments.mean_x
         layer.ensure_bias().copy_(moments.mean_e + lacking)
+
+    def _moves(self, streams: LayerStreams) -> bool:
+        """Whether the layer's weight is solved before it is rounded."""
+        if self.solved == "all":
+            return streams.layer.role not in ("patch_embed", "head")
+        return self.solved == "writers" and streams.writes
 
     def _solved(self, layer: WeightedOperation, weight: Tensor, moments: ResidualMoments) -> Tensor:
         strength = self.strength or cross_validated(moments)

@@ -264,8 +264,8 @@ def test_solved_weights_keep_the_stream_nearer_to_full_precision_than_rounded_on
         with torch.no_grad():
             return float((wrapped.module.forward_features(images) - exact).square().mean())
 
-    nearest = error(Resolve(solve=False, columnwise=False))
-    rounded = error(Resolve(solve=False))
+    nearest = error(Resolve(solved="none", columnwise=False))
+    rounded = error(Resolve(solved="none"))
     solved = error(Resolve(Strength(0.5)))
     assert solved < rounded < nearest
 
@@ -274,3 +274,17 @@ def test_fewer_images_than_folds_are_refused_before_any_work():
     wrapped = wrap_model(_vit(), equal_table(BitWidth.parse("W4A4")))
     with pytest.raises(MethodError, match="3 calibration images cannot be cut into 4 folds"):
         resolve_layers(wrapped, Calibration([_images(32, 3)]), Resolve())
+
+
+@pytest.mark.parametrize("solved", ["writers", "all", "none"])
+def test_weights_are_solved_where_that_is_asked_for(solved):
+    wrapped = wrap_model(_vit(), equal_table(BitWidth.parse("W32A4")))
+    calibration = Calibration([_images(32, 8)])
+    calibrate_grids(wrapped, calibration)
+    before = {op.name: op.weight.clone() for op in wrapped.weighted_operations()}
+    resolve_layers(wrapped, calibration, Resolve(Strength(0.5), solved=solved))
+    moved = {
+        op.role for op in wrapped.weighted_operations() if not op.weight.equal(before[op.name])
+    }
+    wanted = {"writers": {"proj", "fc2"}, "all": {"qkv", "proj", "fc1", "fc2"}, "none": set()}
+    assert moved == wanted[solved]
