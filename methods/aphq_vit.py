@@ -35,12 +35,14 @@ class AphqViT(ReluFrontier):
     noise of float32, which depends on the machine (they follow the sensitivity of tokens all the same). Here
     random signs are added, K draws per image, whose expectation is the diagonal that was meant; ``signs =
     "constant"`` is the code's. Convention: one scale per head, 1024 images. Deviations: the MLP
-    reconstruction is not weighted by the Hessian and leaves LayerNorm alone; in the profile ``fast`` it fits
-    fc2 in closed form, the weights are trained through the rounding, the Hessian is measured on 16 images,
-    ranges are searched and the attention map has a logarithmic grid (`Frontier`).
+    reconstruction is not weighted by the Hessian, leaves LayerNorm alone and aims at the original stream
+    behind each MLP (`refit_relu`); in the profile ``fast`` it fits fc2 in closed form, the weights are
+    trained through the rounding, the Hessian is measured on 16 images, ranges are searched and the attention
+    map has a logarithmic grid (`Frontier`).
     """
 
     name = "aphq-vit"
+    version = 2
     paper = (
         "Wu et al., APHQ-ViT: PTQ with Average Perturbation Hessian Based Reconstruction for Vision "
         "Transformers, CVPR 2025"

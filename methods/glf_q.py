@@ -42,12 +42,13 @@ class GlfQ(ReluFrontier):
     Convention: one scale per head, 1024 images. Deviations: for a detector the feature is the neck's maps,
     relative to their size, where the authors compare regions of interest of fixed proposals; streams are
     rotated by matrices that fix the all-ones vector, so LayerNorm stays LayerNorm, also in a Swin's later
-    stages, where the authors leave them; inputs are QDrop's mix, with its drops; the profile ``fast`` fits
-    the MLP in closed form, starts from searched ranges and has a logarithmic grid for the attention map
-    (`Frontier`).
+    stages, where the authors leave them; inputs are QDrop's mix, with its drops; MLPs are fitted to the
+    original stream behind them (`refit_relu`); the profile ``fast`` fits the MLP in closed form, starts from
+    searched ranges and has a logarithmic grid for the attention map (`Frontier`).
     """
 
     name = "glf-q"
+    version = 2
     paper = "Sun, Liang, Tong, Wu, GLF-Q (global feature loss for PTQ of vision transformers), 2026"
     profiles = {
         "paper": RELU_PAPER

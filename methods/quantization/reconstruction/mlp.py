@@ -1,7 +1,6 @@
 """MLP reconstruction: ReLU in the place of GELU, and the layers around it fitted to the old outputs."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -40,18 +39,23 @@ class ReluFit:
     iterations: int = 0
     batch_size: int = 32
     rate: float = 4e-5
-    ridge: float = 1e-2
+    ridge: float = 0.1
     percentile: float = 0.99
 
 
 def refit_relu(model: QuantizedModel, calibration: Calibration, fit: ReluFit) -> None:
-    """Put ReLU in the place of every GELU whose output is quantized, and fit the MLP to its old output.
+    """Put ReLU in the place of every GELU whose output is quantized, and fit the MLP to what is wanted of it.
 
     Source: APHQ-ViT and GLF-Q (MLP reconstruction). The operation changes, so the model is no longer the
-    original in full precision: what needs that takes a copy before. On the full-precision inputs x and
-    outputs y of each MLP: ``|f(x) - y|^2 + 2 |f_clip(x) - y|^2``, f with ReLU, f_clip with the input of fc2
+    original in full precision: what needs that takes a copy before. On the inputs x of each MLP and what it
+    should give, y: ``w (|f(x) - y|^2 + 2 |f_clip(x) - y|^2)``, f with ReLU, f_clip with the input of fc2
     clipped. First fc2 and its bias in closed form, towards their old values; then gradient steps, if asked
     for.
+
+    Where the papers fit each MLP alone to its old output, x is what the MLPs before, already fitted, leave, y
+    the original stream behind the MLP minus what the new one carries, and w one over the token's squared
+    norm there: else errors add up from block to block, and a few tokens of large norm own the fit
+    (docs/reconstruction.md).
 
     Args:
         model: the wrapped model, quantizers inactive, not frozen.
@@ -69,15 +73,29 @@ def refit_relu(model: QuantizedModel, calibration: Calibration, fit: ReluFit) ->
         )
     generator = torch.Generator().manual_seed(calibration.seed)
     by_layer = {id(mlp.fc1): mlp for mlp in mlps if not mlp.fc2.input_quantizer.spec.is_float}
-    stream = calibration.whole()
-    check_finite(stream, f"{model.weighted_operations()[0].name}.input")
-    for segment in model.structure.segments:
-        found = [by_layer[id(op)] for op in segment.operations if id(op) in by_layer]
-        exact = send_through(segment.run, stream, model.device)
-        for mlp in found:
-            inputs = input_of(mlp.fc1, segment, stream, model.device)
-            _Fitting(mlp, inputs, fit, generator, model.device).run()
-        stream = exact
+    exact = new = calibration.whole()
+    check_finite(exact, f"{model.weighted_operations()[0].name}.input")
+    segments = model.structure.segments
+    for part in [part for segment in segments for part in (segment.halves or (segment,))]:
+        behind = send_through(part.run, exact, model.device)
+        for mlp in [by_layer[id(op)] for op in part.operations if id(op) in by_layer]:
+            inputs = input_of(mlp.fc1, part, new, model.device).flatten(1, -2)
+            output, weight = part.arrange(behind - new), part.arrange(1 / _power(behind))
+            wanted = Wanted(output.flatten(1, -2), weight.flatten(1, -2))
+            _Fitting(mlp, inputs, wanted, fit, generator, model.device).run()
+        exact, new = behind, send_through(part.run, new, model.device)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an MLP should give: output [n, t, O] for t tokens of n images, and their weights [n, t, 1]."""
+
+    output: Tensor
+    weight: Tensor
+
+
+def _power(stream: Tensor) -> Tensor:
+    return stream.square().sum(dim=-1, keepdim=True).clamp_min(1e-12)
 
 
 class _Fitting:
@@ -87,18 +105,16 @@ class _Fitting:
         self,
         mlp: ActivatedMlp,
         inputs: Tensor,
+        wanted: Wanted,
         fit: ReluFit,
         generator: torch.Generator,
         device: torch.device,
     ) -> None:
         self._mlp, self._inputs, self._fit = mlp, inputs, fit
-        self._generator, self._device = generator, device
+        self._wanted, self._generator, self._device = wanted, generator, device
         for layer in (mlp.fc1, mlp.fc2):
             layer.ensure_bias()
-        self._old = [layer.weight.detach().clone() for layer in (mlp.fc1, mlp.fc2)]
-        self._old_bias = [layer.ensure_bias().detach().clone() for layer in (mlp.fc1, mlp.fc2)]
-        self._activation: Callable[[Tensor], Tensor] = mlp.activation
-        first = self._old_hidden(self._rows(0))
+        first = mlp.activation(F.linear(self._rows(0)[0], mlp.fc1.weight, mlp.fc1.bias))
         positive = first[first > 0]
         self._top = float(_quantile(positive, fit.percentile)) if positive.numel() else math.inf
 
@@ -109,15 +125,12 @@ class _Fitting:
         if self._fit.iterations:
             self._train()
 
-    def _rows(self, part: int) -> Tensor:
-        rows = self._inputs[batches(self._inputs)[part]].to(self._device)
-        return rows.reshape(-1, rows.shape[-1])
-
-    def _old_hidden(self, x: Tensor) -> Tensor:
-        return self._activation(F.linear(x, self._old[0], self._old_bias[0]))
-
-    def _target(self, x: Tensor) -> Tensor:
-        return F.linear(self._old_hidden(x), self._old[1], self._old_bias[1])
+    def _rows(self, part: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return inputs [t, K], wanted outputs [t, O] and weights [t, 1] of some images' tokens."""
+        chosen = batches(self._inputs)[part]
+        held = (self._inputs, self._wanted.output, self._wanted.weight)
+        x, y, w = (each[chosen].to(self._device).flatten(0, 1) for each in held)
+        return x, y, w
 
     @torch.no_grad()
     def _regress(self) -> None:
@@ -128,13 +141,13 @@ class _Fitting:
         missing = torch.zeros(fc2.weight.shape[0], size, dtype=torch.float64, device=self._device)
         weight = torch.cat([fc2.weight, fc2.ensure_bias()[:, None]], dim=1)
         for part in range(len(batches(self._inputs))):
-            x = self._rows(part)
+            x, target, importance = self._rows(part)
             hidden = F.linear(x, fc1.weight, fc1.bias).relu_()
-            target = self._target(x)
             for share, seen in ((1.0, hidden), (CLIPPED_WEIGHT, hidden.clamp_max(self._top))):
                 rows = F.pad(seen, (0, 1), value=1.0)
-                moment += share * (rows.T @ rows).double()
-                missing += share * ((target - rows @ weight.T).T @ rows).double()
+                weighted = share * importance * rows
+                moment += (weighted.T @ rows).double()
+                missing += ((target - rows @ weight.T).T @ weighted).double()
         change = ridge_solution(moment, missing.T, self._fit.ridge).to(weight.dtype)
         fc2.weight.data.add_(change[:, :-1])
         fc2.ensure_bias().data.add_(change[:, -1])
@@ -149,9 +162,11 @@ class _Fitting:
             share = iteration / self._fit.iterations
             optimizer.param_groups[0]["lr"] = self._fit.rate * 0.5 * (1 + math.cos(math.pi * share))
             order = torch.randperm(len(self._inputs), generator=self._generator)
-            x = take(self._inputs, order[: self._fit.batch_size], self._device)
+            chosen = order[: self._fit.batch_size]
+            held = (self._inputs, self._wanted.output, self._wanted.weight)
+            batch = [take(each, chosen, self._device) for each in held]
             with torch.enable_grad():
-                loss = self._loss(x, *trained)
+                loss = self._loss(*batch, *trained)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
@@ -159,13 +174,20 @@ class _Fitting:
             parameter.data.copy_(value.detach())
 
     def _loss(
-        self, x: Tensor, first: Tensor, bias: Tensor, second: Tensor, shift: Tensor
+        self,
+        x: Tensor,
+        target: Tensor,
+        importance: Tensor,
+        first: Tensor,
+        bias: Tensor,
+        second: Tensor,
+        shift: Tensor,
     ) -> Tensor:
         hidden = F.linear(x, first, bias).relu()
-        target = self._target(x).detach()
         plain = F.linear(hidden, second, shift) - target
         clipped = F.linear(hidden.clamp_max(self._top), second, shift) - target
-        return plain.square().mean() + CLIPPED_WEIGHT * clipped.square().mean()
+        errors = plain.square() + CLIPPED_WEIGHT * clipped.square()
+        return (importance * errors).mean() / importance.mean()
 
 
 def _quantile(values: Tensor, share: float) -> Tensor:

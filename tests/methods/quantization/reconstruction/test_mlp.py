@@ -51,7 +51,7 @@ def test_every_gelu_is_replaced_and_the_input_of_fc2_is_not_negative(tiny, image
     assert len(lows) == blocks and min(lows) >= 0
 
 
-def test_ridge_is_numpys_and_steps_lower_what_it_leaves(vit, many):
+def test_the_fit_brings_the_outputs_back(vit, many):
     bare = wrap_model(vit, equal_table(BitWidth(4, 4)))
     for mlp in mlps_of(bare):
         mlp.use_relu()
@@ -61,25 +61,33 @@ def test_ridge_is_numpys_and_steps_lower_what_it_leaves(vit, many):
     assert max(errors[1:]) < 0.3 * errors[0]
     assert trained.module.blocks[0].mlp.fc1.weight.ne(vit.blocks[0].mlp.fc1.weight).any()
 
-    first = wrap_model(vit, equal_table(BitWidth(4, 4)))
-    old, new = first.module.blocks[0].mlp, closed.module.blocks[0].mlp
-    with torch.no_grad():
-        x = first.structure.segments[0].run(many.whole())
-        block = first.module.blocks[0]
-        tokens = block.norm2(x + block.attn(block.norm1(x))).flatten(0, -2)
-        before, target = old.act(old.fc1(tokens)), old(tokens)
-        top = before[before > 0].sort().values
-        top = top[max(0, -(-99 * len(top) // 100) - 1)]
-        hidden = old.fc1(tokens).relu()
+
+@torch.no_grad()
+def test_each_fit_is_numpys_for_what_the_mlps_before_it_leave_of_the_original_stream(vit, many):
+    closed = _refitted(vit, many).module
+    exact = new = vit.norm_pre(vit._pos_embed(vit.patch_embed(many.whole())))
+    for block, found in zip(vit.blocks, closed.blocks, strict=True):
+        middle = exact + block.attn(block.norm1(exact))
+        behind = middle + block.mlp(block.norm2(middle))
+        before = new + found.attn(found.norm1(new))
+        tokens = found.norm2(before).flatten(0, -2)
+        _check_fit(block.mlp, found.mlp, tokens, (behind - before).flatten(0, -2), behind)
+        exact, new = behind, found(new)
+
+
+def _check_fit(old, new, tokens, target, behind):
+    before = old.act(old.fc1(tokens))
+    positive = before[before > 0].sort().values
+    top = positive[max(0, -(-99 * len(positive) // 100) - 1)]
+    hidden = old.fc1(tokens).relu()
     rows = torch.cat([hidden, hidden.clamp_max(top)]).double()
     rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], dim=1)
-    share = (
-        torch.cat([torch.ones(len(hidden)), 2 * torch.ones(len(hidden))]).double().sqrt()[:, None]
-    )
+    weight = 1 / behind.flatten(0, -2).square().sum(1).double()
+    share = torch.cat([weight, 2 * weight]).sqrt()[:, None]
     start = torch.cat([old.fc2.weight, old.fc2.bias[:, None]], dim=1).double()
     missing = (target.double().repeat(2, 1) - rows @ start.T) * share
     scaled = rows * share
-    cost = (1e-2 * scaled.square().sum(0).mean()).sqrt() * torch.eye(rows.shape[1]).double()
+    cost = (0.1 * scaled.square().sum(0).mean()).sqrt() * torch.eye(rows.shape[1]).double()
     stacked = torch.cat([scaled, cost])
     wanted = torch.linalg.lstsq(stacked, torch.cat([missing, torch.zeros(len(cost), 32).double()]))
     found = torch.cat([new.fc2.weight, new.fc2.bias[:, None]], dim=1).double()
