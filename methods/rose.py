@@ -41,7 +41,9 @@ class RoseParameters:
         correction_ridge: of that regression.
         profile: ``closed-form`` or ``train``; what is set besides it counts more.
         iterations: of the training behind the closed form; 0: none.
-        trained_share: of the images, on which nothing but the training is done.
+        trained_share: of the images, on which nothing but the training is done; 0: all images are solved on,
+            and trained on with `CROPS` random views of each, for of the images as they are the model
+            remembers too much to learn from them.
         batch_size: images per iteration.
         affine_rate: Adam's learning rate of LayerNorm's weights and biases and the layers' biases.
     """
@@ -63,13 +65,16 @@ class RoseParameters:
     correction_ridge: float = bounded(0.01, at_least=0)
     profile: Literal["closed-form", "train"] = "closed-form"
     iterations: int = bounded(0, at_least=0)
-    trained_share: float = bounded(0.5, more_than=0, at_most=0.9)
+    trained_share: float = bounded(0.5, at_least=0, at_most=0.9)
     batch_size: int = counted(16)
     affine_rate: float = bounded(3e-4, at_least=0)
 
 
-TRAIN = {"iterations": 60}
-"""Profile for some hundred images: more iterations only learn these by heart (ViT-Tiny, 256 images)."""
+TRAIN = {"iterations": 60, "trained_share": 0.0}
+"""Profile for some hundred images (docs/rose.md)."""
+
+CROPS = 1
+"""Random views of each image in a training on the images that the weights were solved on."""
 
 
 @register_method
@@ -90,8 +95,8 @@ class Rose(Method):
        moves the weight towards the full-precision stream minus what the quantized one already carries,
        tokens weighted by one over their squared norm. Then GPTQ in all layers, and the bias takes the mean
        error.
-    4. In the profile ``train`` that is done on the first half of the images; on the other half LayerNorms and
-       biases are trained end to end, on the penultimate feature and the prediction, codes and grids held.
+    4. In the profile ``train`` LayerNorms and biases are then trained end to end, on the penultimate feature
+       and the prediction of the images and of random views of them, codes and grids held.
 
     Convention: the common table, static, no extra operation. A transform that a model has no structure for is
     left out.
@@ -116,10 +121,12 @@ class Rose(Method):
         p = self.parameters
         if not p.iterations:
             return super().notes()
-        trained = (
-            f"trains LayerNorms and biases, {p.iterations} iterations of {p.batch_size} images, "
-            f"on a share of {p.trained_share:g} of the images"
+        where = (
+            f"a share of {p.trained_share:g} of the images"
+            if p.trained_share
+            else "random views too"
         )
+        trained = f"trains LayerNorms and biases, {p.iterations} iterations of {p.batch_size} images, on {where}"
         return (*super().notes(), trained)
 
     def check(self, model: parts.QuantizedModel, calibration: parts.Calibration) -> None:
@@ -130,7 +137,8 @@ class Rose(Method):
         if correction is not None:
             correction.check(solved)
         if self.parameters.iterations:
-            self._recipe().check(model.structure, calibration.n_images - solved)
+            trained = calibration.n_images - (solved if self.parameters.trained_share else 0)
+            self._recipe().check(model.structure, trained)
 
     def calibrate(
         self,
@@ -149,7 +157,8 @@ class Rose(Method):
         teacher = copy.deepcopy(model)
         parts.solve(model, solved, settings)
         model.activate()
-        parts.reconstruct(model, calibration.behind(images), self._recipe(), progress, teacher)
+        trained = calibration.behind(images) if self.parameters.trained_share else calibration
+        parts.reconstruct(model, trained, self._recipe(), progress, teacher)
 
     def _solved_images(self, images: int) -> int:
         """How many of so many images the closed form looks at."""
@@ -166,6 +175,7 @@ class Rose(Method):
             batch_size=p.batch_size,
             input_mix=1.0,
             keep=1.0,
+            crops=0 if p.trained_share else CROPS,
         )
 
     def _correction(self) -> parts.FoldedCorrection | None:
