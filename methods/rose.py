@@ -121,12 +121,11 @@ class Rose(Method):
         p = self.parameters
         if not p.iterations:
             return super().notes()
-        where = (
-            f"a share of {p.trained_share:g} of the images"
-            if p.trained_share
-            else "random views too"
+        share = f"a share of {p.trained_share:g} of the images"
+        trained = (
+            f"trains LayerNorms and biases, {p.iterations} iterations of {p.batch_size} images, "
+            f"on {share if p.trained_share else 'random views too'}"
         )
-        trained = f"trains LayerNorms and biases, {p.iterations} iterations of {p.batch_size} images, on {where}"
         return (*super().notes(), trained)
 
     def check(self, model: parts.QuantizedModel, calibration: parts.Calibration) -> None:
