@@ -39,7 +39,8 @@ class AdaLog(Method):
     by that of the operation's output, weights and inputs in turns. LayerNorm outputs are calibrated per
     channel, and their scales folded into LayerNorm and reader before anything else is searched (RepQ-ViT).
     Convention (authors): the common table (8-bit image, head at the activation bits), operands of attention
-    per head; 32 images, full-precision inputs. Without the authors' retraining.
+    per head; 32 images, full-precision inputs. Without the authors' retraining. Of attention maps the base
+    and the largest level are searched per head, where the released code has one base a layer and level 1.
     Deviations: the last of 2^b codes stands for zero (theirs has a value more); roots are kept in one byte;
     a map is judged by attention x value alone; the operand that is searched by the output first is not
     searched by its own error before; of 128 candidates 16 get their whole output error, the rest only its

@@ -50,8 +50,8 @@ class Erq(Method):
     quantizer are RepQ-ViT's integer ones. ``erq-released`` undoes these three. Besides: mergings are
     reparameterized too (there norm1 and norm2 alone); the refinement's covariance is divided by n, not n - 1;
     the ridge grows with the number of tokens, and the head has that of all layers (there 0.1 over all tokens
-    in the first step); layers without bias get none (the released code stops there); Cholesky solves in
-    float64.
+    in the first step, 1000 in the second); layers without bias get none (the released code stops there);
+    Cholesky solves in float64.
     """
 
     name = "erq"
