@@ -106,9 +106,7 @@ def test_the_profile_train_moves_norms_and_biases_alone(family, share, images):
         outputs = (f(trained_on).log_softmax(-1) for f in (quantized, model))
         return float(torch.nn.functional.kl_div(*outputs, log_target=True, reduction="sum"))
 
-    if (
-        share
-    ):  # what the solve has seen it has fitted to the rounding: any step away from that costs there
+    if share:  # images that were solved on are fitted to the rounding: any step away costs there
         assert divergence(trained) < divergence(solved)
 
 

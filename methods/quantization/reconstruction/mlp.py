@@ -81,13 +81,13 @@ def refit_relu(model: QuantizedModel, calibration: Calibration, fit: ReluFit) ->
         for mlp in [by_layer[id(op)] for op in part.operations if id(op) in by_layer]:
             inputs = input_of(mlp.fc1, part, new, model.device).flatten(1, -2)
             output, weight = part.arrange(behind - new), part.arrange(1 / _power(behind))
-            wanted = Wanted(output.flatten(1, -2), weight.flatten(1, -2))
+            wanted = _Wanted(output.flatten(1, -2), weight.flatten(1, -2))
             _Fitting(mlp, inputs, wanted, fit, generator, model.device).run()
         exact, new = behind, send_through(part.run, new, model.device)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class _Wanted:
     """What an MLP should give: output [n, t, O] for t tokens of n images, and their weights [n, t, 1]."""
 
     output: Tensor
@@ -105,7 +105,7 @@ class _Fitting:
         self,
         mlp: ActivatedMlp,
         inputs: Tensor,
-        wanted: Wanted,
+        wanted: _Wanted,
         fit: ReluFit,
         generator: torch.Generator,
         device: torch.device,
