@@ -8,21 +8,16 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from vit_ptq_bench.bench.execution import scratch
 from vit_ptq_bench.bench.execution.messages import Job
-from vit_ptq_bench.bench.execution.server import PARENT
-
-STOPS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
-"""Signals by which a user ends a sweep; the sweep's process alone answers them."""
+from vit_ptq_bench.bench.execution.server import PARENT, STOPS
 
 SERVER = "vit_ptq_bench.bench.execution.server"
 """The module that ties the fork server's life to ours."""
@@ -64,22 +59,23 @@ def _inherited() -> Iterator[None]:
     """What a process that is started in the block has from us.
 
     A Ctrl-C in the terminal and a SIGTERM to the process group (timeout(1), batch systems) must not end
-    the server under our runs: a signal ignored here stays ignored there. Its socket lies in a folder that
-    goes with us, however we end.
+    the server under our runs: it starts with those signals blocked, until it ignores them. Ignored by us
+    meanwhile they would be lost, and the sweep would not stop; blocked they wait. Its socket lies in a
+    folder that goes with us, however we end.
     """
-    previous = {}
-    if threading.current_thread() is threading.main_thread():
-        previous = {number: signal.signal(number, signal.SIG_IGN) for number in STOPS}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     lasting = tempfile.tempdir
-    tempfile.tempdir = str(scratch.own_folder())
-    os.environ[PARENT] = str(os.getpid())
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        tempfile.tempdir = str(scratch.own_folder())
+        os.environ[PARENT] = str(os.getpid())
+        resource_tracker.ensure_running()  # it unblocks some of them when it starts
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
         yield
     finally:
-        del os.environ[PARENT]
+        os.environ.pop(PARENT, None)
         tempfile.tempdir = lasting
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # last: what waited may raise here
 
 
 def server_pid() -> int | None:

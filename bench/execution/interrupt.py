@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
-from vit_ptq_bench.bench.execution.forkserver import STOPS
+from vit_ptq_bench.bench.execution.server import STOPS
 
 SIGHUP = getattr(signal, "SIGHUP", None)
 """The terminal is gone; not on Windows."""

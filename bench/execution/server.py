@@ -1,4 +1,4 @@
-"""The first import of the fork server: its end comes with that of the sweep, also while it still imports.
+"""The first import of the fork server: its end comes with that of the sweep alone, also while it imports.
 
 The server of the standard library looks after its parent only once all modules are imported, and a stopped
 one never does.
@@ -12,6 +12,11 @@ import signal
 
 PARENT = "BENCH_SWEEP_PROCESS"
 """Environment variable by which the server learns whose it is; nobody else has it."""
+
+STOPS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""Signals by which a user ends a sweep; the sweep's process alone answers them."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -27,5 +32,13 @@ def end_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def ignore_stops() -> None:
+    """Ignore `STOPS`, which were blocked when this process began, as will all that it forks."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+
+
 if (_parent := os.environ.pop(PARENT, None)) is not None:
     end_with(int(_parent))
+    ignore_stops()

@@ -12,13 +12,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver as server_module
 from pathlib import Path
 
 import pytest
 
 from tests.bench.toys import ROOT, command, records, results, run, start, write_suite
 from vit_ptq_bench.bench.execution import forkserver
-from vit_ptq_bench.bench.execution.interrupt import raise_interrupts
+from vit_ptq_bench.bench.execution.interrupt import hold_interrupts, raise_interrupts
+from vit_ptq_bench.bench.execution.server import STOPS
 from vit_ptq_bench.bench.records.files import temporary_path
 
 METHODS = '["toy-plain", "toy-random", "toy-slow"]'
@@ -116,6 +118,48 @@ def test_an_import_is_whole_before_a_signal_stops_it(
         assert slow.whole
         time.sleep(SETTLE_SECONDS)
     assert "slow_to_import" in sys.modules
+
+
+@pytest.mark.skipif(not forkserver.HAS_SERVER, reason="each process is spawned")
+@pytest.mark.parametrize("ending", STOPS)
+def test_a_signal_while_the_fork_server_is_started_is_not_lost(
+    ending: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel sends one SIGHUP when a terminal is closed, at whatever moment that is."""
+    monkeypatch.setattr(server_module, "ensure_running", lambda: os.kill(os.getpid(), ending))
+    monkeypatch.setattr(os, "isatty", lambda descriptor: False)
+    with hold_interrupts() as interrupt:
+        forkserver.ensure_server()
+    assert interrupt.requested
+
+
+@pytest.mark.skipif(not forkserver.HAS_SERVER, reason="each process is spawned")
+def test_the_fork_server_ignores_what_ends_the_sweep(tmp_path: Path) -> None:
+    """And blocks nothing, so that a run can answer such a signal as it likes."""
+    program = (
+        "import signal\n"
+        "from multiprocessing import forkserver as server\n"
+        "from vit_ptq_bench.bench.execution import forkserver\n"
+        "if __name__ == '__main__':\n"
+        "    forkserver.warm_up()\n"
+        "    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())\n"
+        "    process = forkserver.start_method().Process(target=int)\n"
+        "    process.start()\n"  # it answers, so all is imported
+        "    process.join()\n"
+        "    print(open(f'/proc/{forkserver.server_pid()}/status').read())\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py")],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    masks = dict(re.findall(r"^(Sig\w+):\s*(\w+)$", done.stdout, re.MULTILINE))
+    assert int(masks["SigBlk"], 16) == 0
+    ignored = int(masks["SigIgn"], 16)
+    assert all(ignored & 1 << number - 1 for number in STOPS)
 
 
 def test_ctrl_c(sweep: tuple[subprocess.Popen[str], str]) -> None:
