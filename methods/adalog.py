@@ -45,12 +45,13 @@ class AdaLog(Method):
     a map is judged by attention x value alone; the operand that is searched by the output first is not
     searched by its own error before; of 128 candidates 16 get their whole output error, the rest only its
     part without correlations of columns, both from second moments; of activations on 256 tokens, of attention
-    products on three images; every fourth of the bases; entries of 20 and more behind GELU do not count in
-    their own error; two refinements and one round (released: five and three).
+    products on 12 rows of 16 images; every fourth of the bases; entries of 20 and more behind GELU do not
+    count in their own error; two refinements and one round (released: five and three).
     """
 
     name = "adalog"
     paper = "Wu et al., AdaLog: PTQ for Vision Transformers with Adaptive Logarithm Quantizer, ECCV 2024"
+    version = 2
     fidelity = "reimplementation"
     schemes = {"attention": "adalog", "fc2.input": "shifted-adalog"}
     quick = {"candidates": 16, "kept": 2, "steps": 0, "rounds": 1}

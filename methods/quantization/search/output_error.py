@@ -32,9 +32,10 @@ from vit_ptq_bench.methods.quantization.search.progressive import (
     start_of,
 )
 
-TOKENS, IMAGES, ROWS = 256, 3, 64
+TOKENS, IMAGES, ROWS = 256, 16, 12
 """Rows of a layer's input, and images of an attention product, that an activation's grid is chosen on; of
-queries, keys and maps about so many rows an image, taken at one stride."""
+queries, keys and maps about so many rows an image, taken at one stride: rows of many images rather than many
+rows of few, for how long keys are differs from image to image."""
 
 WEIGHT_TOKENS = 8192
 """Rows of a layer's input that second moments for its weight are taken of."""

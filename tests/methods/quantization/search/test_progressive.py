@@ -207,3 +207,18 @@ def test_an_input_with_a_scale_per_channel_keeps_its_own():
     search_own(alone, inputs[0], FEW, is_weight=False)
     assert torch.equal(alone.scale, operation.input_quantizer.scale)
     assert len(grouped(inputs[0], alone)) == 24
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("odd", range(0, 16, 5))
+def test_an_image_with_long_keys_is_looked_at(odd):
+    """Scores are judged on rows of all sixteen images, not on all rows of a few."""
+    table = equal_table(BitWidth(4, 4))
+    q, k = (torch.randn(16, 3, 197, 8, generator=torch.Generator().manual_seed(s)) for s in (1, 2))
+    scales = []
+    for size in (1, 6):
+        k[odd] *= size
+        scores = QuantMatMul("s", "scores", ("query", "key"), table, transposed=True)
+        search_progressively(scores, Recording((q, k), q @ k.mT, None), FEW, rounds=1)
+        scales.append(float(scores.second_quantizer.scale))
+    assert scales[1] > 2 * scales[0]
