@@ -9,6 +9,7 @@ from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.parameters import bounded, counted
 from vit_ptq_bench.methods.api.reconstruction import RELU_PAPER, ReluFrontier, ReluParameters
 from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.quantization.bits import FLOAT, BitTable, BitWidth
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,12 @@ class AphqViT(ReluFrontier):
     constant out again, so the exact difference of gradients is zero: the code's weights are the rounding
     noise of float32, which depends on the machine (they follow the sensitivity of tokens all the same). Here
     random signs are added, K draws per image, whose expectation is the diagonal that was meant; ``signs =
-    "constant"`` is the code's. Convention: one scale per head, 1024 images. Deviations: the MLP
-    reconstruction is not weighted by the Hessian, leaves LayerNorm alone and aims at the original stream
-    behind each MLP (`refit_relu`); in the profile ``fast`` it fits fc2 in closed form, the weights are
-    trained through the rounding, the Hessian is measured on 16 images, ranges are searched and the attention
-    map has a logarithmic grid (`Frontier`).
+    "constant"`` is the code's. Convention: one scale per head, the image in floating point, 1024 images.
+    Deviations: the MLP reconstruction is not weighted by the Hessian, clips at the same percentile at every
+    width (released config of four bits: .98), leaves LayerNorm alone and aims at the original stream behind
+    each MLP (`refit_relu`); in the profile ``fast`` it fits fc2 in closed form, the weights are trained
+    through the rounding, the Hessian is measured on 16 images, ranges are searched and the attention map has
+    a logarithmic grid (`Frontier`).
     """
 
     name = "aphq-vit"
@@ -49,6 +51,10 @@ class AphqViT(ReluFrontier):
     )
     profiles = {"paper": RELU_PAPER}
     Parameters = AphqParameters
+
+    def authors_table(self, bits: BitWidth) -> BitTable:
+        """Return the table of the released code, which leaves the image as it is."""
+        return super().authors_table(bits).change("patch_embed.input", bits=FLOAT)
 
     def recipe(self) -> parts.Recipe:
         """QDrop's mix and drop."""

@@ -8,6 +8,7 @@ from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.parameters import bounded, counted
 from vit_ptq_bench.methods.api.reconstruction import Frontier, FrontierParameters
 from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.quantization.bits import FLOAT, BitTable, BitWidth
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,12 @@ class FimaQ(Frontier):
     Source: Wu et al., CVPR 2025; algorithm confirmed from the released code. k times in each unit a row is
     added to G, the mean over images of |gradient| at the output of the unit, which alone is quantized, and
     to E, the mean of |error|; loss ``a (E E^T)^-1 a^T + mean(e^2 mean G)`` with ``a = |e| G^T``, each term
-    divided by its value at the refresh. Convention: one scale per head, 1024 images. Deviations: the
-    authors' activations have one learned scale per token position, which is a class of quantizers of its
-    own: here one per tensor, under the authors' convention one per head in the attention products; E E^T
-    gets a small ridge; the profile ``fast`` trains the weights through the rounding, measures on 32 images,
-    starts from searched ranges and has logarithmic grids for the attention map and behind GELU (`Frontier`).
+    divided by its value at the refresh. Convention: one scale per head, the image in floating point, 1024
+    images. Deviations: the authors' activations have one learned scale per token position, which is a class
+    of quantizers of its own: here one per tensor, under the authors' convention one per head in the
+    attention products; E E^T gets a small ridge; the profile ``fast`` trains the weights through the
+    rounding, measures on 32 images, starts from searched ranges and has logarithmic grids for the attention
+    map and behind GELU (`Frontier`).
     """
 
     name = "fima-q"
@@ -44,6 +46,10 @@ class FimaQ(Frontier):
     note = "one scale per tensor or head, where the authors have one per token position"
     fidelity = "reimplementation"
     Parameters = FimaQParameters
+
+    def authors_table(self, bits: BitWidth) -> BitTable:
+        """Return the table of the released code, which leaves the image as it is."""
+        return super().authors_table(bits).change("patch_embed.input", bits=FLOAT)
 
     def recipe(self) -> parts.Recipe:
         """QDrop's mix and drop."""
