@@ -114,22 +114,29 @@ def test_errors_name_file_line_and_key(
 
 def test_the_ablation_of_mgrq_switches_one_part_at_a_time() -> None:
     suite = read_suite(find_suite("mgrq-ablation"))
+    assert suite.variants == read_suite(find_suite("mgrq-ablation-imagenet")).variants
     runs = build_plan(suite, TaskOptions())
-    each = 1 + 5 * len(suite.bits) * len(suite.seeds)  # full precision, then five variants
-    assert len(suite.seeds) == 3
-    assert len(runs) == len({run.run_id for run in runs}) == len(suite.models) * each
-    switches = ("block", "global_weight", "local_weight")
-    found = {
-        run.title: tuple(bool(run.spec.method.parameters[key]) for key in switches)
-        for run in runs
-        if run.reference is not None
+    parts = {
+        "": (False, True, True),
+        "+obwr": (True, False, False),
+        "+ebgs": (True, True, False),
+        "+ibls": (True, False, True),
+        "+all": (True, True, True),
     }
+    bases = ("repq", "closed-form")
+    each = 1 + len(bases) * len(parts) * len(suite.bits) * len(suite.seeds)  # 1: full precision
+    assert len(suite.seeds) == 3
+    assert len(runs) == len({one.run_id for one in runs}) == len(suite.models) * each
+    switches = ("block", "global_weight", "local_weight")
+    found = {}
+    for one in runs:
+        if one.reference is not None:
+            settings = one.spec.method.parameters
+            found[one.title] = (settings["start"], *(bool(settings[key]) for key in switches))
     assert found == {
-        "mgrq base": (False, True, True),
-        "mgrq +obwr": (True, False, False),
-        "mgrq +ebgs": (True, True, False),
-        "mgrq +ibls": (True, False, True),
-        "mgrq all": (True, True, True),
+        f"mgrq {base}{part}": (base, *switched)
+        for base in bases
+        for part, switched in parts.items()
     }
 
 
