@@ -45,6 +45,8 @@ from .correction.layers import require_halves as require_halves
 
 # Weights that make up for errors in closed form.
 from .error_compensation.columnwise import round_columnwise as round_columnwise
+from .error_compensation.descent import descend as descend
+from .error_compensation.descent import scale_factors as scale_factors
 from .error_compensation.layer_repair import RidgeRepair as RidgeRepair
 from .error_compensation.layer_repair import repair_layers as repair_layers
 from .error_compensation.residual_aware import ResidualAware as ResidualAware

@@ -16,6 +16,7 @@ from vit_ptq_bench.methods.quantization.error_compensation.columnwise import (
     compensated_codes,
     round_columnwise,
 )
+from vit_ptq_bench.methods.quantization.error_compensation.descent import descend, scale_factors
 from vit_ptq_bench.methods.quantization.error_compensation.moments import (
     ResidualMoments,
     residual_moments,
@@ -127,6 +128,7 @@ class Resolve:
             less than on others (docs/rose.md).
         columnwise: round by GPTQ; else to the nearest code.
         damping: GPTQ's, as a share of the mean diagonal.
+        sweeps: of coordinate descent on the codes, each behind a refit of the rows' scales (`descent`).
         keep_open: leave weights in floating point, each within the cell of its code, for a reconstruction to
             go on from; else they are frozen.
     """
@@ -136,6 +138,7 @@ class Resolve:
     solved: Solved = "writers"
     columnwise: bool = True
     damping: float = 0.01
+    sweeps: int = 0
     keep_open: bool = False
 
     @property
@@ -187,12 +190,29 @@ class Resolve:
         if self.columnwise:
             grid = RowGrid.of(quantizer, weight)
             codes = compensated_codes(weight, grid, second, damping, True)
+        for _ in range(self.sweeps):
+            codes = refined(quantizer, weight, codes, second)
         if not self.keep_open:
             layer.set_codes(codes)
             return layer.weight.flatten(1)
         layer.weight.copy_(in_cells(quantizer, weight, codes).view_as(layer.weight))
         quantizer.active = True
         return quantizer.dequantize(codes)
+
+
+def refined(quantizer: UniformQuantizer, weight: Tensor, codes: Tensor, second: Tensor) -> Tensor:
+    """Refit the rows' scales of ``quantizer`` to ``codes``, and return codes after one sweep of descent.
+
+    Args:
+        quantizer: of the weight, one scale per row.
+        weight: what is wanted, [O, K].
+        codes: int32 [O, K].
+        second: of the layer's inputs, [K, K].
+    """
+    values = quantizer.dequantize(codes)
+    factors = scale_factors(weight, values, second).to(quantizer.scale)
+    quantizer.set_parameters(quantizer.scale * factors, quantizer.zero_point)
+    return descend(weight, codes, RowGrid.of(quantizer, weight), second, 1)
 
 
 def in_cells(quantizer: UniformQuantizer, weight: Tensor, codes: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ images through the model again: two passes in all, and a part of one for each la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,13 +20,19 @@ from vit_ptq_bench.methods.quantization.calibration.activations import (
     send_through,
 )
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.calibration.gradients import fisher_loss
 from vit_ptq_bench.methods.quantization.calibration.passes import check_finite
+from vit_ptq_bench.methods.quantization.calibration.recording import record_operations
 from vit_ptq_bench.methods.quantization.model.layers import QuantOperation, WeightedOperation
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.model.structure import Segment
 
 Target = Literal["layer", "stream"]
 """What layers aim at: their own full-precision output, or (those that write it) the residual stream's."""
+
+
+GRADIENT_FLOOR = 0.1
+"""What a row counts at least of the mean row where gradients say how much: of few draws some are zero."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +63,13 @@ class TokenWeights:
             them: else the few tokens of largest norm own the least squares.
         read: factor on the tokens that the head reads, in the last block behind its attention; models whose
             head reads all tokens have no such tokens.
+        fisher_draws: draws of the prediction's labels, whose mean squared gradient at a layer's output, mean
+            over channels, is a factor too (`token_gradients`); 0: it is none.
     """
 
     inverse_power: bool = True
     read: float = 5.0
+    fisher_draws: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ class LayerStreams:
         before: the quantized stream as it enters the segment.
         behind: the full-precision stream behind the segment.
         weights: which tokens count how much.
+        gradients: of the layer's rows, [images, rows of an image]; None: all are alike.
         read_tokens: how many leading tokens alone are read behind this layer; 0: all are.
         target: what it aims at.
     """
@@ -90,6 +100,7 @@ class LayerStreams:
     before: Tensor
     behind: Tensor
     weights: TokenWeights
+    gradients: Tensor | None
     read_tokens: int
     target: Target
 
@@ -104,7 +115,7 @@ class LayerStreams:
                 x=columns,
                 exact=None if exact is None else self.layer.columns(exact),
                 target=self._target(part, exact),
-                weight=self._weight(part, columns),
+                weight=self._weight(part, columns) * self._gradient(part),
                 image=numbers.repeat_interleave(len(columns) // len(numbers)),
             )
 
@@ -118,6 +129,9 @@ class LayerStreams:
         assert exact is not None
         output = self.layer.compute(exact, self.layer.weight)
         return output.movedim(self.layer.output_axis, -1).flatten(0, -2)
+
+    def _gradient(self, part: slice) -> Tensor | float:
+        return 1.0 if self.gradients is None else self._take(self.gradients, part).flatten()
 
     def _weight(self, part: slice, columns: Tensor) -> Tensor:
         behind = self._take(self.behind, part)
@@ -191,6 +205,9 @@ class _Walk:
         self._exact_inputs, self._device = exact_inputs, model.device
         self._exact = self._quantized = calibration.whole()
         self._structure = model.structure
+        self._gradients: Mapping[str, Tensor] = {}
+        if weights.fisher_draws:
+            self._gradients = token_gradients(model, calibration, weights.fisher_draws)
         _switch(self._structure.operations, False)
 
     def through(self, part: Segment) -> Iterator[str]:
@@ -230,9 +247,42 @@ class _Walk:
             before=self._quantized,
             behind=behind,
             weights=self._weights,
+            gradients=self._gradients.get(layer.name),
             read_tokens=self._structure.read_of(layer),
             target=self._target,
         )
+
+
+def token_gradients(
+    model: QuantizedModel, calibration: Calibration, draws: int
+) -> dict[str, Tensor]:
+    """Return by layer how much the prediction asks of each row, in full precision, beside the mean row.
+
+    Squared gradients of `fisher_loss` at the layer's output, mean over draws and channels and divided by
+    their mean over all rows; `GRADIENT_FLOOR` of that is the same for all rows.
+
+    Args:
+        model: quantizers inactive, weights in full precision.
+        calibration: the images; its seed decides the draws.
+        draws: at least 1.
+
+    Returns:
+        float32 [images, rows of an image], each of mean 1; the rows in the order of `LayerStreams.batches`.
+
+    Raises:
+        MethodError: no gradient reaches a layer, or an activation is NaN or infinite.
+    """
+    layers = [op for segment in model.structure.segments for op in segment.operations]
+    layers = [op for op in layers if isinstance(op, WeightedOperation)]
+    found = {}
+    for layer, recording in record_operations(
+        model, calibration, fisher_loss, draws, operations=layers
+    ):
+        assert isinstance(layer, WeightedOperation) and recording.squared_gradient is not None
+        power = recording.squared_gradient.movedim(layer.output_axis, -1).mean(dim=-1)
+        shares = (power / power.mean()).reshape(calibration.n_images, -1)
+        found[layer.name] = GRADIENT_FLOOR + (1 - GRADIENT_FLOOR) * shares
+    return found
 
 
 def _writes(layer: WeightedOperation, part: Segment) -> bool:

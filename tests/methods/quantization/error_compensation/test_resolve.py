@@ -21,6 +21,7 @@ from vit_ptq_bench.methods.quantization.error_compensation.resolve import (
 )
 from vit_ptq_bench.methods.quantization.error_compensation.solving import ridge_solution
 from vit_ptq_bench.methods.quantization.error_compensation.two_streams import (
+    GRADIENT_FLOOR,
     TokenWeights,
     visit_streams,
 )
@@ -129,6 +130,43 @@ def test_tokens_of_large_norm_count_little_and_those_that_are_read_much():
     assert bool((pooled["blocks.1.mlp.fc1"][0].weight == 1).all())
     plain = _seen(_vit(), _images(32), weights=TokenWeights(inverse_power=False, read=1.0))
     assert all(bool((b.weight == 1).all()) for batches in plain.values() for b in batches)
+
+
+@MODELS
+def test_gradients_of_the_prediction_weigh_tokens(make, size):
+    """Against gradients at hooked outputs of the plain model; same labels, one batch."""
+    images, model = _images(size), make()
+    plain = _seen(model, images)
+    seen = _seen(model, images, weights=TokenWeights(fisher_draws=2))
+    outputs = {}
+    hooks = [
+        module.register_forward_hook(lambda _, __, y, name=name: outputs.update({name: y}))
+        for name, module in model.named_modules()
+        if name in seen
+    ]
+    logits, generator = model(images), Calibration([images], 0).generator()
+    total = dict.fromkeys(outputs, 0.0)
+    for _ in range(2):
+        labels = torch.multinomial(logits.detach().softmax(1), 1, generator=generator).squeeze(1)
+        loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+        gradients = torch.autograd.grad(loss, list(outputs.values()), retain_graph=True)
+        for name, gradient in zip(outputs, gradients, strict=True):
+            total[name] = total[name] + gradient.square() / 2
+    for hook in hooks:
+        hook.remove()
+    assert set(total) == set(seen)
+    for name, power in total.items():
+        power = power.movedim(1, -1) if power.dim() == 4 and "patch" in name else power
+        share = power.mean(-1).flatten() / power.mean()
+        factor = torch.cat([b.weight for b in seen[name]])
+        factor = factor / torch.cat([b.weight for b in plain[name]]).clamp_min(1e-30)
+        counts = factor > 0  # padded tokens of windows have no weight
+        torch.testing.assert_close(
+            factor[counts],
+            (GRADIENT_FLOOR + (1 - GRADIENT_FLOOR) * share)[counts],
+            rtol=2e-3,
+            atol=1e-4,
+        )
 
 
 @MODELS
