@@ -29,13 +29,14 @@ class LsVit(Frontier):
     quantized prefix, g the gradient there of KL(softmax(p / 20) || softmax(p^ / 20)), the rest in full
     precision; diagonal ``H_i = sum g_i e_i / sum e_i^2``, rank one ``u = sum g s / sum s^2`` with ``s =
     sqrt(e . g)``; loss ``1/2 sum H_i e_i^2 + 1/2 (u . e)^2``. Ours: negative entries and products are zero,
-    each term is divided by its value before training. Convention: one scale per head, 1024 images.
+    and the sum is divided by its value before training. Convention: one scale per head, 1024 images.
     Deviations: the profile ``fast`` trains the weights through the rounding, measures on 64 images, starts
     from searched ranges and has logarithmic grids for the attention map and behind GELU (`Frontier`); no
     8-bit exception for the classifier.
     """
 
     name = "ls-vit"
+    version = 2
     paper = (
         "Hwang et al., LS-ViT: Least-Squares Hessian Based Block Reconstruction for Low-Bit PTQ of "
         "Vision Transformers, CVPR 2026"

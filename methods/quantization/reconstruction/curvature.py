@@ -71,8 +71,9 @@ class LeastSquaresHessian(MeasuredError):
 
     Source: LS-ViT (Hwang et al., CVPR 2026), at second hand. Diagonal: ``H_i = sum_n g_i e_i / sum_n e_i^2``
     over images n, negative ones set to zero. Rank one: ``u = sum_n g s / sum_n s^2`` with
-    ``s_n = sqrt(e_n . g_n)``, a negative product set to zero. Loss ``1/2 sum_i H_i e_i^2 + 1/2 (u . e)^2``,
-    each term divided by its value over all images before training (the text does not say by what).
+    ``s_n = sqrt(e_n . g_n)``, a negative product set to zero. Loss ``1/2 sum_i H_i e_i^2 + 1/2 (u . e)^2``
+    as it stands, divided by its value over all images before training. Divided term by term, the one
+    direction would count as much as all values together, and Adam follow it alone (docs/reconstruction.md).
 
     Attributes:
         rank_one: whether the second term counts.
@@ -88,9 +89,9 @@ class LeastSquaresHessian(MeasuredError):
         def terms(error: Tensor) -> tuple[Tensor, ...]:
             flat = error.flatten(1)
             weighted = (flat.square() @ diagonal).mean() / 2
-            return (
-                (weighted, (flat @ direction).square().mean() / 2) if self.rank_one else (weighted,)
-            )
+            if not self.rank_one:
+                return (weighted,)
+            return (weighted + (flat @ direction).square().mean() / 2,)
 
         return terms
 

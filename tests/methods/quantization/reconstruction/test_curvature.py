@@ -79,12 +79,19 @@ def test_least_squares_hessian_is_numpys_solution():
     size = np.sqrt(np.maximum((e * g).sum(1), 0))
     solved = np.linalg.lstsq(size[:, None], g, rcond=None)[0][0]
     np.testing.assert_allclose(direction, solved, rtol=1e-8)
-    loss = LeastSquaresHessian().measured(probe)
-    batch = Batch(probe.exact + 2 * errors, probe.exact, probe.rest, probe.prediction)
-    # Each term counts as 1 for the errors it was measured on, and is quadratic.
-    assert float(loss(batch)) == pytest.approx(8, rel=1e-9)
-    one = LeastSquaresHessian(rank_one=False).measured(probe)
-    assert float(one(batch)) == pytest.approx(4, rel=1e-9)
+    other = torch.randn(errors.shape, generator=torch.Generator().manual_seed(9)).to(errors)
+    for rank_one in (True, False):
+        loss = LeastSquaresHessian(rank_one=rank_one).measured(probe)
+
+        def by_hand(error, rank_one=rank_one):
+            flat = error.flatten(1).numpy()
+            value = (flat**2 @ diagonal.numpy()).mean() / 2
+            return value + rank_one * ((flat @ direction.numpy()) ** 2).mean() / 2
+
+        for error in (2 * errors, other):
+            batch = Batch(probe.exact + error, probe.exact, probe.rest, probe.prediction)
+            expected = by_hand(error) / by_hand(errors)  # of the errors it was measured on: 1
+            assert float(loss(batch)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_fisher_approximation_is_the_dense_one_and_grows_by_a_row_at_each_refresh():
