@@ -30,6 +30,14 @@ MARK = "TEST_MARK"
 SETTLE_SECONDS = 60.0
 
 
+@pytest.fixture(autouse=True)
+def answered() -> Iterator[None]:
+    """SIGHUP as a terminal's programs have it, also where the tests run under nohup(1)."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def wait_for(condition: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + SETTLE_SECONDS
     while not condition():
