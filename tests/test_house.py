@@ -46,15 +46,16 @@ FLOORS = {
     ),
     # A paper is a recipe over parts: it uses the contract and the parts, and nobody uses it.
     f"{PACKAGE}.methods": (("errors",), ("quantization",), ("api",), (REST,)),
-    # Bits describe quantizers, quantizers are built into a model, a model is calibrated; the ways to
-    # better scales and weights need calibration and not each other; reconstruction starts where they end, and
-    # corrections of blocks go through a model as it does.
+    # Bits describe quantizers, quantizers are built into a model, a model is calibrated; the ways to better
+    # scales and weights need calibration and not each other; a transform may solve for weights;
+    # reconstruction starts where they end, and corrections of blocks go through a model as it does.
     f"{PACKAGE}.methods.quantization": (
         ("bits",),
         ("quantizers",),
         ("model",),
         ("calibration", "storage"),
-        ("reparameterization", "transforms", "search", "error_compensation"),
+        ("reparameterization", "search", "error_compensation"),
+        ("transforms",),
         ("closed_form",),
         ("reconstruction",),
         ("correction",),

@@ -100,7 +100,7 @@ class Method(ABC):
         return cls(cls.Parameters(**settings))
 
     def with_transforms(self, names: Sequence[str]) -> Self:
-        """Return this method with function-preserving transforms in front of it, in the place of its own.
+        """Return this method with transforms in front of it, in the place of its own.
 
         Args:
             names: of `quantization.TRANSFORMS`, each once; they act in this order.

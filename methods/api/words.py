@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from vit_ptq_bench.methods.quantization.bits import TensorSpec
+from vit_ptq_bench.methods.quantization.transforms.names import TRANSFORMS
 
 
 def table_words(table: Mapping[str, TensorSpec]) -> tuple[str, ...]:
@@ -18,5 +19,13 @@ def table_words(table: Mapping[str, TensorSpec]) -> tuple[str, ...]:
 
 
 def transform_words(transforms: Sequence[str]) -> tuple[str, ...]:
-    """Return in words what is done to a model before its calibration; nothing where nothing is."""
-    return (f"transformed first: {', then '.join(transforms)}",) if transforms else ()
+    """Return in words what is done to a model before its calibration; nothing where nothing is.
+
+    Which operations of the model are others behind it comes after it. A name that this version does not
+    know, from a record, is one of a transform like any other.
+    """
+    if not transforms:
+        return ()
+    cards = (TRANSFORMS.get(name) for name in transforms)
+    others = (card.other_operation for card in cards if card is not None and card.other_operation)
+    return (f"transformed first: {', then '.join(transforms)}", *others)

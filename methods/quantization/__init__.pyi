@@ -106,8 +106,6 @@ from .reconstruction.losses import MeanError as MeanError
 from .reconstruction.losses import NegativeLogCosine as NegativeLogCosine
 from .reconstruction.losses import OutputDivergence as OutputDivergence
 from .reconstruction.losses import PredictionDivergence as PredictionDivergence
-from .reconstruction.mlp import ReluFit as ReluFit
-from .reconstruction.mlp import refit_relu as refit_relu
 from .reconstruction.recipe import Recipe as Recipe
 from .reconstruction.smoothing import Smoothing as Smoothing
 from .reconstruction.start import calibrate_start as calibrate_start
@@ -159,4 +157,6 @@ from .transforms.heads import rotate_heads as rotate_heads
 from .transforms.names import TRANSFORMS as TRANSFORMS
 from .transforms.norms import shift_norms as shift_norms
 from .transforms.norms import smooth_norm_outputs as smooth_norm_outputs
+from .transforms.relu import ReluFit as ReluFit
+from .transforms.relu import refit_relu as refit_relu
 from .transforms.residual import rotate_residual as rotate_residual

@@ -16,10 +16,12 @@ from vit_ptq_bench.methods.quantization.transforms.names import TRANSFORMS, chec
 
 @torch.no_grad()
 def apply_transforms(model: QuantizedModel, names: Sequence[str], calibration: Calibration) -> None:
-    """Change a wrapped model by transforms that keep its full-precision function, in the order given.
+    """Change a wrapped model by transforms, in the order given; the full-precision function stays.
 
     Order matters: each sees the model as the ones before it left it, ``rotate-residual`` moves all scales and
-    shifts of LayerNorms into the layers behind them, also those that ``shift-norms`` has put there.
+    shifts of LayerNorms into the layers behind them, also those that ``shift-norms`` has put there. Of those
+    whose card names another operation the function does not stay, and what a method then takes for full
+    precision is the changed model.
 
     Args:
         model: the wrapped model, not frozen; its quantizers are inactive and stay so.

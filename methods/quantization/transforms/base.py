@@ -22,6 +22,7 @@ def never(model: QuantizedModel) -> str | None:
 class Transform:
     """Changes weights, norms and tokens of a wrapped model so that its full-precision function stays.
 
+    One that changes the function says so in its card (`names.TransformCard.other_operation`).
     A module of this package provides its transforms in a mapping ``PROVIDED``, under the names by which
     `names.TRANSFORMS` knows them. All that a transform changes must be in the model's state, so that a saved
     model is the transformed one: parameters, biases made by `model.layers.ensured_bias`, `Padding`.

@@ -24,10 +24,13 @@ class TransformCard:
     Attributes:
         module: the module of this package that provides it.
         description: what it does, for `bench list transforms`.
+        other_operation: what of the model's operations is another one behind it, in words; empty where its
+            full-precision function stays.
     """
 
     module: str
     description: str
+    other_operation: str = ""
 
 
 TRANSFORMS: Mapping[str, TransformCard] = {
@@ -36,6 +39,11 @@ TRANSFORMS: Mapping[str, TransformCard] = {
     ),
     "equalise-heads": TransformCard(
         "heads", "mix value channels per head so that all carry equal power"
+    ),
+    "refit-relu": TransformCard(
+        "relu",
+        "ReLU in the place of GELU, fc2 refitted (APHQ-ViT, GLF-Q): another operation",
+        other_operation="GELU replaced by ReLU: another operation",
     ),
     "rotate-heads": TransformCard(
         "heads", "rotate queries with keys, and values with the projection, by a random Hadamard"

@@ -35,7 +35,9 @@ TOGETHER = ("rotate-residual", "shift-norms", "rotate-heads", "centre-keys", "eq
 BEHIND = ("shift-norms", "rotate-residual-random", "smooth-norms", "rotate-residual")
 """A rotation behind norms that were changed has their scales, shifts and padding to take along."""
 
-CHAINS = {name: (name,) for name in TRANSFORMS} | {"together": TOGETHER, "behind": BEHIND}
+KEEPING = [name for name, card in TRANSFORMS.items() if not card.other_operation]
+
+CHAINS = {name: (name,) for name in KEEPING} | {"together": TOGETHER, "behind": BEHIND}
 
 
 def transformed(

@@ -19,9 +19,12 @@ from vit_ptq_bench.methods.quantization.calibration.passes import check_finite
 from vit_ptq_bench.methods.quantization.error_compensation.solving import ridge_solution
 from vit_ptq_bench.methods.quantization.model.activation import ActivatedMlp, mlps_of
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.transforms.base import Transform
 
 CLIPPED_WEIGHT = 2.0
 """Of the error with the clipped input of fc2, beside 1 of the plain one (GLF-Q, APHQ-ViT)."""
+
+NO_GELU = "the model has no MLP with a GELU between its two layers that ReLU could replace"
 
 
 @dataclass(frozen=True)
@@ -65,14 +68,10 @@ def refit_relu(model: QuantizedModel, calibration: Calibration, fit: ReluFit) ->
     Raises:
         MethodError: no MLP with a GELU was found, or the images have NaN or infinite values.
     """
-    mlps = mlps_of(model)
-    if not mlps:
-        raise MethodError(
-            "the model has no MLP with a GELU between its two layers that ReLU could replace; leave the "
-            "MLP reconstruction out (relu = false)"
-        )
+    if not mlps_of(model):
+        raise MethodError(f"{NO_GELU}; leave the MLP reconstruction out (relu = false)")
     generator = torch.Generator().manual_seed(calibration.seed)
-    by_layer = {id(mlp.fc1): mlp for mlp in mlps if not mlp.fc2.input_quantizer.spec.is_float}
+    by_layer = {id(mlp.fc1): mlp for mlp in _replaceable(model)}
     exact = new = calibration.whole()
     check_finite(exact, f"{model.weighted_operations()[0].name}.input")
     segments = model.structure.segments
@@ -84,6 +83,10 @@ def refit_relu(model: QuantizedModel, calibration: Calibration, fit: ReluFit) ->
             wanted = _Wanted(output.flatten(1, -2), weight.flatten(1, -2))
             _Fitting(mlp, inputs, wanted, fit, generator, model.device).run()
         exact, new = behind, send_through(part.run, new, model.device)
+
+
+def _replaceable(model: QuantizedModel) -> list[ActivatedMlp]:
+    return [mlp for mlp in mlps_of(model) if not mlp.fc2.input_quantizer.spec.is_float]
 
 
 @dataclass(frozen=True)
@@ -192,3 +195,19 @@ class _Fitting:
 
 def _quantile(values: Tensor, share: float) -> Tensor:
     return values.kthvalue(max(1, math.ceil(share * values.numel()))).values
+
+
+def _closed_form(model: QuantizedModel, calibration: Calibration) -> None:
+    refit_relu(model, calibration, ReluFit())
+
+
+def _problem(model: QuantizedModel) -> str | None:
+    if not mlps_of(model):
+        return NO_GELU
+    if not _replaceable(model):
+        return "the input of fc2 is left in floating point, where GELU does no harm"
+    return None
+
+
+PROVIDED = {"refit-relu": Transform(_closed_form, _problem)}
+"""The form without training, as the profiles ``fast`` of APHQ-ViT and GLF-Q have it."""

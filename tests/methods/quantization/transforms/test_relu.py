@@ -14,7 +14,8 @@ from vit_ptq_bench.methods.quantization.bits import BitWidth, equal_table
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 from vit_ptq_bench.methods.quantization.model.activation import ReluActivation, mlps_of
 from vit_ptq_bench.methods.quantization.model.families import wrap_model
-from vit_ptq_bench.methods.quantization.reconstruction.mlp import ReluFit, refit_relu
+from vit_ptq_bench.methods.quantization.transforms.apply import apply_transforms
+from vit_ptq_bench.methods.quantization.transforms.relu import ReluFit, refit_relu
 
 
 @pytest.fixture
@@ -133,3 +134,43 @@ def test_a_model_without_gelu_is_refused_in_words(vit, calibration):
     wrapped = wrap_model(vit, equal_table(BitWidth(4, 4)))
     with pytest.raises(MethodError, match="no MLP with a GELU"):
         refit_relu(wrapped, calibration, ReluFit())
+
+
+def test_as_a_transform_it_stands_in_front_of_any_method_and_says_that_it_changes_the_operation(
+    tiny, images, calibration, tmp_path
+):
+    method = METHODS.get("rose").create().with_transforms(["refit-relu", "rotate-heads"])
+    table = method.bit_table(BitWidth(4, 4))
+    words = (
+        "transformed first: refit-relu, then rotate-heads; GELU replaced by ReLU: another operation"
+    )
+    assert words in method.convention(table)
+    assert "another operation" not in METHODS.get("rose").create().convention(table)
+    model = method.quantize(tiny, table, calibration)
+    assert sum(isinstance(m, ReluActivation) for m in model.modules()) == len(mlps_of(model)) > 0
+    assert not any(isinstance(m, ReluActivation) for m in tiny.modules())
+    storage.save_quantized(model, tmp_path / "model.safetensors", {})
+    loaded = storage.load_quantized(tmp_path / "model.safetensors", tiny)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), model(images))
+
+
+@torch.no_grad()
+def test_the_transform_is_the_fit_of_the_profile_fast(vit, images, calibration):
+    wrapped = wrap_model(vit, equal_table(BitWidth(4, 4)))
+    apply_transforms(wrapped, ["refit-relu"], calibration)
+    assert torch.equal(wrapped(images), _refitted(vit, calibration)(images))
+
+
+def test_the_transform_is_refused_where_there_is_nothing_to_replace(vit, calibration):
+    wrapped = wrap_model(vit, equal_table(BitWidth(4, 32)))
+    with pytest.raises(
+        MethodError, match=r"refit-relu: the input of fc2 is left in floating point"
+    ):
+        apply_transforms(wrapped, ["refit-relu"], calibration)
+    for block in vit.blocks:
+        block.mlp.act = nn.Tanh()
+    method = METHODS.get("minmax").create().with_transforms(["refit-relu"])
+    reason = method.supports(vit, method.bit_table(BitWidth(4, 4)))
+    assert reason.startswith("refit-relu: the model has no MLP with a GELU")
+    assert reason.endswith("leave refit-relu out for this model")
