@@ -33,8 +33,9 @@ class MgrqParameters(ReconstructionParameters):
             ``uniform``; None: ``log`` on the start in closed form, else ``log-sqrt2``.
         gelu: form of the quantizer behind GELU, ``offset-log``, ``shifted-log`` or ``uniform``; None:
             ``offset-log`` on the start in closed form, else ``uniform``.
-        holdout: share of the images that units are judged on instead: a unit that is no better there than it
-            was at its start goes back to it.
+        holdout: share of the images that is judged on instead: a unit that is no better there than it was at
+            its start goes back to it, and so does in the end the whole model, unless its prediction there is
+            clearly nearer to full precision; 0: whatever comes out is kept.
     """
 
     block: bool = True
@@ -60,8 +61,9 @@ class Mgrq(Reconstruction):
     grids and weights solved in closed form as `rose` has them, or RepQ-ViT's calibration), what is trained
     and how, QDrop's mix, EBGS as the KL of the prediction through the full-precision rest of the model, IBLS
     as the KL between channel distributions, losses divided by their first values, a quarter of the images
-    that judges each unit, all weights and rates (docs/reconstruction.md). Not the authors' numbers.
-    Convention: the common table, logarithmic grids for the attention map and behind GELU, static.
+    that judges each unit and in the end the whole, which else is the start again, all weights and rates
+    (docs/reconstruction.md). Not the authors' numbers. Convention: the common table, logarithmic grids for
+    the attention map and behind GELU, static.
     """
 
     name = "mgrq"
@@ -69,7 +71,7 @@ class Mgrq(Reconstruction):
         "Yang et al., MGRQ: PTQ for Vision Transformer with Mixed Granularity Reconstruction, "
         "ICIP 2024"
     )
-    version = 5
+    version = 6
     note = (
         "re-implementation from the abstract; losses, weights and rates are this project's design"
     )

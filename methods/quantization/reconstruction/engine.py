@@ -20,6 +20,7 @@ from vit_ptq_bench.methods.quantization.calibration.activations import (
     predictions,
     send_through,
     take,
+    take_output,
 )
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.calibration.gradients import fisher_loss
@@ -28,6 +29,7 @@ from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule, cal
 from vit_ptq_bench.methods.quantization.model.layers import QuantOperation, WeightedOperation
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.model.structure import Output, Segment, sites_of
+from vit_ptq_bench.methods.quantization.reconstruction.holdout import clearly_less, distances
 from vit_ptq_bench.methods.quantization.reconstruction.loop import Data, Loop, Rest, Streams
 from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe, losses_of
 from vit_ptq_bench.methods.quantization.reconstruction.trainables import (
@@ -109,6 +111,8 @@ class _Engine:
         self._range_images = range_images(model, calibration)
         images = with_views(calibration.whole(), recipe.crops, calibration.seed)
         self._trained, self._held = split(calibration, recipe, self._device)
+        self._model, self._judged = model, images[self._held.to(images.device)]
+        self._start = copy.deepcopy(model) if len(self._held) else None
         self._say_need(images)
         self._streams = Streams(images, images, *self._say(images, teacher or model))
         self._taps: list[Tensor] = []
@@ -129,8 +133,26 @@ class _Engine:
             self._streams = replace(streams, exact=target, quantized=quantized)
             if exact.finished.tap is not None:
                 self._taps.append(send_through(exact.finished.tap, target, self._device))
+        if self._start is not None:
+            self._settle(self._start)
         if self._progress is not None:
             self._progress(self._total, self._total, "")
+
+    def _settle(self, start: QuantizedModel) -> None:
+        """Take the start back, unless the held-out images are now clearly nearer to full precision."""
+        for segment in start.structure.segments:
+            _finish(segment, self._recipe.quantize_weights)
+        exact = take_output(self._streams.prediction, self._held, self._device)
+        now, before = (
+            distances(exact, _predictions(each, self._judged, self._device))
+            for each in (self._model, start)
+        )
+        words = "%.4g instead of %.4g from full precision on %d held-out images: the %s is kept"
+        better = clearly_less(now, before)
+        kept = "reconstruction" if better else "start"
+        logger.info(words, now.mean(), before.mean(), len(now), kept)
+        if not better:
+            self._model.module, self._model.structure = start.module, start.structure
 
     @torch.no_grad()
     def _say_need(self, images: Tensor) -> None:
@@ -150,8 +172,7 @@ class _Engine:
     def _say(self, images: Tensor, model: QuantizedModel) -> tuple[Output, Output | None]:
         """Prediction and, if a loss asks for it, penultimate feature of the full-precision model."""
         predict = partial(predict_all, self._exact)
-        whole = model if self._exact.tail is None else predict
-        prediction = predictions(whole, images, self._device)
+        prediction = _predictions(model, images, self._device)
         asked = [loss for step in self._steps for loss in losses_of(step.unit, self._recipe.losses)]
         if not any(loss.needs_features for loss in asked):
             return prediction, None
@@ -263,6 +284,13 @@ class _Engine:
     def _tick(self, iteration: int, name: str) -> None:
         if self._progress is not None:
             self._progress(self._done + iteration, self._total, name)
+
+
+def _predictions(model: QuantizedModel, images: Tensor, device: torch.device) -> Output:
+    """What a model says of images: logits, or of a detector the maps that its tail gives."""
+    structure = model.structure
+    whole = model if structure.tail is None else partial(predict_all, structure)
+    return predictions(whole, images, device)
 
 
 def _run_alone(layer: Segment, x: Tensor, chosen: Tensor) -> Tensor:

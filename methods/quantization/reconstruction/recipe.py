@@ -43,7 +43,8 @@ class Recipe:
         rule: calibrates the unit's static activations once it is trained; None: they are.
         holdout: share of the images, drawn by the seed, that is kept from training: on them each unit's loss
             is taken now and then, quantized as it will be, and the unit keeps its best state, at worst
-            the one it started with; 0: no image.
+            the one it started with; in the end the whole model goes back to its start unless its prediction
+            of them is clearly nearer to full precision (`holdout.clearly_less`); 0: no image.
         crops: views of each image that are trained on besides, see `views.with_views`; 0: none.
         measured_images: most images that losses are measured on in each unit; 0: all that are trained on.
         quantize_weights: whether units end with their weights as codes; else weights stay in floating point,

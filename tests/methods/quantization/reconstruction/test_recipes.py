@@ -1,6 +1,7 @@
 """Pairs, the whole model, a teacher, held-out images, views, and what is trained besides weights."""
 
 import copy
+from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
@@ -16,7 +17,12 @@ from vit_ptq_bench.methods.quantization.model.families import wrap_model
 from vit_ptq_bench.methods.quantization.quantizers.logarithmic import LogQuantizer
 from vit_ptq_bench.methods.quantization.reconstruction import engine, holdout
 from vit_ptq_bench.methods.quantization.reconstruction.affine import Biases, NormAffine
-from vit_ptq_bench.methods.quantization.reconstruction.losses import BlockError, FeatureError
+from vit_ptq_bench.methods.quantization.reconstruction.losses import (
+    Batch,
+    BlockError,
+    FeatureError,
+    Loss,
+)
 from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe
 from vit_ptq_bench.methods.quantization.reconstruction.trainable_quantizers import (
     TrainableLogScale,
@@ -198,7 +204,7 @@ def test_units_that_are_no_better_on_held_out_images_keep_their_start(
 
 
 def test_a_sound_rate_is_kept_on_held_out_images_and_they_are_not_trained_on(vit, monkeypatch):
-    images = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    images = torch.randn(32, 3, 16, 16, generator=torch.Generator().manual_seed(2))
     calibration = Calibration([images], seed=3)
     drawn, judged = set(), set()
     made = engine.Loop._batch_of
@@ -209,10 +215,58 @@ def test_a_sound_rate_is_kept_on_held_out_images_and_they_are_not_trained_on(vit
 
     monkeypatch.setattr(engine.Loop, "_batch_of", watched)
     model = _reconstruct(vit, calibration, holdout=0.25, iterations=40, crops=1)
-    assert len(judged) == 4 and max(judged) < 16
-    assert not {number % 16 for number in drawn} & judged and max(drawn) >= 16
+    assert len(judged) == 8 and max(judged) < 32
+    assert not {number % 32 for number in drawn} & judged and max(drawn) >= 32
     plain = _reconstruct(vit, calibration, iterations=0)
     assert _error(model, vit, images) < _error(plain, vit, images)
+
+
+@dataclass(frozen=True)
+class _Away(Loss):
+    """Smaller the further the unit is from its target."""
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        return 1e3 - (batch.output - batch.target).square().mean()
+
+
+@pytest.mark.parametrize("attention", ["uniform", "log"])
+def test_a_model_that_is_further_from_full_precision_than_its_start_is_the_start_again(
+    vit, images, calibration, attention, caplog
+):
+    caplog.set_level("INFO")
+    settings = {"attention": attention, "losses": (_Away(),), "weighting": "plain"}
+    trained = _reconstruct(vit, calibration, iterations=30, **settings)
+    plain = _reconstruct(vit, calibration, attention=attention, iterations=0)
+    assert not torch.equal(trained(images), plain(images))
+    judged = _reconstruct(vit, calibration, iterations=30, holdout=0.25, **settings)
+    assert "the start is kept" in caplog.text
+    state, wanted = judged.state_tensors(), plain.state_tensors()
+    assert state.keys() == wanted.keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in wanted.items())
+    assert torch.equal(judged(images), plain(images))
+
+
+@torch.no_grad()
+def test_the_distance_of_each_image_is_torchs():
+    numbers = torch.Generator().manual_seed(1)
+    true, mine = torch.randn(2, 5, 7, generator=numbers)
+    kl = torch.nn.functional.kl_div(
+        mine.log_softmax(1), true.log_softmax(1), reduction="none", log_target=True
+    )
+    torch.testing.assert_close(holdout.distances(true, mine), kl.sum(1))
+    maps = [torch.randn(5, 2, size, size, generator=numbers) for size in (4, 2)]
+    off = (maps[0] * 1.1, maps[1] * 0.7)
+    expected = torch.full((5,), (0.01 + 0.09) / 2)
+    torch.testing.assert_close(holdout.distances(tuple(maps), off), expected)
+
+
+def test_less_is_clear_beyond_one_standard_error_of_the_difference():
+    old = torch.tensor([1.0, 5.0, 9.0, 3.0])
+    # Mean 1 and deviation s of four differences: a standard error of s / 2.
+    assert holdout.clearly_less(old - torch.tensor([-0.6, 2.6, -0.6, 2.6]), old)
+    assert not holdout.clearly_less(old - torch.tensor([-0.8, 2.8, -0.8, 2.8]), old)
+    assert not holdout.clearly_less(old, old) and not holdout.clearly_less(old + 1, old)
+    assert holdout.clearly_less(old[:1] - 0.1, old[:1])
 
 
 def test_views_follow_from_the_seed_and_show_the_images(images):
