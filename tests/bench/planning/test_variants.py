@@ -117,17 +117,18 @@ def test_the_ablation_of_mgrq_switches_one_part_at_a_time() -> None:
     assert suite.variants == read_suite(find_suite("mgrq-ablation-imagenet")).variants
     runs = build_plan(suite, TaskOptions())
     parts = {
-        "": (False, True, True),
-        "+obwr": (True, False, False),
-        "+ebgs": (True, True, False),
-        "+ibls": (True, False, True),
-        "+all": (True, True, True),
+        "": (False, True, True, False),
+        "+obwr": (True, False, False, False),
+        "+ebgs": (True, True, False, False),
+        "+ibls": (True, False, True, False),
+        "+all": (True, True, True, False),
+        "+judged": (True, True, True, True),
     }
     bases = ("repq", "closed-form")
     each = 1 + len(bases) * len(parts) * len(suite.bits) * len(suite.seeds)  # 1: full precision
     assert len(suite.seeds) == 3
     assert len(runs) == len({one.run_id for one in runs}) == len(suite.models) * each
-    switches = ("block", "global_weight", "local_weight")
+    switches = ("block", "global_weight", "local_weight", "holdout")
     found = {}
     for one in runs:
         if one.reference is not None:
