@@ -91,13 +91,15 @@ class Mgrq(Reconstruction):
         return equal_table(bits)
 
     def notes(self) -> tuple[str, ...]:
-        """Return the words of all reconstruction methods, the base, and what becomes of a training in vain."""
+        """Return the words of all reconstruction methods, the base, and what a training in vain leaves."""
         p = self.parameters
         closed = p.start == "closed-form"
         words = "starts from weights solved in closed form" if closed else "starts from RepQ-ViT"
         if not p.block:
             return (self.note, f"no reconstruction; {words}")
-        judged = f"and is the start again unless clearly better on a share of {p.holdout:g} held out"
+        judged = (
+            f"and is the start again unless clearly better on a share of {p.holdout:g} held out"
+        )
         return (*super().notes(), f"{words} {judged}" if p.holdout > 0 else words)
 
     def closed_form(self) -> parts.ClosedForm | None:
