@@ -16,8 +16,8 @@ from vit_ptq_bench.methods.quantization.bits import FLOAT, BitTable, BitWidth, e
 ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)
 
 WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999)
-"""The released code's nine. With 0.999 in the place of 0.9997 (version 1) one block of ViT-Tiny, in which a few
-tokens are very large, came out a quarter worse."""
+"""The released code's nine. With 0.999 in the place of 0.9997 (version 1) one block of ViT-Tiny, in which
+a few tokens are very large, came out a quarter worse."""
 
 
 @dataclass(frozen=True)
