@@ -42,7 +42,7 @@ def test_the_same_seeds_once_more_tell_nothing_new(seed: int) -> None:
 
 
 def test_nothing_apart_is_not_significant_where_it_is_true() -> None:
-    """Three seeds share what is hard about an image; a test that counts each apart would reject more often."""
+    """Three seeds share what is hard about an image; counting each apart would reject more often."""
     numbers = np.random.default_rng(0)
     rejected = 0
     for _ in range(400):
