@@ -22,7 +22,7 @@ from vit_ptq_bench.bench.execution.scarcity import quantize_within_memory
 from vit_ptq_bench.bench.planning import plugins, registry
 from vit_ptq_bench.bench.planning.method_settings import make_method
 from vit_ptq_bench.bench.records.files import temporary_path
-from vit_ptq_bench.bench.records.outcomes import Outcomes
+from vit_ptq_bench.bench.records.outcomes import Outcomes, Replicates
 from vit_ptq_bench.bench.records.record import now
 from vit_ptq_bench.bench.records.spec import ModelSpec
 from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, TensorSpec, equal_table
@@ -41,6 +41,7 @@ class Made:
 
     Attributes:
         outcomes: per image, in the data set's order; None unless the run is ok.
+        replicates: see `Evaluation`.
     """
 
     started: str
@@ -62,6 +63,7 @@ class Made:
     model_sha256: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     outcomes: Outcomes | None = None
+    replicates: Replicates | None = None
 
 
 def execute(job: Job, report: Report) -> Made:
@@ -170,6 +172,8 @@ class _Execution:
         made.standard_errors = dict(evaluation.standard_errors)
         made.n = int(evaluation.n)
         made.outcomes = np.asarray(evaluation.outcomes, dtype=bool)
+        if evaluation.replicates is not None:
+            made.replicates = np.asarray(evaluation.replicates, dtype=np.float32)
 
 
 def prepare_process(seed: int, threads: int) -> None:

@@ -24,7 +24,7 @@ import timm  # noqa: F401  for the fork server, which has to be ready for every 
 from vit_ptq_bench.bench.execution.forkserver import kill_group
 from vit_ptq_bench.bench.execution.messages import CannotWrite, Finished, Job, PhaseProgress
 from vit_ptq_bench.bench.execution.run import Report, execute
-from vit_ptq_bench.bench.records.outcomes import Outcomes
+from vit_ptq_bench.bench.records.outcomes import Outcomes, Replicates
 from vit_ptq_bench.bench.records.record import Record, new_record, now
 from vit_ptq_bench.bench.records.store import Store
 from vit_ptq_bench.tasks.storage import kept
@@ -38,8 +38,8 @@ def main(job: Job, connection: Connection) -> None:
     try:
         detach(job)
         connection.send(PhaseProgress("start", 0, 0))
-        record, outcomes = make_record(job, reporter(connection))
-        written = Store(job.output).write(record, outcomes)
+        record, outcomes, replicates = make_record(job, reporter(connection))
+        written = Store(job.output).write(record, outcomes, replicates)
     except OSError as error:  # those of the run itself are in the record
         connection.send(CannotWrite(error.strerror or str(error)))
         return
@@ -49,16 +49,16 @@ def main(job: Job, connection: Connection) -> None:
     connection.send(Finished(record.status, (record.error or {}).get("message", "")))
 
 
-def make_record(job: Job, report: Report) -> tuple[Record, Outcomes | None]:
-    """Run ``job``; its record and, if it went well, the per-image outcomes."""
+def make_record(job: Job, report: Report) -> tuple[Record, Outcomes | None, Replicates | None]:
+    """Run ``job``; its record and, if it went well, the per-image outcomes and replicates."""
     made = execute(job, report)
     known = {item.name: getattr(made, item.name) for item in fields(made)}
-    outcomes = known.pop("outcomes")
+    outcomes, replicates = known.pop("outcomes"), known.pop("replicates")
     run = job.run
     record = new_record(
         run.spec, fidelity=run.fidelity, variant=run.variant, finished=now(), **known
     )
-    return record, outcomes if record.ok else None
+    return (record, outcomes, replicates) if record.ok else (record, None, None)
 
 
 def detach(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""Per-image outcomes as bytes."""
+"""What an evaluation saw beyond its figures, as bytes: per-image outcomes, figures of drawn image sets."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from vit_ptq_bench.bench.errors import BenchError
 
 Outcomes = NDArray[np.bool_]
+
+Replicates = NDArray[np.float32]
+"""A metric in percent on image sets drawn with replacement, [R]; the same draws for all runs on the data."""
 
 LONGEST = 1 << 26
 """Bytes of the longest array that is unpacked: the outcomes of half a billion images."""
@@ -33,11 +36,14 @@ class DamagedOutcomes(BenchError):
     """Bytes that should be outcomes are none; the text says what is wrong."""
 
 
-def pack(outcomes: Outcomes) -> bytes:
-    """The bytes of a small npz archive that depend on the outcomes alone."""
+def pack(outcomes: Outcomes, replicates: Replicates | None = None) -> bytes:
+    """The bytes of a small npz archive that depend on the arguments alone."""
+    arrays = {"bits": np.packbits(outcomes), "n": np.array(len(outcomes))}
+    if replicates is not None:
+        arrays["replicates"] = np.asarray(replicates, dtype="<f4")
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, array in (("bits", np.packbits(outcomes)), ("n", np.array(len(outcomes)))):
+        for name, array in arrays.items():
             # A fixed date: np.savez would write the present one, and the checksum would change.
             entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
             content = io.BytesIO()
@@ -62,6 +68,24 @@ def unpack(content: bytes) -> Outcomes:
     if len(bits) != (int(n) + 7) // 8:
         raise DamagedOutcomes(f"{len(bits)} bytes are not the outcomes of {int(n)} images")
     return np.unpackbits(bits)[: int(n)].astype(bool)
+
+
+def unpack_replicates(content: bytes) -> Replicates | None:
+    """Return the replicates that `pack` was given; None: it was given none.
+
+    Raises:
+        DamagedOutcomes: an archive of other things, or none.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if "replicates.npy" not in archive.namelist():
+                return None
+            found = _array(archive, "replicates.npy")
+    except _DAMAGE as error:
+        raise DamagedOutcomes(f"no archive of outcomes ({error})") from error
+    if found.dtype != np.dtype("<f4") or found.ndim != 1 or not np.isfinite(found).all():
+        raise DamagedOutcomes("its replicates are no finite numbers of four bytes in a row")
+    return found
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:

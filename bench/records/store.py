@@ -14,7 +14,14 @@ from typing import Protocol
 
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.records.files import remove_stale, write_atomically, write_new
-from vit_ptq_bench.bench.records.outcomes import DamagedOutcomes, Outcomes, pack, unpack
+from vit_ptq_bench.bench.records.outcomes import (
+    DamagedOutcomes,
+    Outcomes,
+    Replicates,
+    pack,
+    unpack,
+    unpack_replicates,
+)
 from vit_ptq_bench.bench.records.record import DamagedRecord, Record
 from vit_ptq_bench.bench.records.record_file import read, to_bytes
 from vit_ptq_bench.bench.records.spec import RunSpec
@@ -61,8 +68,13 @@ class Store:
         task, model = _safe(run.spec.task.name), _safe(run.spec.model.name)
         return self.root / RUNS / task / model / f"{run.spec.run_id}.json"
 
-    def write(self, record: Record, outcomes: Outcomes | None = None) -> Written:
-        """Write a record and its per-image outcomes (bool [n]), both or neither.
+    def write(
+        self,
+        record: Record,
+        outcomes: Outcomes | None = None,
+        replicates: Replicates | None = None,
+    ) -> Written:
+        """Write a record and its per-image outcomes (bool [n]) with replicates ([R]), both or neither.
 
         An ok record is never replaced by one with other numbers: that one is put beside it as
         ``<run id>.conflict-<k>.json``. A record that is not ok never replaces an ok one.
@@ -74,8 +86,8 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         remove_stale(folder)
         if outcomes is not None:
-            packed = pack(outcomes)
-            record = replace(record, outcomes_sha256=hashlib.sha256(packed).hexdigest())
+            packed = pack(outcomes, replicates)
+            record = replace(record, outcomes_sha256=_sha256(packed))
             self._write_outcomes(record, packed)
         return self._write_record(record)
 
@@ -97,12 +109,22 @@ class Store:
                 self._clear(path)
             elif not record.ok:
                 return Written(path)
-            elif _same_numbers(before, record):
+            elif self._same_numbers(before, record):
                 write_atomically(path, content)  # other labels or notes; no number can be lost
                 break
             else:
                 return Written(_write_conflict(path, content), conflict=True)
         return Written(path)
+
+    def _same_numbers(self, before: Record, record: Record) -> bool:
+        if not record.ok:
+            return True
+        if before.metrics != record.metrics or before.n != record.n:
+            return False
+        if before.outcomes_sha256 == record.outcomes_sha256:
+            return True
+        outcomes = self.outcomes(record)  # an older archive holds nothing else
+        return outcomes is not None and before.outcomes_sha256 == _sha256(pack(outcomes))
 
     def _clear(self, path: Path) -> None:
         """Take a record that is not ok, or is damaged, out of the way.
@@ -149,11 +171,26 @@ class Store:
 
     def outcomes(self, record: Record) -> Outcomes | None:
         """Return the per-image outcomes (bool [n]); None if the file is gone or damaged."""
+        content = self._archive(record)
+        return None if content is None else _unpacked(content)
+
+    def replicates(self, record: Record) -> Replicates | None:
+        """Return the first metric on drawn image sets ([R]); None: the record has none, or they are gone."""
+        content = self._archive(record)
+        if content is None:
+            return None
+        try:
+            return unpack_replicates(content)
+        except DamagedOutcomes:
+            return None
+
+    def _archive(self, record: Record) -> bytes | None:
+        """The undamaged file beside a record."""
         plain = self.path(record).with_suffix(".npz")
         for path in (plain, self._named_by_content(record)):
             content = _bytes_of(path)
-            if content and hashlib.sha256(content).hexdigest() == record.outcomes_sha256:
-                return _unpacked(content)
+            if content and _sha256(content) == record.outcomes_sha256:
+                return content
         return None
 
     def outcomes_intact(self, record: Record) -> bool:
@@ -228,12 +265,8 @@ def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)
 
 
-def _same_numbers(first: Record, second: Record) -> bool:
-    return not second.ok or (
-        first.metrics == second.metrics
-        and first.n == second.n
-        and first.outcomes_sha256 == second.outcomes_sha256
-    )
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _write_conflict(path: Path, content: bytes) -> Path:

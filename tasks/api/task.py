@@ -140,6 +140,9 @@ class Evaluation:
         standard_errors: of each metric.
         n: images evaluated.
         outcomes: bool [n], whether each image counts as correct, in the order of the data set.
+        replicates: [R], the first metric on image sets drawn with replacement, for paired comparisons; every
+            evaluation of the same data must draw the same sets. None: the metric is the share of right
+            outcomes, which tell it.
     """
 
     metrics: dict[str, float]
@@ -147,6 +150,7 @@ class Evaluation:
     standard_errors: dict[str, float]
     n: int
     outcomes: NDArray[np.bool_]
+    replicates: NDArray[np.float64] | None = None
 
 
 class Task(ABC):

@@ -80,8 +80,10 @@ class Collector:
             low, high = np.quantile(result.replicates, (0.025, 0.975))
             intervals[f"{kind}_ap"] = (100 * float(low), 100 * float(high))
             errors[f"{kind}_ap"] = 100 * float(result.replicates.std(ddof=1))
-        right = judged["box"].right
-        return Evaluation(metrics, intervals, errors, len(self.image_ids), right)
+        box = judged["box"]
+        return Evaluation(
+            metrics, intervals, errors, len(self.image_ids), box.right, 100 * box.replicates
+        )
 
     def _judge(self) -> dict[str, Judged]:
         predictions = [prediction for _, prediction in self.metric.results]

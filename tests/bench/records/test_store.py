@@ -1,6 +1,7 @@
 """Records survive crashes, never change silently, and damaged ones are reported."""
 
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -16,7 +17,12 @@ from hypothesis import strategies as st
 
 from tests.bench.samples import make_record
 from vit_ptq_bench.bench.errors import BenchError
-from vit_ptq_bench.bench.records.outcomes import pack, unpack
+from vit_ptq_bench.bench.records.outcomes import (
+    DamagedOutcomes,
+    pack,
+    unpack,
+    unpack_replicates,
+)
 from vit_ptq_bench.bench.records.record import DamagedRecord, Record
 from vit_ptq_bench.bench.records.spec import canonical_json
 from vit_ptq_bench.bench.records.store import Store, load_record
@@ -87,6 +93,50 @@ def test_outcomes_pack_losslessly_and_deterministically(bits):
     array = np.array(bits, dtype=bool)
     assert np.array_equal(unpack(pack(array)), array)
     assert pack(array) == pack(array.copy())
+
+
+@settings(max_examples=30)
+@given(
+    bits=st.lists(st.booleans(), max_size=9),
+    values=st.lists(st.floats(0, 100, width=32), max_size=9),
+)
+def test_replicates_pack_beside_outcomes(bits, values):
+    outcomes, replicates = np.array(bits, dtype=bool), np.array(values, dtype=np.float32)
+    packed = pack(outcomes, replicates)
+    assert np.array_equal(unpack(packed), outcomes)
+    assert np.array_equal(unpack_replicates(packed), replicates)
+    assert packed == pack(outcomes.copy(), replicates.astype(np.float64))
+    assert unpack_replicates(pack(outcomes)) is None
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros(3), np.zeros((3, 1), "<f4"), np.array([np.nan], "<f4"), np.zeros(3, ">f4")]
+)
+def test_replicates_of_another_form_are_damage(wrong):
+    content = io.BytesIO()
+    np.savez(content, replicates=wrong)
+    with pytest.raises(DamagedOutcomes, match="finite numbers of four bytes"):
+        unpack_replicates(content.getvalue())
+    with pytest.raises(DamagedOutcomes, match="no archive"):
+        unpack_replicates(content.getvalue()[:40])
+
+
+def test_a_run_again_that_brings_replicates_is_no_conflict(tmp_path):
+    store, outcomes = Store(tmp_path), np.ones(4, dtype=bool)
+    store.write(make_record(), outcomes)
+    assert store.replicates(store.records()[0]) is None
+    assert not store.write(make_record(), outcomes, np.arange(3)).conflict
+    (record,) = store.records()
+    assert store.replicates(record).tolist() == [0, 1, 2]
+    assert store.outcomes(record).all()
+    assert store.write(make_record(), ~outcomes, np.arange(3)).conflict
+
+
+def test_replicates_may_also_come_where_the_older_archive_is_gone(tmp_path):
+    store, outcomes = Store(tmp_path), np.ones(4, dtype=bool)
+    store.write(make_record(), outcomes).path.with_suffix(".npz").unlink()
+    assert not store.write(make_record(), outcomes, np.arange(3)).conflict
+    assert store.replicates(store.records()[0]) is not None
 
 
 def test_run_id_is_the_hash_of_the_canonical_spec():
