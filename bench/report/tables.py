@@ -1,0 +1,225 @@
+"""The tables that a folder's records make, before anything is drawn: what is in which row, and its rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from vit_ptq_bench.bench.records.outcomes import Outcomes, Replicates
+from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY, Record
+from vit_ptq_bench.bench.report.frame import GROUP, labels, to_frame
+from vit_ptq_bench.bench.report.standings import Seen, Standing, standings
+
+
+class Evidence(NamedTuple):
+    """What lies beside a record; see `Store`.
+
+    Attributes:
+        outcomes: per image, bool [n]; None: gone, or damaged.
+        replicates: the first metric on drawn image sets, [R]; None: the record has none.
+    """
+
+    outcomes: Outcomes | None = None
+    replicates: Replicates | None = None
+
+
+Loader = Callable[[Record], Evidence]
+
+
+class Place(NamedTuple):
+    """What the rows of one table share.
+
+    Attributes:
+        task, version: of the task.
+        data: identity of the data.
+        limit: images of the evaluation set; None: all.
+        protocol: ``equal`` or ``authors``.
+        scope: what of the model is quantized; empty: it is always the whole.
+        model, weights: of the model.
+        bits: such as ``W4A4``.
+    """
+
+    task: str
+    version: int
+    data: str
+    limit: int | None
+    protocol: str
+    scope: str
+    model: str
+    weights: str
+    bits: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method with its settings in one table.
+
+    Attributes:
+        label: its name; the same in all tables of one task and protocol.
+        runs: the runs that are ok, by seed.
+        failures: those that are not.
+        standing: its place; None: no run is ok.
+    """
+
+    label: str
+    runs: tuple[Record, ...] = ()
+    failures: tuple[Record, ...] = ()
+    standing: Standing | None = None
+
+    @property
+    def record(self) -> Record:
+        """The run that speaks for all: of the lowest seed that is ok, else the first that is not."""
+        return (self.runs or self.failures)[0]
+
+    @property
+    def value(self) -> float | None:
+        """The first metric in percent, mean over seeds; None where no run is ok."""
+        return self.mean(lambda record: record.value)
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation of the first metric between seeds; None with fewer than two."""
+        values = [record.value for record in self.runs if record.value is not None]
+        return stdev(values) if len(values) > 1 else None
+
+    @property
+    def seconds(self) -> float | None:
+        """What calibration takes, mean over seeds."""
+        return self.mean(lambda record: record.seconds.get("calibrate"))
+
+    def metric(self, name: str) -> float | None:
+        """A metric in percent, mean over the seeds that have it."""
+        return self.mean(lambda record: record.metrics.get(name))
+
+    def mean(self, of: Callable[[Record], float | None]) -> float | None:
+        """The mean over the runs that are ok and have it."""
+        found = [value for value in map(of, self.runs) if value is not None]
+        return fmean(found) if found else None
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows of one model at one bit width under one protocol.
+
+    Attributes:
+        place: what they share.
+        reference: the full-precision model; None: it has not run.
+        rows: those with a result, best first, then those without.
+        missing: labels that the task and protocol have elsewhere, but not here.
+    """
+
+    place: Place
+    reference: Row | None
+    rows: tuple[Row, ...]
+    missing: tuple[str, ...] = ()
+
+    @property
+    def ranked(self) -> tuple[Row, ...]:
+        """The rows with a result, best first."""
+        return tuple(row for row in self.rows if row.standing is not None)
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric that rows are ranked by; empty where nothing has a result."""
+        return next((row.record.primary_metric or "" for row in self._with_result()), "")
+
+    @property
+    def titles(self) -> tuple[tuple[str, str], ...]:
+        """(metric, title) of the metrics beside the first."""
+        return next((row.record.metric_titles for row in self._with_result()), ())
+
+    def _with_result(self) -> Iterator[Row]:
+        yield from self.ranked
+        if self.reference is not None and self.reference.runs:
+            yield self.reference
+
+
+def tables(records: Sequence[Record], evidence: Loader) -> list[Table]:
+    """Return the tables of records, ordered by task, protocol, scope, model and bit width.
+
+    Args:
+        records: in any order.
+        evidence: gives what lies beside a record.
+    """
+    if not records:
+        return []
+    frame = to_frame(records).reset_index(drop=True)
+    by_id = {record.run_id: record for record in records}
+    is_reference = frame["fidelity"] == REFERENCE_FIDELITY
+    references = _references(frame[is_reference], by_id)
+    found: list[Table] = []
+    for _, section in frame[~is_reference].groupby(GROUP[:-2], dropna=False, sort=True):
+        section = section.assign(label=labels(section))
+        everyone = sorted(set(section["label"]))
+        for key, part in section.groupby([*GROUP, "bits"], dropna=False, sort=True):
+            rows = _rows(part, by_id, evidence)
+            here = {row.label for row in rows}
+            missing = tuple(label for label in everyone if label not in here)
+            place = _place(key)
+            found.append(Table(place, references.get(_model_of(place)), rows, missing))
+    return found
+
+
+def _place(key: Any) -> Place:
+    place = Place(*_values(key))
+    return place._replace(version=int(place.version), limit=_whole(place.limit))
+
+
+def _values(key: Any) -> list[Any]:
+    """The values of a group's key, None where there is none."""
+    return [None if pd.isna(value) else value for value in key]
+
+
+def _whole(value: Any) -> int | None:
+    return None if value is None else int(value)
+
+
+def _model_of(place: Place) -> tuple[object, ...]:
+    return (*place[:4], place.model, place.weights)
+
+
+def _references(frame: pd.DataFrame, by_id: Mapping[str, Record]) -> dict[tuple[object, ...], Row]:
+    """The full-precision rows by task, version, data, limit, model and weights."""
+    columns = [*GROUP[:4], "model", "weights"]
+    found = {}
+    for key, part in frame.groupby(columns, dropna=False, sort=True):
+        task, version, data, limit, *model = _values(key)
+        label = str(part.iloc[0]["method"])
+        found[(task, int(version), data, _whole(limit), *model)] = _row(label, part, by_id)
+    return found
+
+
+def _row(label: str, part: pd.DataFrame, by_id: Mapping[str, Record]) -> Row:
+    runs = sorted((by_id[run] for run in part["run_id"]), key=lambda r: (r.spec.seed, r.run_id))
+    return Row(
+        label,
+        tuple(run for run in runs if run.value is not None),
+        tuple(run for run in runs if run.value is None),
+    )
+
+
+def _rows(part: pd.DataFrame, by_id: Mapping[str, Record], evidence: Loader) -> tuple[Row, ...]:
+    """The rows of one table, best first."""
+    rows = [_row(str(label), own, by_id) for label, own in part.groupby("label", sort=True)]
+    done = [row for row in rows if row.runs]
+    places = standings([_seen(row, evidence) for row in done])
+    ranked = [replace(row, standing=one) for row, one in zip(done, places, strict=True)]
+    ranked.sort(key=lambda row: (-(row.value or 0.0), row.label))
+    return (*ranked, *(row for row in rows if not row.runs))
+
+
+def _seen(row: Row, evidence: Loader) -> Seen:
+    """What tests know of a row: outcomes where the first metric is their share, else replicates."""
+    found = [evidence(run) for run in row.runs]
+    value = row.value or 0.0
+    if all(run.outcomes_metric == run.primary_metric for run in row.runs):
+        return Seen(value, outcomes=_complete([one.outcomes for one in found]))
+    return Seen(value, replicates=_complete([one.replicates for one in found]))
+
+
+def _complete(arrays: Sequence[Any]) -> Sequence[Any] | None:
+    return None if any(array is None for array in arrays) else arrays
