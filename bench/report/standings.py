@@ -41,10 +41,12 @@ class Standing:
     Attributes:
         rank: 1 and how many rows are better beyond chance. Rows that no test separates from the best share
             rank 1.
+        beats: how many rows are worse beyond chance.
         tested: whether it could be tested against all other rows.
     """
 
     rank: int
+    beats: int
     tested: bool
 
 
@@ -58,8 +60,12 @@ def standings(rows: Sequence[Seen]) -> list[Standing]:
     value = np.array([row.value for row in rows])
     better = (p < SIGNIFICANCE) & (value[None, :] > value[:, None])
     return [
-        Standing(1 + int(above.sum()), not np.isnan(np.delete(own, index)).any())
-        for index, (above, own) in enumerate(zip(better, p, strict=True))
+        Standing(
+            rank=1 + int(better[index].sum()),
+            beats=int(better[:, index].sum()),
+            tested=not np.isnan(np.delete(p[index], index)).any(),
+        )
+        for index in range(len(rows))
     ]
 
 

@@ -58,7 +58,8 @@ def test_drawn_image_sets_give_the_error_of_a_difference() -> None:
 def test_rows_that_no_test_separates_from_the_best_share_the_first_rank() -> None:
     rows = [seen(0.5), seen(0.9), seen(0.905), seen(0.7, seeds=3), seen(0.9, seeds=2)]
     assert standings(rows) == [
-        Standing(5, True), Standing(1, True), Standing(1, True), Standing(4, True), Standing(1, True),
+        Standing(5, 0, True), Standing(1, 2, True), Standing(1, 2, True), Standing(4, 1, True),
+        Standing(1, 2, True),
     ]  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def test_a_row_without_outcomes_is_separated_from_nothing_and_says_so() -> None:
     rows = [seen(0.9), Seen(20.0), seen(0.5), seen(0.9, n=100)]
     assert [one.rank for one in standings(rows)] == [1, 1, 2, 1]
     assert [one.tested for one in standings(rows)] == [False] * 4
-    assert standings([seen(0.9)]) == [Standing(1, True)]
+    assert standings([seen(0.9)]) == [Standing(1, 0, True)]
     assert standings([]) == []
 
 

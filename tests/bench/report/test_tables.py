@@ -66,7 +66,7 @@ def test_bits_and_protocols_have_tables_of_their_own() -> None:
 
 
 def test_without_outcomes_nothing_is_separated() -> None:
-    assert {row.standing for row in one(tables(RECORDS, nothing)).ranked} == {Standing(1, False)}
+    assert {row.standing for row in one(tables(RECORDS, nothing)).ranked} == {Standing(1, 0, False)}
 
 
 def test_other_images_are_another_table_with_a_reference_of_their_own() -> None:

@@ -1,0 +1,80 @@
+"""Recommendations and places over models and bit widths."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from tests.bench.report.test_tables import hits, nothing
+from tests.bench.samples import make_record
+from vit_ptq_bench.bench.records.record import Record
+from vit_ptq_bench.bench.report.summary import averaged, choices, overall
+from vit_ptq_bench.bench.report.tables import tables
+
+
+def timed(method: str, value: float, seconds: float) -> Record:
+    return replace(make_record(method=method, value=value), seconds={"calibrate": seconds})
+
+
+def test_the_cheapest_is_one_of_those_that_no_test_separates_from_the_best() -> None:
+    records = [
+        timed("slow", 90.0, 100.0), timed("near", 89.9, 10.0), timed("quick", 70.0, 1.0),
+        make_record(method="broken", status="failed"),
+    ]  # fmt: skip
+    (choice,) = choices(tables(records, hits))
+    assert (choice.best.label, choice.cheapest.label) == ("slow", "near")
+    assert [row.label for row in choice.equal] == ["near"]
+
+
+def test_a_time_that_is_not_known_is_not_the_cheapest() -> None:
+    records = [replace(timed("a", 90.0, 1.0), seconds={}), timed("b", 90.0, 9.0)]
+    (choice,) = choices(tables(records, nothing))
+    assert choice.cheapest.label == "b"
+
+
+def test_tables_without_a_result_have_no_choice() -> None:
+    assert choices(tables([make_record(status="failed")], nothing)) == []
+    assert choices([]) == [] and overall([]) == []
+
+
+def test_a_method_is_placed_by_its_ranks_and_not_by_the_hardest_cell() -> None:
+    figures = {  # of three models: `even` is second everywhere, `odd` has the highest mean
+        "even": (90.0, 80.0, 30.0),
+        "odd": (80.0, 70.0, 60.0),
+        "first": (91.0, 81.0, 20.0),
+    }
+    records = [
+        make_record(method=method, model=f"m{index}", value=value)
+        for method, values in figures.items()
+        for index, value in enumerate(values)
+    ]
+    found = overall(tables(records, hits))
+    assert [(one.label, round(one.rank.value, 2)) for one in found] == [
+        ("first", 1.67), ("even", 2.0), ("odd", 2.33),
+    ]  # fmt: skip
+    assert all(one.cells == 3 for one in found)
+    odd = found[2]
+    assert odd.wins.value == pytest.approx(100 / 3)  # both others, in one of three cells
+    assert odd.rank.low is not None and odd.rank.low < odd.rank.value
+
+
+def test_a_method_that_lacks_cells_comes_behind_those_that_have_all() -> None:
+    records = [make_record(method=m, model=v, value=50.0) for m, v in product("ab", "xy")]
+    records.append(make_record(method="c", model="x", value=99.0))
+    found = overall(tables(records, hits))
+    assert [(one.label, one.cells) for one in found] == [("a", 2), ("b", 2), ("c", 1)]
+    assert found[0].rank.value == pytest.approx((2.5 + 1.5) / 2)
+    assert found[0].rank.low is None
+
+
+def test_the_interval_is_that_of_a_mean() -> None:
+    values = np.random.default_rng(3).normal(10, 2, 200).tolist()
+    found = averaged(values)
+    half = norm.ppf(0.975) * np.std(values) / np.sqrt(200)
+    assert found.low == pytest.approx(found.value - half, abs=0.05)
+    assert found.high == pytest.approx(found.value + half, abs=0.05)
+    assert averaged(values) == found
