@@ -53,6 +53,7 @@ class AdaLog(Method):
     paper = "Wu et al., AdaLog: PTQ for Vision Transformers with Adaptive Logarithm Quantizer, ECCV 2024"
     version = 2
     fidelity = "reimplementation"
+    family = "calibration"
     schemes = {"attention": "adalog", "fc2.input": "shifted-adalog"}
     quick = {"candidates": 16, "kept": 2, "steps": 0, "rounds": 1}
     Parameters = AdaLogParameters

@@ -77,6 +77,7 @@ class ApqVit(Method):
     name = "apq-vit"
     paper = "Ding et al., APQ-ViT: Towards Accurate PTQ for Vision Transformer, ACM MM 2022"
     fidelity = "reimplementation"
+    family = "calibration"
     version = 3
     schemes = {"fc2.input": "twin-gelu"}
     quick = {"rounds": 1, "draws": 1, "steps": 25}

@@ -38,6 +38,7 @@ class DopqViT(Method):
     )
     note = "from the abstract; the formula of its grid is this project's"
     fidelity = "inspired"
+    family = "calibration"
     schemes = {"attention": "tangent"}
     Parameters = DopqParameters
 

@@ -50,6 +50,7 @@ class EasyQuant(Method):
     name = "easyquant"
     paper = "Wu et al., EasyQuant: Post-training Quantization via Scale Optimization, 2020"
     fidelity = "reimplementation"
+    family = "calibration"
     version = 2
     Parameters = EasyQuantParameters
 

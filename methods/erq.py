@@ -59,6 +59,7 @@ class Erq(Method):
         "Zhong et al., ERQ: Error Reduction for PTQ of Vision Transformers, ICML 2024; TPAMI 2025"
     )
     fidelity = "official"
+    family = "compensation"
     schemes = {"attention": "log-sqrt2"}
     Parameters = ErqParameters
     released: ClassVar[bool] = False
@@ -111,6 +112,7 @@ class ErqReleased(Erq):
 
     name = "erq-released"
     schemes = {"attention": "log-sqrt2-plus-zero"}
+    extra_levels = 1
     Parameters = ReleasedParameters
     released = True
     note = "fractional zero points and 2^b + 1 attention levels, as in the released code"

@@ -15,6 +15,7 @@ class FullPrecision(Method):
     name = "fp32"
     paper = "the unquantized model"
     fidelity = "reference"
+    family = "reference"
     calibration_images = 0
     note = "not quantized"
 

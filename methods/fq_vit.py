@@ -32,6 +32,7 @@ class FqVit(Method):
     name = "fq-vit"
     paper = "Lin et al., FQ-ViT: PTQ for Fully Quantized Vision Transformer, IJCAI 2022"
     fidelity = "reimplementation"
+    family = "calibration"
     calibration_images = 1000
     schemes = {"attention": "log-int-softmax"}
     note = "LayerNorm inputs are quantized under protocol authors only"

@@ -52,6 +52,7 @@ class Gptaq(Method):
     name = "gptaq"
     paper = "Li et al., GPTAQ: Efficient Finetuning-Free Quantization for Asymmetric Calibration, ICML 2025"
     fidelity = "reimplementation"
+    family = "compensation"
     calibration_images = 128
     detection_images = 32
     schemes = {"attention": "log-sqrt2"}

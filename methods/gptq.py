@@ -37,6 +37,7 @@ class Gptq(Method):
     name = "gptq"
     paper = "Frantar et al., GPTQ: Accurate PTQ for Generative Pre-trained Transformers, ICLR 2023"
     fidelity = "reimplementation"
+    family = "compensation"
     schemes = {"attention": "log-sqrt2"}
     note = "activations as in RepQ-ViT"
     Parameters = GptqParameters

@@ -60,6 +60,7 @@ class IAndSViT(Method):
         "Quantization, TPAMI 2025"
     )
     fidelity = "reimplementation"
+    family = "reconstruction"
     version = 2
     calibration_images = 1024
     schemes = {"attention": "shift-uniform-log2"}

@@ -40,6 +40,7 @@ class IgqViT(Method):
     paper = "Moon et al., Instance-Aware Group Quantization for Vision Transformers, CVPR 2024"
     note = "groups are assigned at run time, for each image (in a Swin for each window): dynamic"
     fidelity = "inspired"
+    family = "calibration"
     schemes = {
         **dict.fromkeys(GROUPED, "instance-channel-groups"),
         "attention": "instance-token-groups",

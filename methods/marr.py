@@ -41,6 +41,7 @@ class Marr(Method):
     name = "marr"
     paper = "MARR, arXiv 2605.17997, 2026"
     fidelity = "reimplementation"
+    family = "compensation"
     calibration_images = 128
     detection_images = 32
     schemes = {"attention": "log-sqrt2"}

@@ -21,6 +21,7 @@ class MinMax(Method):
     name = "minmax"
     paper = "Lin et al., FQ-ViT, IJCAI 2022 (baseline)"
     fidelity = "reimplementation"
+    family = "calibration"
 
     def authors_table(self, bits: BitWidth) -> BitTable:
         """Return the common table with symmetric weights."""

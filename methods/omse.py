@@ -39,6 +39,7 @@ class Omse(Method):
         "Choukroun et al., Low-bit Quantization of Neural Networks for Efficient Inference, 2019"
     )
     fidelity = "reimplementation"
+    family = "calibration"
     Parameters = OmseParameters
 
     def calibrate(

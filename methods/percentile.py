@@ -34,6 +34,7 @@ class Percentile(Method):
     name = "percentile"
     paper = "Wu et al., Integer Quantization for Deep Learning Inference, 2020; q of FQ-ViT"
     fidelity = "reimplementation"
+    family = "calibration"
     Parameters = PercentileParameters
 
     def authors_table(self, bits: BitWidth) -> BitTable:

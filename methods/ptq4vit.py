@@ -56,6 +56,7 @@ class Ptq4Vit(Method):
     name = "ptq4vit"
     paper = "Yuan et al., PTQ4ViT: PTQ for Vision Transformers with Twin Uniform Quantization, ECCV 2022"
     fidelity = "official"
+    family = "calibration"
     version = 2
     schemes = TWIN_SCHEMES
     batch = "batch_size"

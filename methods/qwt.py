@@ -53,6 +53,7 @@ class QwT(Method):
     name = "qwt"
     paper = "Fu et al., Quantization without Tears, CVPR 2025"
     fidelity = "reimplementation"
+    family = "compensation"
     calibration_images = 512
     detection_images = 32
     Parameters = QwTParameters

@@ -28,6 +28,7 @@ class RepQViT(Method):
         "Li et al., RepQ-ViT: Scale Reparameterization for PTQ of Vision Transformers, ICCV 2023"
     )
     fidelity = "official"
+    family = "transformation"
     detection_images = 1
     schemes = {"attention": "log-sqrt2"}
     Parameters = ReparameterizationParameters
@@ -65,5 +66,6 @@ class RepQViTReleased(RepQViT):
 
     name = "repq-vit-released"
     schemes = {"attention": "log-sqrt2-plus-zero"}
+    extra_levels = 1
     Parameters = ReleasedParameters
     note = "fractional zero points and 2^b + 1 attention levels, as in the released code"

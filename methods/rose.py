@@ -106,6 +106,7 @@ class Rose(Method):
     version = 2
     paper = "this project: rotate, set ranges, re-solve"
     fidelity = "official"
+    family = "compensation"
     quick = {"folds": 2}
     profiles = {"train": TRAIN}
     Parameters = RoseParameters

@@ -36,6 +36,7 @@ class SmoothQuant(Method):
     name = "smoothquant"
     paper = "Xiao et al., SmoothQuant: Accurate and Efficient PTQ for LLMs, ICML 2023"
     fidelity = "reimplementation"
+    family = "transformation"
     Parameters = SmoothQuantParameters
 
     def calibrate(

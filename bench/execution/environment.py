@@ -12,6 +12,7 @@ import torch
 
 from vit_ptq_bench.bench.execution.devices import core_count
 from vit_ptq_bench.bench.planning import plugins
+from vit_ptq_bench.version import distribution_version
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy")
 
@@ -24,6 +25,7 @@ def environment(device: torch.device, source: dict[str, Any]) -> dict[str, Any]:
         source: what `source_state` says, asked once per sweep.
     """
     return {
+        "vit_ptq_bench": distribution_version(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         **{package: _version(package) for package in PACKAGES},

@@ -179,6 +179,7 @@ class Sweep:
             run.spec,
             status=status,
             fidelity=run.fidelity,
+            family=run.family,
             error=error,
             variant=run.variant,
             started=now(),

@@ -56,7 +56,12 @@ def make_record(job: Job, report: Report) -> tuple[Record, Outcomes | None, Repl
     outcomes, replicates = known.pop("outcomes"), known.pop("replicates")
     run = job.run
     record = new_record(
-        run.spec, fidelity=run.fidelity, variant=run.variant, finished=now(), **known
+        run.spec,
+        fidelity=run.fidelity,
+        family=run.family,
+        variant=run.variant,
+        finished=now(),
+        **known,
     )
     return (record, outcomes, replicates) if record.ok else (record, None, None)
 

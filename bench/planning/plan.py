@@ -44,7 +44,7 @@ class Run:
 
     Attributes:
         spec: everything that decides the result.
-        fidelity: of the method.
+        fidelity, family: of the method.
         reference: id of the full-precision run it waits for; None for that run itself.
         variant: the suite's label of these settings; for people, no part of the identity.
     """
@@ -53,6 +53,7 @@ class Run:
     fidelity: str
     reference: str | None
     variant: str | None = None
+    family: str = "other"
 
     @property
     def run_id(self) -> str:
@@ -106,13 +107,14 @@ class Part:
 
     Attributes:
         method: the method with its settings.
-        fidelity: of the method.
+        fidelity, family: of the method.
         table: how each site is represented.
         images: number of calibration images.
     """
 
     method: MethodSpec
     fidelity: str
+    family: str
     table: BitTable
     images: int
 
@@ -311,7 +313,7 @@ def _run(common: Common, model: ModelSpec, cell: Cell, reference: str | None) ->
         seed=cell.seed,
         scope=cell.scope,
     )
-    return Run(spec, part.fidelity, reference, cell.choice.variant)
+    return Run(spec, part.fidelity, reference, cell.choice.variant, part.family)
 
 
 def _part(common: Common, cell: Cell) -> Part:
@@ -326,6 +328,7 @@ def _part(common: Common, cell: Cell) -> Part:
             cell.choice.name, cls.version, asdict(method.parameters), method.transforms
         ),
         fidelity=cls.fidelity,
+        family=cls.family,
         table=table if cell.scope is None else table.with_scope(cell.scope),
         images=calibration_images(cls, cell.protocol, given, dense),
     )

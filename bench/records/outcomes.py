@@ -1,4 +1,4 @@
-"""What an evaluation saw beyond its figures, as bytes: per-image outcomes, figures of drawn image sets."""
+"""Per-image outcomes of an evaluation, and its figures on drawn image sets, as bytes."""
 
 from __future__ import annotations
 

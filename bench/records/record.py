@@ -38,6 +38,7 @@ class Record:
         spec: everything that decides the result.
         status: one of `schema.STATUSES`.
         fidelity: how close the method is to its paper's code.
+        family: what kind of method it is.
         notes: what the method says of itself beyond its bit table.
         common_table: the bit table of protocol ``equal`` at this bit width, to compare with.
         primary_metric: the metric of ``metrics`` that methods are ranked by.
@@ -66,6 +67,7 @@ class Record:
     spec: RunSpec
     status: str
     fidelity: str
+    family: str = "other"
     notes: tuple[str, ...] = ()
     common_table: Mapping[str, TensorSpec] | None = None
     primary_metric: str | None = None
@@ -111,14 +113,21 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-ready data; numbers that are not finite become None."""
         data = {item.name: getattr(self, item.name) for item in fields(self)}
-        common = self.common_table
+        del data["common_table"]
         data |= {
             "run_id": self.run_id,
             "spec": self.spec.to_dict(),
-            "common_table": None if common is None else table_to_dict(common),
+            "common_differs": self._common_differs(),
         }
         finite: dict[str, Any] = _finite(data)
         return finite
+
+    def _common_differs(self) -> dict[str, dict[str, Any]] | None:
+        """The sites of the common table that are others than in the spec's, for most are the same."""
+        common, own = self.common_table, self.spec.table
+        if common is None:
+            return None
+        return table_to_dict({site: spec for site, spec in common.items() if spec != own.get(site)})
 
     @classmethod
     def from_dict(cls, data: object, source: Path | str = "record") -> Record:
@@ -132,14 +141,14 @@ class Record:
             DamagedRecord: unknown schema version, missing or unknown keys, wrong types, a run id that
                 does not belong to the spec, or a checksum that is not that of the rest.
         """
-        data, found = _without_checksum(upgraded(data))
+        data, whole = _without_checksum(data)
+        data = upgraded(data)
         wrong = problem(data)
         if wrong is not None or not isinstance(data, dict):
             raise DamagedRecord(f"{source}: {wrong}")
         try:
             spec = RunSpec.from_dict(data["spec"])
-            common = data["common_table"]
-            common = None if common is None else table_from_dict(common)
+            common = _common_table(spec, data["common_differs"])
         except (WrongSpec, MethodError) as error:
             raise DamagedRecord(f"{source}: {error}") from error
         if data["run_id"] != spec.run_id:
@@ -147,11 +156,11 @@ class Record:
                 f"{source}: run_id is {data['run_id']}, but its spec has the id {spec.run_id}; "
                 "the file was edited or belongs to another version"
             )
-        if found is not None and found != checksum(data):  # last: what else is wrong says more
+        if not whole:  # last: what else is wrong says more
             raise DamagedRecord(
                 f"{source}: its checksum is not that of its content: the file was edited or damaged"
             )
-        rest = {key: value for key, value in data.items() if key != "run_id"}
+        rest = {k: value for k, value in data.items() if k not in ("run_id", "common_differs")}
         rest |= {
             "spec": spec,
             "common_table": common,
@@ -171,26 +180,46 @@ def checksum(data: Mapping[str, Any]) -> str:
     return f"sha256:{hashlib.sha256(canonical_json(data).encode()).hexdigest()}"
 
 
-def _without_checksum(data: object) -> tuple[object, object]:
+def _without_checksum(data: object) -> tuple[object, bool]:
+    """The data of a record's file without its checksum, and whether that is right, where there is one."""
     if not isinstance(data, dict) or CHECKSUM not in data:
-        return data, None
-    return {key: value for key, value in data.items() if key != CHECKSUM}, data[CHECKSUM]
+        return data, True
+    rest = {key: value for key, value in data.items() if key != CHECKSUM}
+    return rest, data[CHECKSUM] == checksum(rest)
 
 
-def new_record(spec: RunSpec, *, status: str, fidelity: str, **known: Any) -> Record:
+def _common_table(
+    spec: RunSpec, differs: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, TensorSpec] | None:
+    """The common table of a run, from the sites in which it is not the run's own.
+
+    Raises:
+        WrongSpec: a site that the run's table does not have.
+    """
+    if differs is None:
+        return None
+    unknown = sorted(set(differs) - set(spec.table))
+    if unknown:
+        raise WrongSpec(f"common_differs has sites that the run's table has not: {unknown}")
+    return {**spec.table, **table_from_dict(differs)}
+
+
+def new_record(
+    spec: RunSpec, *, status: str, fidelity: str, family: str = "other", **known: Any
+) -> Record:
     """The record of a run that has just ended.
 
     Args:
         spec: everything that decides the result.
         status: one of `schema.STATUSES`.
-        fidelity: of the method.
+        fidelity, family: of the method.
         known: any other field of `Record`; what is not given is None or empty.
 
     Raises:
         TypeError: ``known`` has a name that is no field.
         DamagedRecord: a value has the wrong type, or an ok run lacks its primary metric.
     """
-    record = Record(spec, status, fidelity, **known)
+    record = Record(spec, status, fidelity, family, **known)
     return Record.from_dict(record.to_dict(), f"record of run {spec.run_id}")
 
 

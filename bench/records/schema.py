@@ -23,7 +23,7 @@ from vit_ptq_bench.bench.records.checks import (
     whole,
 )
 
-SCHEMA = 4
+SCHEMA = 5
 """Version of the layout; raise it when a key is added, renamed or changes its meaning."""
 
 STATUSES = ("ok", "failed", "oom", "timeout", "skipped")
@@ -46,8 +46,9 @@ FIELDS: dict[str, tuple[str, Check]] = {
     "spec": ("an object", mapping),
     "status": (f"one of {', '.join(STATUSES)}", STATUSES.__contains__),
     "fidelity": ("a text", text),
+    "family": ("a text", text),
     "notes": ("a list of texts", list_of(text)),
-    "common_table": ("a bit table or null", optional(table)),
+    "common_differs": ("a bit table or null", optional(table)),
     "primary_metric": ("a text or null", optional(text)),
     "metric_titles": ("a list of pairs of texts", list_of(pair_of(text))),
     "outcomes_metric": ("a text or null", optional(text)),
@@ -109,7 +110,40 @@ def _from_3(data: Json) -> Json:
     return data | new | {"schema": 4}
 
 
-_UPGRADES: dict[object, Callable[[Json], Json]] = {1: _from_1, 2: _from_2, 3: _from_3}
+def _from_4(data: Json) -> Json:
+    """Schema 4 told the whole common table beside the spec's, and not what kind of method it is of."""
+    own, common = data["spec"]["table"], data["common_table"]
+    differs = None
+    if common is not None:
+        if common.keys() != own.keys():
+            raise KeyError("the tables have not the same sites")
+        differs = {site: spec for site, spec in common.items() if spec != own[site]}
+    family = _FAMILIES_4.get(data["spec"]["method"]["name"], "other")
+    new: Json = {"common_differs": differs, "family": family}
+    if new.keys() & data.keys():
+        raise KeyError("schema 4 has no such keys")
+    rest = {key: value for key, value in data.items() if key != "common_table"}
+    return rest | new | {"schema": 5}
+
+
+_UPGRADES: dict[object, Callable[[Json], Json]] = {
+    1: _from_1,
+    2: _from_2,
+    3: _from_3,
+    4: _from_4,
+}
+
+_METHODS_4 = {
+    "reference": "fp32",
+    "calibration": "minmax percentile omse easyquant fq-vit ptq4vit ptq4vit-released apq-vit adalog "
+    "dopq-vit igq-vit",
+    "transformation": "smoothquant repq-vit repq-vit-released",
+    "compensation": "gptq gptaq marr erq erq-released qwt rose rose-uniform",
+    "reconstruction": "brecq qdrop pd-quant mgrq i-and-s-vit fima-q aphq-vit ls-vit glf-q lrquant "
+    "lrquant-plus",
+}
+_FAMILIES_4 = {name: family for family, names in _METHODS_4.items() for name in names.split()}
+"""The family of every method that there was before records said it."""
 
 _TITLES_2 = {
     "top1": [["top5", "top5"]],

@@ -234,6 +234,19 @@ class Store:
         return None
 
 
+def folders_of_records(root: Path) -> list[Path]:
+    """Return the folders of records that are ``root`` or lie in it, in order."""
+    return [folder for folder in (root, *sorted(root.glob("*/"))) if (folder / RUNS).is_dir()]
+
+
+def names_record(text: str, root: Path) -> bool:
+    """Return whether a user who writes this means a run: a record file, or the beginning of an id."""
+    path = Path(text)
+    if path.suffix == ".json" and path.is_file():
+        return True
+    return any(p.name.startswith(text) for p in Store(root).files())
+
+
 def load_record(text: str, root: Path) -> tuple[Store, Record]:
     """Return the record that a user names, by its file or by the beginning of its id.
 

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 Fidelity = Literal["official", "reimplementation", "inspired", "reference"]
 
+Family = Literal[
+    "calibration", "transformation", "compensation", "reconstruction", "other", "reference"
+]
+
 
 @cache
 def _type_hints(cls: type) -> dict[str, Any]:
@@ -43,11 +47,16 @@ class Method(ABC):
         paper: citation.
         fidelity: ``official`` (algorithm confirmed from the authors' source), ``reimplementation``
             (from the paper), ``inspired`` (in its spirit), ``reference`` (no quantization).
+        family: ``calibration`` (ranges and scales are searched, weights stay), ``transformation`` (the
+            model is first made easier to quantize), ``compensation`` (weights make up for errors, in closed
+            form), ``reconstruction`` (weights or roundings are trained), ``other``, or ``reference``; tables
+            can be filtered by it.
         version: raise it whenever results change; it is part of a result's identity.
         calibration_images: how many images the authors use; 0 if the method needs none.
         detection_images: how many they use on COCO, if that is another number and known.
         schemes: sites that get another form of quantizer than the uniform one; the method's essence,
             so it holds under every protocol.
+        extra_levels: levels beyond those of its bits that a released code's grids have; ``note`` says so.
         note: one sentence about the convention, printed under leaderboards; see `notes`.
         quick: settings with which it runs in seconds on a small model, for the conformance tests.
         profiles: named sets of settings, for methods with a parameter ``profile``: what it names comes
@@ -62,10 +71,12 @@ class Method(ABC):
     name: ClassVar[str]
     paper: ClassVar[str]
     fidelity: ClassVar[Fidelity] = "inspired"
+    family: ClassVar[Family] = "other"
     version: ClassVar[int] = 1
     calibration_images: ClassVar[int] = 32
     detection_images: ClassVar[int | None] = None
     schemes: ClassVar[Mapping[str, str]] = {}
+    extra_levels: ClassVar[int] = 0
     note: ClassVar[str] = ""
     quick: ClassVar[Mapping[str, Any]] = {}
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

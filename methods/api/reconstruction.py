@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from vit_ptq_bench.methods import quantization as parts
-from vit_ptq_bench.methods.api.method import Fidelity, Method
+from vit_ptq_bench.methods.api.method import Family, Fidelity, Method
 from vit_ptq_bench.methods.api.parameters import ReparameterizationParameters, bounded, counted
 from vit_ptq_bench.methods.quantization.bits import (
     OPERAND_ROLES,
@@ -64,6 +64,7 @@ class Reconstruction(Method):
     """
 
     fidelity: ClassVar[Fidelity] = "reimplementation"
+    family: ClassVar[Family] = "reconstruction"
     calibration_images = 1024
     detection_images = 256
     quick = {"iterations": 6}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import get_args
 
-from vit_ptq_bench.methods.api.method import Fidelity, Method
+from vit_ptq_bench.methods.api.method import Family, Fidelity, Method
 from vit_ptq_bench.methods.api.parameters import check_parameters
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.registry import Registry
@@ -51,6 +51,7 @@ def check_card(cls: type[Method]) -> None:
     right = {
         "name": (len(cls.name) <= 100, "at most 100 letters"),
         "fidelity": (cls.fidelity in get_args(Fidelity), f"one of {', '.join(get_args(Fidelity))}"),
+        "family": (cls.family in get_args(Family), f"one of {', '.join(get_args(Family))}"),
         "version": (type(cls.version) is int, "a whole number"),
         "calibration_images": (type(images) is int and images >= 0, "a whole number, 0 or more"),
         "detection_images": (

@@ -13,6 +13,7 @@ TABLE = {
 def make_record(
     *,
     method: str = "minmax",
+    task: str = "digits",
     model: str = "vit_mini",
     bits: str = "W4A4",
     protocol: str = "equal",
@@ -20,6 +21,7 @@ def make_record(
     value: float = 75.0,
     status: str = "ok",
     fidelity: str = "reimplementation",
+    family: str = "other",
     table: dict | None = None,
     parameters: dict | None = None,
     transforms: tuple[str, ...] = (),
@@ -35,7 +37,7 @@ def make_record(
         "method": {"name": method, "version": version, "parameters": parameters or {}}
         | ({"transforms": list(transforms)} if transforms else {}),
         "model": {"name": model, "weights": "sha256:0"},
-        "task": {"name": "digits", "version": 1, "data": "sha256:1", "limit": limit},
+        "task": {"name": task, "version": 1, "data": "sha256:1", "limit": limit},
         "bits": bits,
         "protocol": protocol,
         "table": table or TABLE,
@@ -46,11 +48,14 @@ def make_record(
     spec = RunSpec.from_dict(data)
     if status != "ok":
         error = {"type": "E", "message": "it broke | badly\nsecond line"}
-        return new_record(spec, status=status, fidelity=fidelity, error=error, variant=variant)
+        return new_record(
+            spec, status=status, fidelity=fidelity, family=family, error=error, variant=variant
+        )
     return new_record(
         spec,
         status="ok",
         fidelity=fidelity,
+        family=family,
         variant=variant,
         notes=notes,
         common_table=table_from_dict(TABLE),
@@ -58,7 +63,7 @@ def make_record(
         metric_titles=(("top5", "top5"),),
         outcomes_metric="top1",
         metrics={"top1": value, "top5": 99.0},
-        intervals={"top1": [value - 1, value + 1], "top5": [98.0, 100.0]},
+        intervals={"top1": [max(0.0, value - 1), min(100.0, value + 1)], "top5": [98.0, 100.0]},
         standard_errors={"top1": 0.5, "top5": 0.1},
         n=n,
         seconds={"calibrate": 1.25, "total": 3.0},

@@ -224,7 +224,7 @@ def test_broken_files_of_every_kind_stop_nothing(tmp_path):
         "list": "[]",
         "bits": text.replace('"bits": 4', '"bits": []'),
         "null": "null",
-        "newer": text.replace('"schema": 4', '"schema": 5'),
+        "newer": text.replace('"schema": 5', '"schema": 6'),
         "binary": "\x00\x01",
     }
     for name, content in broken.items():

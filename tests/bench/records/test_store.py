@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.bench.samples import make_record
+from tests.bench.samples import TABLE, make_record
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.records.outcomes import (
     DamagedOutcomes,
@@ -23,8 +23,8 @@ from vit_ptq_bench.bench.records.outcomes import (
     unpack,
     unpack_replicates,
 )
-from vit_ptq_bench.bench.records.record import DamagedRecord, Record
-from vit_ptq_bench.bench.records.spec import canonical_json
+from vit_ptq_bench.bench.records.record import DamagedRecord, Record, checksum
+from vit_ptq_bench.bench.records.spec import canonical_json, table_to_dict
 from vit_ptq_bench.bench.records.store import Store, load_record
 
 
@@ -40,8 +40,22 @@ def test_write_then_read_is_the_same_record(tmp_path):
 
 
 def test_records_of_older_layouts_still_load():
-    record = make_record(notes=("trains weights", "in two steps"))
-    third = record.to_dict() | {"schema": 3}
+    record = make_record(
+        notes=("trains weights", "in two steps"),
+        family="calibration",
+        table={**TABLE, "attention": {**TABLE["attention"], "bits": 8}},
+    )
+    fifth = record.to_dict()
+    assert fifth["common_differs"].keys() == {"attention"}
+    fourth = fifth | {"schema": 4, "common_table": table_to_dict(record.common_table)}
+    del fourth["family"], fourth["common_differs"]
+    assert Record.from_dict(fourth | {"checksum": checksum(fourth)}) == record
+    with pytest.raises(DamagedRecord, match="its checksum is not that of its content"):
+        Record.from_dict(fourth | {"checksum": checksum(fifth)})
+    fewer = {**fourth, "common_table": {}}
+    with pytest.raises(DamagedRecord, match="schema is 4, but the keys are not those"):
+        Record.from_dict(fewer)
+    third = fourth | {"schema": 3}
     for key in ("outcomes_metric", "data_notes", "model_sha256"):
         del third[key]
     assert Record.from_dict(third) == record
@@ -70,7 +84,8 @@ def test_records_of_older_layouts_still_load():
         ({"schema": 2, "convention": 5}, "schema is 2, but the keys"),
         ({"notes": "one"}, "notes must be a list of texts, not 'one'"),
         ({"metric_titles": [["top5"]]}, "metric_titles must be a list of pairs of texts"),
-        ({"common_table": {"qkv.input": {"bits": 99}}}, "bits must be 2 to 8"),
+        ({"common_differs": {"attention": {"bits": 99}}}, "bits must be 2 to 8"),
+        ({"common_differs": {"fc9.input": {"bits": 4}}}, "the run's table has not: .'fc9.input'"),
     ],
 )
 def test_what_is_no_record_is_refused(change, message):
@@ -182,7 +197,7 @@ def test_a_failure_never_replaces_a_result_but_the_reverse_does(tmp_path):
     [
         (lambda t: t[: len(t) // 2], "delimiter|Unterminated|Expecting|value"),
         (lambda t: "", "Expecting value"),
-        (lambda t: t.replace('"schema": 4', '"schema": 99'), "schema is 99"),
+        (lambda t: t.replace('"schema": 5', '"schema": 99'), "schema is 99"),
         (lambda t: t.replace('"W4A4"', '"W3A3"'), "its spec has the id"),
         (lambda t: t.replace('"n": 4', '"n": "four"'), "n must be"),
         (lambda t: t.replace('"fidelity"', '"fidelty"'), "missing: fidelity"),
