@@ -34,12 +34,13 @@ FLOORS = {
     ),
     # The way of the data: what is asked for (planning) is run (execution) and noted (records), and tables
     # are made of the notes (report). Records lie lowest: they are read long after the code that wrote them
-    # has changed. Making tables needs no run; a sweep ends with its tables.
+    # has changed. Making tables needs no run; a sweep ends with its tables. The contract tries methods
+    # without any of them.
     f"{PACKAGE}.bench": (
         ("errors",),
         ("records",),
         ("planning",),
-        ("report",),
+        ("report", "contract"),
         ("execution",),
         ("cli",),
         ("__main__",),

@@ -12,11 +12,13 @@ import traceback
 from collections.abc import Sequence
 
 from vit_ptq_bench.bench.cli import (
+    check_method,
     compare,
     convert,
     evaluate,
     leaderboard,
     list_,
+    new_method,
     run,
     show,
     streams,
@@ -26,7 +28,18 @@ from vit_ptq_bench.errors import UserError
 from vit_ptq_bench.values import sentence, shown_path
 from vit_ptq_bench.version import distribution_version
 
-VERBS = (run, leaderboard, list_, show, compare, evaluate, convert, upgrade)
+VERBS = (
+    run,
+    leaderboard,
+    list_,
+    show,
+    compare,
+    new_method,
+    check_method,
+    evaluate,
+    convert,
+    upgrade,
+)
 
 USER_ERROR, INTERRUPTED = 2, 130
 

@@ -1,4 +1,4 @@
-"""What to use: the best of each table, the cheapest of those like it, and who does well overall."""
+"""The answers: the best of each table, the cheapest of those like it, and who does well overall."""
 
 from __future__ import annotations
 

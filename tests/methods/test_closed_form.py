@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.methods.conftest import build_tiny
+from vit_ptq_bench.bench.contract.models import build_classifier
 from vit_ptq_bench.methods import METHODS, MethodError
 from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.quantization.bits import BitWidth, TensorSpec
@@ -80,7 +80,7 @@ def test_fewer_images_than_folds_are_refused_before_any_work(vit, images):
 @pytest.mark.parametrize("share", [0.0, 0.5])
 @pytest.mark.parametrize("family", ["vit", "swin"])
 def test_the_profile_train_moves_norms_and_biases_alone(family, share, images):
-    model = build_tiny(family)
+    model = build_classifier(family)
     many = torch.cat([images, images.flip(-1)])
     solved_on, trained_on = (many[: len(images)], many[len(images) :]) if share else (many, many)
     settings = {

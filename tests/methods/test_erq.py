@@ -253,9 +253,9 @@ def test_both_steps_lower_the_error_of_the_output(tiny, images, calibration):
 
 @torch.no_grad()
 def test_layers_without_bias_stay_without_and_dual_sites_have_their_columns(images, calibration):
-    from tests.methods.conftest import build_tiny
+    from vit_ptq_bench.bench.contract.models import build_classifier
 
-    swin = build_tiny("swin")
+    swin = build_classifier("swin")
     reduction = swin.layers[1].downsample.reduction
     assert reduction.bias is None
     method = METHODS.get("erq").create({})

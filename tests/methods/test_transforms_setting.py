@@ -4,8 +4,8 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from tests.methods.conftest import build_tiny
 from tests.methods.quantization.model.test_identity import VIT
+from vit_ptq_bench.bench.contract.models import build_classifier
 from vit_ptq_bench.methods import METHODS, MethodError
 from vit_ptq_bench.methods.quantization.bits import BitWidth
 
@@ -39,7 +39,7 @@ def test_the_reference_takes_none():
 )
 @torch.no_grad()
 def test_any_method_works_behind_them(name, family, images, calibration):
-    cls, tiny = METHODS.get(name), build_tiny(family)
+    cls, tiny = METHODS.get(name), build_classifier(family)
     method = cls.create(dict(cls.quick)).with_transforms(NAMES)
     exact = method.quantize(tiny, method.bit_table(BitWidth(32, 32)), calibration)
     torch.testing.assert_close(exact(images), tiny(images), rtol=0, atol=1e-3)

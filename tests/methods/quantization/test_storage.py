@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tests.methods.conftest import build_tiny
+from vit_ptq_bench.bench.contract.models import build_classifier
 from vit_ptq_bench.methods.api.registry import METHODS
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import BitWidth
@@ -63,10 +63,10 @@ def test_new_process_gives_the_same_bits(vit, images, calibration, tmp_path):
 import torch
 from pathlib import Path
 from vit_ptq_bench.methods.quantization import load_quantized
-from tests.methods.conftest import build_tiny
+from vit_ptq_bench.bench.contract.models import build_classifier
 folder = Path({str(tmp_path)!r})
 torch.set_num_threads({torch.get_num_threads()})
-model = load_quantized(folder / "q.safetensors", build_tiny("vit"))
+model = load_quantized(folder / "q.safetensors", build_classifier("vit"))
 images = torch.load(folder / "images.pt", weights_only=True)
 with torch.no_grad():
     torch.save(model(images), folder / "output.pt")
@@ -119,7 +119,7 @@ def test_damaged_files_are_refused(saved, vit, tmp_path):
 
 def test_another_architecture_is_refused(saved):
     with pytest.raises(MethodError, match="does not fit"):
-        load_quantized(saved, build_tiny("deit-distilled"))
+        load_quantized(saved, build_classifier("deit-distilled"))
 
 
 @pytest.mark.parametrize("drop", ["module.norm.weight", "weight_quantizer.scale", ".codes"])

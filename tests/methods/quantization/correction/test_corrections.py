@@ -6,7 +6,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from tests.methods.conftest import _sharpened
+from vit_ptq_bench.bench.contract.models import sharpened
 from vit_ptq_bench.methods.api.registry import METHODS
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import BitWidth, equal_table
@@ -162,7 +162,7 @@ def test_planted_errors_of_last_layers_are_folded_away(tiny, images, many, gener
 def test_a_factor_per_channel_behind_the_layer_is_undone(many, generator):
     torch.manual_seed(0)
     shape = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 1, "num_heads": 2}
-    model = _sharpened(VisionTransformer(num_classes=10, init_values=0.3, **shape), seed=1)
+    model = sharpened(VisionTransformer(num_classes=10, init_values=0.3, **shape), seed=1)
     model.blocks[0].ls1.gamma.uniform_(0.2, 2.0, generator=generator)
     wrapped = wrap_model(model, FLOATING)
     proj = next(op for op in wrapped.operations if op.role == "proj")

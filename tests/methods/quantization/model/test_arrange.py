@@ -9,9 +9,8 @@ import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
-from tests.methods.conftest import _sharpened, build_tiny
 from tests.methods.quantization.model.test_identity import PADDED, SWIN, WHOLE, random
-from tests.methods.quantization.model.test_mmdet_swin import _tiny
+from vit_ptq_bench.bench.contract.models import build_classifier, build_detector, sharpened
 from vit_ptq_bench.methods.quantization.bits import BitWidth, equal_table
 from vit_ptq_bench.methods.quantization.model.families import wrap_model
 from vit_ptq_bench.methods.quantization.model.structure import Segment
@@ -26,11 +25,11 @@ CASES = ("vit", *PADDED, *WHOLE, "detector")
 def case(name: str) -> tuple[nn.Module, tuple[int, int]]:
     """A model and the size of its images."""
     if name == "vit":
-        return build_tiny(name), (16, 16)
+        return build_classifier(name), (16, 16)
     if name == "detector":
-        return _tiny("mask_rcnn_swin_mini"), (64, 48)
+        return build_detector("mask_rcnn_swin_mini"), (64, 48)
     settings, size = (PADDED | WHOLE)[name]
-    return _sharpened(SwinTransformer(**SWIN, **settings), 1), size
+    return sharpened(SwinTransformer(**SWIN, **settings), 1), size
 
 
 def record_attention(model: nn.Module, images: Tensor) -> list[tuple[Segment, Tensor, Tensor]]:

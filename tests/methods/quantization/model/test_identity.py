@@ -11,7 +11,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from tests.methods.conftest import _sharpened
+from vit_ptq_bench.bench.contract.models import sharpened
 from vit_ptq_bench.methods.quantization.bits import BitWidth, equal_table
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 from vit_ptq_bench.methods.quantization.model.families import wrap_model
@@ -115,7 +115,7 @@ def assert_identity(
 @pytest.mark.parametrize("variant", PADDED)
 def test_swin_with_padded_windows(variant: str, transform: Transform) -> None:
     settings, size = PADDED[variant]
-    wrapped = assert_identity(_sharpened(SwinTransformer(**SWIN, **settings), 1), size, transform)
+    wrapped = assert_identity(sharpened(SwinTransformer(**SWIN, **settings), 1), size, transform)
     blocks = [module for module in wrapped.modules() if isinstance(module, QuantPaddedBlock)]
     assert blocks
     if transform in (
@@ -134,14 +134,14 @@ def test_swin_with_padded_windows(variant: str, transform: Transform) -> None:
 @pytest.mark.parametrize("variant", WHOLE)
 def test_swin_with_whole_windows_keeps_timms_blocks(variant: str, transform: Transform) -> None:
     settings, size = WHOLE[variant]
-    wrapped = assert_identity(_sharpened(SwinTransformer(**SWIN, **settings), 1), size, transform)
+    wrapped = assert_identity(sharpened(SwinTransformer(**SWIN, **settings), 1), size, transform)
     assert not [module for module in wrapped.modules() if isinstance(module, QuantPaddedBlock)]
     assert not [name for name in wrapped.state_tensors() if "padding" in name]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_of_the_vision_transformer(variant: str) -> None:
-    model = _sharpened(VisionTransformer(img_size=16, **VIT | VARIANTS[variant]), 1)
+    model = sharpened(VisionTransformer(img_size=16, **VIT | VARIANTS[variant]), 1)
     for transform in (fold, reparameterize):
         assert_identity(model, (16, 16), transform)
     if variant == "any size":
@@ -170,7 +170,7 @@ def test_norms_within_attention_and_mlp_are_quantized_where_norms_are() -> None:
 @torch.no_grad()
 def test_the_value_of_padded_tokens_is_saved(tmp_path: Any) -> None:
     settings, size = PADDED["windows of 3"]
-    model = _sharpened(SwinTransformer(**SWIN, **settings), 1)
+    model = sharpened(SwinTransformer(**SWIN, **settings), 1)
     images = random(0, 3, 3, *size)
     wrapped = wrap_model(model, TABLE)
     calibrate_reparameterized(wrapped, Calibration([images]))

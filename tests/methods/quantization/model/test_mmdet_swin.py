@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from vit_ptq_bench.bench.contract.models import DETECTOR_SIZE as SIZE
+from vit_ptq_bench.bench.contract.models import build_detector
 from vit_ptq_bench.methods.api.registry import METHODS
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import DETECTOR_KEYS, BitWidth, equal_table
@@ -14,51 +16,19 @@ from vit_ptq_bench.methods.quantization.model.families import wrap_model
 from vit_ptq_bench.methods.quantization.model.families.mmdet_swin import QuantShiftedWindows
 from vit_ptq_bench.methods.quantization.model.folding import fold_into_reader
 from vit_ptq_bench.methods.quantization.reconstruction.units import run_rest, units_of
-from vit_ptq_bench.tasks.detection.models import build_detector, read_config
-from vit_ptq_bench.tasks.detection.zoo import BUNDLED, config_path
+from vit_ptq_bench.tasks.detection.zoo import BUNDLED
 
-SIZE = (64, 64)
 FLOATING = equal_table(BitWidth(32, 32))
-
-
-def _tiny(name):
-    """A bundled detector's architecture, thinner still, with random weights that say something."""
-    config = read_config(config_path(name))
-    backbone = config.model.backbone
-    backbone.update(embed_dims=16, depths=(2, 2), num_heads=(1, 2), strides=(4, 2))
-    backbone.out_indices = (0, 1)
-    config.model.neck.update(in_channels=[16, 32], out_channels=16, num_outs=5)
-    config.model.rpn_head.update(in_channels=16, feat_channels=16)
-    heads = config.model.roi_head.bbox_head
-    for head in heads if isinstance(heads, list) else [heads]:
-        head.update(in_channels=16, fc_out_channels=32)
-    config.model.roi_head.bbox_roi_extractor.out_channels = 16
-    config.model.roi_head.mask_roi_extractor.out_channels = 16
-    config.model.roi_head.mask_head.update(in_channels=16, conv_out_channels=16)
-    config.model.test_cfg.rpn.update(nms_pre=30, max_per_img=20)
-    config.model.test_cfg.rcnn.score_thr = 0.0
-    torch.manual_seed(0)
-    model = build_detector(config)
-    model.init_weights()
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
-            if module.bias is not None:
-                nn.init.normal_(module.bias, std=0.1)
-        if isinstance(module, nn.LayerNorm):
-            nn.init.uniform_(module.weight, 0.3, 2.0)
-            nn.init.normal_(module.bias, std=0.3)
-    return model.eval()
 
 
 @pytest.fixture(scope="module", params=BUNDLED)
 def detector(request):
-    return _tiny(request.param)
+    return build_detector(request.param)
 
 
 @pytest.fixture(scope="module")
 def mask_rcnn():
-    return _tiny("mask_rcnn_swin_mini")
+    return build_detector("mask_rcnn_swin_mini")
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +141,7 @@ def test_every_method_quantizes_a_detector(name, scope, mask_rcnn, images, calib
 
 
 def test_every_method_works_on_a_cascade_in_full_scope(images):
-    cascade = _tiny("cascade_mask_rcnn_swin_mini")
+    cascade = build_detector("cascade_mask_rcnn_swin_mini")
     calibration = Calibration([images], seed=0)
     for name in ("ptq4vit", "gptq", "lrquant"):
         cls = METHODS.get(name)
@@ -183,7 +153,7 @@ def test_every_method_works_on_a_cascade_in_full_scope(images):
 
 @pytest.mark.parametrize("protocol", ["equal", "authors"])
 def test_an_image_without_detections_passes_through_quantized_heads(protocol, images):
-    model = _tiny("cascade_mask_rcnn_swin_mini")
+    model = build_detector("cascade_mask_rcnn_swin_mini")
     model.roi_head.test_cfg.score_thr = 1.1
     method = METHODS.get("lrquant").create({"iterations": 0})
     table = method.bit_table(BitWidth(4, 4), protocol).with_scope("full")

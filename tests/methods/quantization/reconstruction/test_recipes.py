@@ -8,7 +8,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from tests.methods.conftest import _sharpened
+from vit_ptq_bench.bench.contract.models import sharpened
 from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import BitWidth, TensorSpec, equal_table
@@ -74,7 +74,7 @@ def deeper():
     model = VisionTransformer(
         img_size=16, num_classes=10, patch_size=4, embed_dim=32, depth=4, num_heads=2
     )
-    return _sharpened(model, seed=1)
+    return sharpened(model, seed=1)
 
 
 def test_pairs_overlap_by_one_and_stay_within_a_resolution(deeper, tiny):

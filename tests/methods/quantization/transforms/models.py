@@ -11,8 +11,8 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from tests.methods.conftest import _sharpened, build_tiny
 from tests.methods.quantization.model.test_identity import PADDED, SWIN, VIT, WHOLE, BareNorm
+from vit_ptq_bench.bench.contract.models import build_classifier, sharpened
 
 TOLERANCE = 1e-4
 """Of the largest output."""
@@ -49,7 +49,7 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
         for name, (own, _) in (PADDED | WHOLE).items()
     },
     "swin, embedding without a norm": _unnormed_swin,
-    "distilled": lambda: build_tiny("deit-distilled"),
+    "distilled": lambda: build_classifier("deit-distilled"),
 }
 
 SIZES = {f"swin, {name}": size for name, (_, size) in (PADDED | WHOLE).items()} | {
@@ -61,7 +61,7 @@ SIZES = {f"swin, {name}": size for name, (_, size) in (PADDED | WHOLE).items()} 
 def classifier(name: str) -> nn.Module:
     """A model of `BUILDERS` with random weights that say something; not to be changed."""
     torch.manual_seed(0)
-    model = _sharpened(BUILDERS[name](), 1)
+    model = sharpened(BUILDERS[name](), 1)
     generator = torch.Generator().manual_seed(5)
     for key, parameter in model.named_parameters():
         if key.endswith(("_token", "pos_embed", "gamma")):

@@ -8,8 +8,8 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from tests.methods.conftest import _sharpened, build_tiny
 from tests.methods.quantization.model.test_identity import SWIN, VIT
+from vit_ptq_bench.bench.contract.models import build_classifier, sharpened
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import BitWidth, equal_table
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
@@ -86,7 +86,7 @@ def test_rotation_leaves_norms_without_scale_and_shift(
 
 @torch.no_grad()
 def test_swin_keeps_the_stage_that_a_norm_writes(calibration: Calibration) -> None:
-    wrapped = wrap_model(build_tiny("swin"), TABLE)
+    wrapped = wrap_model(build_classifier("swin"), TABLE)
     assert [stream.stage for stream in wrapped.structure.streams] == [1]
     assert wrapped.structure.fixed_streams == [
         "stage 1: patch_embed.norm writes it, channel by channel"
@@ -135,8 +135,8 @@ def test_equalised_heads_carry_equal_power_but_for_the_class_tokens_last(
 ) -> None:
     settings = VIT | {"class_token": False, "global_pool": "avg"}
     for model, changed in (
-        (_sharpened(VisionTransformer(img_size=16, **settings), 1), (True, True)),
-        (build_tiny("vit"), (True, False)),
+        (sharpened(VisionTransformer(img_size=16, **settings), 1), (True, True)),
+        (build_classifier("vit"), (True, False)),
     ):
         wrapped = wrap_model(model, TABLE)
         before = [link.reader.weight.clone() for link in wrapped.structure.attention_links]
