@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_ptq_bench.bench.cli import main
+from vit_ptq_bench.bench.cli import VERBS, main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,7 +32,7 @@ def test_the_example_method_is_short_and_runs(tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    "verb", ["run", "leaderboard", "list", "show", "compare", "evaluate", "convert"]
+    "verb", [verb.__name__.rpartition(".")[2].strip("_").replace("_", "-") for verb in VERBS]
 )
 def test_every_verb_of_the_table_has_help(verb, capsys):
     with pytest.raises(SystemExit) as caught:

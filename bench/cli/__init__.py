@@ -11,7 +11,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+import shtab
+
 from vit_ptq_bench.bench.cli import (
+    check,
     check_method,
     compare,
     convert,
@@ -19,6 +22,8 @@ from vit_ptq_bench.bench.cli import (
     leaderboard,
     list_,
     new_method,
+    published,
+    repeat,
     run,
     show,
     streams,
@@ -34,7 +39,10 @@ VERBS = (
     list_,
     show,
     compare,
+    repeat,
+    published,
     new_method,
+    check,
     check_method,
     evaluate,
     convert,
@@ -92,6 +100,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--version", action="version", version=f"vit-ptq-bench {distribution_version()}"
+    )
+    shtab.add_argument_to(
+        parser, "--print-completion", help="print what completes commands in a shell, and exit"
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for verb in VERBS:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit_ptq_bench.bench.cli.options import add_plugin, add_task_options
-from vit_ptq_bench.bench.cli.text import print_rows
+from vit_ptq_bench.bench.cli.options import add_json, add_plugin, add_task_options
+from vit_ptq_bench.bench.cli.text import print_json, print_rows
 from vit_ptq_bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,6 +24,27 @@ per output channel, activations per tensor, affine, static, 8-bit image), then w
 """
 
 
+@dataclass(frozen=True)
+class Listing:
+    """A table.
+
+    Attributes:
+        name: of the table, for programs.
+        head: titles of the columns.
+        rows: texts.
+        before: what is said before it.
+    """
+
+    name: str
+    head: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    before: str = ""
+
+    def to_dict(self) -> list[dict[str, str]]:
+        """Return the rows as JSON-ready data."""
+        return [dict(zip(self.head, row, strict=True)) for row in self.rows]
+
+
 def add(verbs: Any) -> None:
     """Add the verb to the command line."""
     parser = verbs.add_parser(
@@ -30,6 +53,7 @@ def add(verbs: Any) -> None:
     )
     parser.set_defaults(function=run)
     parser.add_argument("what", choices=("suites", *LISTS))
+    add_json(parser)
     add_plugin(parser)
     add_task_options(parser)
 
@@ -37,44 +61,56 @@ def add(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the list and return the exit status."""
     if arguments.what == "suites":
-        list_suites()
-        return 0
-    from vit_ptq_bench.bench.planning import plugins
+        listings = [list_suites()]
+    else:
+        from vit_ptq_bench.bench.planning import plugins
 
-    plugins.load(Path(file) for file in arguments.plugin or ())
-    LISTS[arguments.what](arguments)
+        plugins.load(Path(file) for file in arguments.plugin or ())
+        listings = LISTS[arguments.what](arguments)
+    if arguments.json:
+        print_json({one.name: one.to_dict() for one in listings})
+        return 0
+    for one in listings:
+        if one.before:
+            print(one.before)
+        print_rows(one.head, one.rows)
     return 0
 
 
-def list_suites() -> None:
+def list_suites() -> Listing:
     """Name and description of every bundled suite."""
     from vit_ptq_bench.bench.planning.suite import read_suite, suite_files
 
     files = suite_files()
-    print_rows(
-        ("suite", "description"),
-        [(name, read_suite(path).description) for name, path in files.items()],
-    )
+    rows = [(name, read_suite(path).description) for name, path in files.items()]
+    return Listing("suites", ("suite", "description"), rows)
 
 
-def list_methods(arguments: argparse.Namespace) -> None:
+def list_methods(arguments: argparse.Namespace) -> list[Listing]:
     """Every method with its paper, then the conventions; what could not be loaded with its error."""
     from vit_ptq_bench.bench.planning import registry
     from vit_ptq_bench.bench.planning.suite import PROTOCOLS
 
     methods = sorted(registry.methods().items())
-    rows = [(name, str(cls.version), str(cls.fidelity), cls.paper) for name, cls in methods]
-    rows += [(name, "-", "broken", why) for name, why in _reasons("method")]
-    print_rows(("method", "version", "fidelity", "paper"), rows)
-    print(CONVENTIONS)
-    print_rows(
-        ("method", "protocol", "images", "convention"),
-        [
-            (name, protocol, *convention(cls, protocol))
-            for name, cls in methods
-            for protocol in PROTOCOLS
-        ],
-    )
+    rows = [
+        (name, str(cls.version), str(cls.family), str(cls.fidelity), cls.paper)
+        for name, cls in methods
+    ]
+    rows += [(name, "-", "", "broken", why) for name, why in _reasons("method")]
+    conventions = [
+        (name, protocol, *convention(cls, protocol))
+        for name, cls in methods
+        for protocol in PROTOCOLS
+    ]
+    return [
+        Listing("methods", ("method", "version", "family", "fidelity", "paper"), rows),
+        Listing(
+            "conventions",
+            ("method", "protocol", "images", "convention"),
+            conventions,
+            before=CONVENTIONS,
+        ),
+    ]
 
 
 def convention(cls: type[Method], protocol: Protocol) -> tuple[str, str]:
@@ -99,7 +135,7 @@ def convention(cls: type[Method], protocol: Protocol) -> tuple[str, str]:
     return images, "; ".join(filter(None, words)) or "the common table"
 
 
-def list_tasks(arguments: argparse.Namespace) -> None:
+def list_tasks(arguments: argparse.Namespace) -> list[Listing]:
     """Name, version and metrics of every task; what could not be loaded with its error."""
     from vit_ptq_bench.bench.planning import registry
 
@@ -108,10 +144,10 @@ def list_tasks(arguments: argparse.Namespace) -> None:
         for name, cls in sorted(registry.tasks().items())
     ]
     rows += [(name, "-", f"broken: {why}") for name, why in _reasons("task")]
-    print_rows(("task", "version", "metrics"), rows)
+    return [Listing("tasks", ("task", "version", "metrics"), rows)]
 
 
-def list_models(arguments: argparse.Namespace) -> None:
+def list_models(arguments: argparse.Namespace) -> list[Listing]:
     """Every task's models; a task that cannot tell (its data are missing) says why."""
     from vit_ptq_bench.bench.planning import registry
     from vit_ptq_bench.bench.planning.answers import ask
@@ -124,19 +160,19 @@ def list_models(arguments: argparse.Namespace) -> None:
             rows += [(name, model) for model in ask(task, "model_names")]
         except UserError as error:
             rows.append((name, f"(not available: {error})"))
-    print_rows(("task", "model"), rows)
+    return [Listing("models", ("task", "model"), rows)]
 
 
-def list_families(arguments: argparse.Namespace) -> None:
+def list_families(arguments: argparse.Namespace) -> list[Listing]:
     """Every family of models; what could not be loaded with its error. Looking at families imports torch."""
     from vit_ptq_bench.methods.quantization.model.families.registry import FAMILIES
 
     rows = [(cls.name, cls.description) for cls in FAMILIES.in_order()]
     rows += [(name, f"broken: {error}") for name, error in sorted(FAMILIES.broken.items())]
-    print_rows(("family", "models"), rows)
+    return [Listing("families", ("family", "models"), rows)]
 
 
-def list_forms(arguments: argparse.Namespace) -> None:
+def list_forms(arguments: argparse.Namespace) -> list[Listing]:
     """Every form of quantizer; what could not be loaded with its error. Looking at forms imports torch."""
     from vit_ptq_bench.methods.quantization.quantizers.registry import FORMS
 
@@ -145,17 +181,15 @@ def list_forms(arguments: argparse.Namespace) -> None:
         for name, cls in sorted(FORMS.module_dict.items())
     ]
     rows += [(name, f"broken: {error}") for name, error in sorted(FORMS.broken.items())]
-    print_rows(("form", "what it is"), rows)
+    return [Listing("forms", ("form", "what it is"), rows)]
 
 
-def list_transforms(arguments: argparse.Namespace) -> None:
+def list_transforms(arguments: argparse.Namespace) -> list[Listing]:
     """Every transform that a suite can put in front of a method."""
     from vit_ptq_bench.methods.quantization.transforms.names import TRANSFORMS
 
-    print_rows(
-        ("transform", "what it does"),
-        [(name, card.description) for name, card in sorted(TRANSFORMS.items())],
-    )
+    rows = [(name, card.description) for name, card in sorted(TRANSFORMS.items())]
+    return [Listing("transforms", ("transform", "what it does"), rows)]
 
 
 LISTS = {

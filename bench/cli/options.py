@@ -43,6 +43,11 @@ def add_plugin(parser: argparse.ArgumentParser) -> None:
     add_options(parser, RunOptions, only="plugin")
 
 
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """``--json``."""
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
 def add_results(parser: argparse.ArgumentParser) -> None:
     """``--results``."""
     parser.add_argument(

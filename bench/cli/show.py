@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vit_ptq_bench.bench.cli.options import add_results
+from vit_ptq_bench.bench.cli.options import add_json, add_results
+from vit_ptq_bench.bench.cli.text import print_json
 
 
 def add(verbs: Any) -> None:
@@ -14,11 +15,17 @@ def add(verbs: Any) -> None:
     parser.set_defaults(function=run)
     parser.add_argument("run", metavar="RUN", help="run id (or its beginning), or a record file")
     add_results(parser)
+    add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the record and return the exit status."""
-    from vit_ptq_bench.bench.report.show import show
+    from vit_ptq_bench.bench.records.store import load_record
+    from vit_ptq_bench.bench.report.show import describe
 
-    print(show(arguments.run, arguments.results))
+    _, record = load_record(arguments.run, arguments.results)
+    if arguments.json:
+        print_json(record.to_dict())
+    else:
+        print(describe(record))
     return 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 from vit_ptq_bench.values import printable
 
@@ -18,3 +20,8 @@ def print_rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in lines:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print("  ".join(cells).rstrip())
+
+
+def print_json(data: Any) -> None:
+    """Print JSON-ready data; signs beyond ASCII are escaped, so that any terminal and pipe takes it."""
+    print(json.dumps(data, indent=1, sort_keys=True, allow_nan=False))

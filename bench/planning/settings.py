@@ -143,9 +143,17 @@ def resolve_run(words: Mapping[str, Any]) -> RunOptions:
         BenchError: an unknown suite, a value of the wrong type or out of range; its place is named. Two
             suites of one task with different options.
     """
-    config = Config.read(words.get("config"))
     first = read_suite(find_suite(words["suite"]))
-    suites = tuple(override(suite, words) for suite in with_included(first))
+    return _resolved(tuple(override(suite, words) for suite in with_included(first)), words)
+
+
+def resolve_suite(suite: Suite, words: Mapping[str, Any]) -> RunOptions:
+    """Return the settings of a sweep of one suite made in memory; see `resolve_run`."""
+    return _resolved((suite,), words)
+
+
+def _resolved(suites: tuple[Suite, ...], words: Mapping[str, Any]) -> RunOptions:
+    config = Config.read(words.get("config"))
     settings = resolved(
         RunOptions, [config.environment("run"), config.table("run"), words_source(words)]
     )

@@ -50,6 +50,7 @@ def _row(record: Record) -> dict[str, Any]:
         "seed": spec.seed,
         "calibration_images": spec.calibration.images,
         "fidelity": record.fidelity,
+        "family": record.family,
         "status": record.status,
         "metric": name or "",
         "value": record.value,
@@ -58,16 +59,32 @@ def _row(record: Record) -> dict[str, Any]:
         "n": record.n,
         "peak_memory_mb": record.peak_memory_mb,
         "size_mb": record.size_mb,
-        "cpu": record.environment.get("device_name") or "",
-        "threads": record.environment.get("threads"),
-        "torch": record.environment.get("torch") or "",
+        **_made_by(record),
         "deviation": deviation(record),
-        "warnings": len(record.environment.get("warnings", [])),
         "convention": convention(record),
         "error": (record.error or {}).get("message", ""),
     }
     row |= {f"metric_{key}": value for key, value in record.metrics.items()}
     return row | {f"seconds_{key}": value for key, value in record.seconds.items()}
+
+
+def _made_by(record: Record) -> dict[str, Any]:
+    """The machine and the program."""
+    environment = record.environment
+    return {
+        "cpu": environment.get("device_name") or "",
+        "threads": environment.get("threads"),
+        "torch": environment.get("torch") or "",
+        "bench_version": environment.get("vit_ptq_bench") or "",
+        "commit": commit(record),
+        "warnings": len(environment.get("warnings", [])),
+    }
+
+
+def commit(record: Record) -> str:
+    """Return the commit that a record was made from, with ``+`` behind it where files were changed."""
+    found = record.environment.get("git_commit") or ""
+    return f"{found}+" if found and record.environment.get("git_dirty") else str(found)
 
 
 def _row_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, None]:

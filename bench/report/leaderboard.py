@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,12 +18,14 @@ from vit_ptq_bench.bench.records.files import write_atomically
 from vit_ptq_bench.bench.records.proof import flaw
 from vit_ptq_bench.bench.records.record import Record
 from vit_ptq_bench.bench.records.store import Store
-from vit_ptq_bench.bench.report.factorial import factorials
+from vit_ptq_bench.bench.report.factorial import Factorial, factorials
 from vit_ptq_bench.bench.report.factorial import to_csv as effects_csv
 from vit_ptq_bench.bench.report.frame import to_frame
 from vit_ptq_bench.bench.report.markdown import render
+from vit_ptq_bench.bench.report.page.html import render_page
+from vit_ptq_bench.bench.report.tables import Evidence, Loader, Table, tables
 
-MARKDOWN, CSV = "leaderboard.md", "leaderboard.csv"
+MARKDOWN, CSV, PAGE = "leaderboard.md", "leaderboard.csv", "index.html"
 
 EFFECTS = "effects.csv"
 """Of the folders whose records hold a factorial."""
@@ -37,11 +39,19 @@ class Leaderboard:
         folder: with the records.
         files: file name -> text.
         findings: what is wrong with the records, a sentence each.
+        records: that it is made of; those that are not borne out have no figures.
+        tables: what it shows.
+        factorials: among the records.
+        evidence: gives what lies beside a record.
     """
 
     folder: Path
     files: Mapping[str, str]
     findings: tuple[str, ...]
+    records: tuple[Record, ...] = ()
+    tables: tuple[Table, ...] = ()
+    factorials: tuple[Factorial, ...] = ()
+    evidence: Loader = field(default=lambda record: Evidence(), compare=False)
 
     def write(self) -> Path:
         """Write the files and return the path of the markdown file.
@@ -105,25 +115,25 @@ def write_leaderboard(folder: Path) -> Path:
     Returns the path of the markdown file.
 
     Raises:
-        BenchError: the folder holds no record, or cannot be written.
+        BenchError: there is no such folder, or it cannot be written.
     """
     return make_leaderboard(folder).write()
 
 
 def make_leaderboard(folder: Path) -> Leaderboard:
-    """Return the leaderboard of the records in ``folder``.
+    """Return the leaderboard of the records in ``folder``; of none, one that says so.
 
     Raises:
-        BenchError: the folder holds no record.
+        BenchError: there is no such folder.
     """
     folder = Path(folder)
     store = Store(folder)
     records = store.records()
-    if not records and not store.damaged:
-        raise BenchError(
-            f"{folder} holds no records (looked for runs/<task>/<model>/<run id>.json)"
-        )
+    if not folder.is_dir():
+        raise BenchError(f"there is no folder {folder}")
     findings = [f"damaged, counts as missing: {error}" for _, error in store.damaged]
+    if not records and not findings:
+        findings.append("no records (looked for runs/<task>/<model>/<run id>.json)")
     findings += [
         f"other numbers under the same run id: {path}" for path in sorted(store.conflicts())
     ]
@@ -136,10 +146,21 @@ def make_leaderboard(folder: Path) -> Leaderboard:
         judged.append(record)
     findings = [text.replace(f"{folder}{os.sep}", "") for text in findings]
     found = factorials(judged, store.outcomes)
-    files = {MARKDOWN: render(judged, store.outcomes, findings, found), CSV: to_csv(judged)}
+
+    def evidence(record: Record) -> Evidence:
+        return Evidence(store.outcomes(record), store.replicates(record))
+
+    ranked = tables(judged, evidence)
+    files = {
+        MARKDOWN: render(judged, ranked, findings, found),
+        CSV: to_csv(judged),
+        PAGE: render_page(judged, ranked, findings, found),
+    }
     if found:
         files[EFFECTS] = effects_csv(found)
-    return Leaderboard(folder, files, tuple(findings))
+    return Leaderboard(
+        folder, files, tuple(findings), tuple(judged), tuple(ranked), tuple(found), evidence
+    )
 
 
 def unproven(record: Record, why: str) -> Record:
@@ -154,10 +175,22 @@ def unproven(record: Record, why: str) -> Record:
     )
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the beginning of a formula."""
+
+
+def harmless(value: object) -> object:
+    """Return a cell that a spreadsheet shows as it is: a text that it would compute gets a ``'`` before."""
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r", " ")  # a row would end there
+    return f"'{text}" if value.startswith(FORMULA) else text
+
+
 def to_csv(records: list[Record]) -> str:
     """Return one row per record."""
     if not records:
         return ""
     buffer = io.StringIO()
-    to_frame(records).to_csv(buffer, index=False, lineterminator="\n")
+    to_frame(records).map(harmless).to_csv(buffer, index=False, lineterminator="\n")
     return buffer.getvalue()

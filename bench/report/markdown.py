@@ -1,201 +1,88 @@
-"""The tables of the leaderboard as markdown."""
+"""The leaderboard as markdown: the answer first, then places over all cells, then every table, folded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import html
+from collections.abc import Iterator, Sequence
 from string import ascii_lowercase
-from typing import Any
 
-import pandas as pd
 from tabulate import tabulate
 
 from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY, Record
 from vit_ptq_bench.bench.report.factorial import Factorial, sections
 from vit_ptq_bench.bench.report.footnotes import deviation
-from vit_ptq_bench.bench.report.frame import GROUP, Loader, labels, to_frame
-from vit_ptq_bench.bench.report.significance import SIGNIFICANCE, mcnemar
+from vit_ptq_bench.bench.report.published import Published, extent, of_row, sentence
+from vit_ptq_bench.bench.report.summary import Average, Choice, Overall, choices, overall
+from vit_ptq_bench.bench.report.tables import Place, Row, Table, by_section
 from vit_ptq_bench.methods.api.words import transform_words
 
 LEGEND = """\
-Methods are ranked by top-1 (or the task's first metric), in percent, with its 95 % interval; with several
-seeds, the mean, the standard deviation between seeds and their number. `≈` after a rank: the difference to
-the first is not significant, image by image (exact McNemar test, 5 %; of several seeds, the lowest); `?`: it
-cannot be tested, for there are no outcomes to compare. *Drop* is the loss against full precision.
-Quantization is simulated in float32: seconds and memory are what calibration costs, not what inference would
-cost. *Memory* is the process's peak while calibrating; *size* is the saved quantized model's file. Letters in
-*convention* are explained under the table: where the method's bit table differs from the common one, then
-what else the method says of itself. Protocol `equal` gives every method the same sites, bits, granularity and
-calibration images; `authors` gives each its own. Of a detector the scope says what is quantized: its
-`backbone` alone, or also neck and heads (`full`; the transposed convolution of the mask head stays in
-floating point). Rows of different protocols, scopes, data or evaluation subsets never share a table. What is
-wrong with a record stands under *Findings* at the end, and gets no rank."""
+Figures are the task's first metric in percent with its 95 % interval; of several seeds the mean, the
+standard deviation between them and their number. Two methods are told apart by a paired test on the same
+images: McNemar's over all seeds, an image as one unit, or for boxes and masks a bootstrap over images;
+corrected for all pairs of a table (Holm, 5 % together). *Rank*: 1 and the number of methods that are better
+beyond chance, so methods that nothing tells apart share one; `?`: it could not be tested against all.
+*Drop*: what is lost against full precision. *s*, *MB*: what calibration takes (wall time, memory at its
+peak); quantization is simulated in float32, so neither is what inference would cost. *size*: MB of the
+saved quantized model. *run*: beginning of the run's id, for `bench show`, and how many more seeds there
+are. Letters in *notes* are explained under *Footnotes*. Protocol `equal` gives every method the same sites,
+bits, granularity and calibration images; `authors` gives each its own. Of a detector the scope says what is
+quantized: its `backbone` alone, or also neck and heads (`full`; the transposed convolution of the mask head
+stays in floating point). Rows of different protocols, scopes, data or evaluation subsets never share a
+table."""
 
-Row = dict[str, Any]
+ANSWER = """\
+*Best*: the highest figure. *Like it*: no paired test on the same images tells them from the best.
+*Cheapest*: of all these, the one that calibrates in the least time."""
+
+PLACES = """\
+Ordered by the mean rank by figures within each cell (a model at a bit width; 1 is the best), for figures of
+unlike cells have no mean. *Wins*: share of the others that a method is better than beyond chance. Intervals
+are 95 %, over drawn sets of cells."""
+
+NO_RESULT = "No method has a result here."
+
+NAMED = 3
+"""Methods like the best that are named."""
+
+SHOWN = 10
+"""Methods that are placed before the rest is folded."""
+
+SHORT = 8
+"""Characters of a run's id."""
 
 
 def render(
-    records: list[Record],
-    outcomes: Loader,
-    findings: list[str],
-    found: Sequence[Factorial] = (),
+    records: Sequence[Record],
+    found: Sequence[Table],
+    findings: Sequence[str],
+    parts: Sequence[Factorial] = (),
 ) -> str:
     """Return the markdown text.
 
     Args:
-        records: in any order.
-        outcomes: gives per-image outcomes, for the comparison with the first of each table.
+        records: those that the tables are made of.
+        found: the tables.
         findings: damaged and conflicting files, in words.
-        found: the factorials among the records.
+        parts: the factorials among the records.
     """
-    parts = ["# Leaderboard", LEGEND]
-    if records:
-        frame = to_frame(records).reset_index(drop=True)
-        by_id = {record.run_id: record for record in records}
-        parts += [_hardware(frame), *_sections(frame, by_id, outcomes), *sections(found)]
-    if findings:
-        parts += ["## Findings", "\n".join(f"- {text}" for text in findings)]
-    parts.append("Made by `bench leaderboard --results FOLDER` from the records beside it.")
-    return "\n\n".join(parts) + "\n"
-
-
-def _hardware(frame: pd.DataFrame) -> str:
-    machines = sorted(
-        {
-            f"{cpu}, {int(threads)} threads, torch {torch}"
-            for cpu, threads, torch in zip(
-                frame["cpu"], frame["threads"], frame["torch"], strict=True
-            )
-            if cpu and pd.notna(threads)
-        }
-    )
-    if len(machines) > 1:
-        return f"Seconds and memory come from different machines: {'; '.join(machines)}."
-    return f"Machine: {machines[0]}." if machines else "No run finished."
-
-
-def _sections(frame: pd.DataFrame, by_id: Mapping[str, Record], outcomes: Loader) -> Iterator[str]:
-    for key, group in frame.groupby(GROUP[:-2], dropna=False, sort=True):
-        task, version, data, limit, protocol, scope = _values(key)
-        if (group["fidelity"] == REFERENCE_FIDELITY).all():
-            continue
-        part = "" if pd.isna(limit) else f", {int(limit)} images of the evaluation set"
-        how = f"`{protocol}`, scope `{scope}`" if scope else f"`{protocol}`"
-        yield f"## {task} (version {version}{part}), protocol {how}"
-        same_data = _same(frame, GROUP[:4], (task, version, data, limit))
-        references = frame[same_data & (frame["fidelity"] == REFERENCE_FIDELITY)]
-        rows = group[group["fidelity"] != REFERENCE_FIDELITY]
-        rows = rows.assign(label=labels(rows).map(_cell))
-        yield _summary(rows, references)
-        for pair, of_model in rows.groupby(["model", "weights"], sort=True):
-            model, weights = _values(pair)
-            own = references[(references["model"] == model) & (references["weights"] == weights)]
-            everyone = sorted(set(of_model["label"]))
-            for bits, table in of_model.groupby("bits", sort=True):
-                yield f"### {model}, {bits}, {how}"
-                yield _table(table, own, everyone, by_id, outcomes)
-
-
-def _cell(text: str) -> str:
-    """A text as a cell of a table: in one line, without the sign that ends cells."""
-    return " ".join(text.split()).replace("|", "/")
-
-
-def _values(key: Any) -> tuple[Any, ...]:
-    """The values of a group's key, which pandas types as one scalar."""
-    return tuple(key)
-
-
-def _same(frame: pd.DataFrame, columns: list[str], values: tuple[Any, ...]) -> pd.Series[bool]:
-    mask = pd.Series(True, index=frame.index)
-    for column, value in zip(columns, values, strict=True):
-        mask &= frame[column].isna() if pd.isna(value) else frame[column] == value
-    return mask
-
-
-def _summary(rows: pd.DataFrame, references: pd.DataFrame) -> str:
-    """Methods x (model, bit width), mean of the primary metric."""
-    values = rows.pivot_table(
-        index="label", columns=["model", "bits"], values="value", aggfunc="mean", dropna=False
-    )
-    order = values.mean(axis=1).sort_values(ascending=False, kind="stable").index
-    columns = [_values(column) for column in values.columns]
-    head = ["method", *(f"{model} {bits}" for model, bits in columns)]
-    full = references.groupby("model")["value"].mean()
-    body = [["fp32", *(_number(full.get(model), 1) for model, _ in columns)]]
-    body += [[label, *(_number(v, 1) for v in values.loc[label])] for label in order]
-    return tabulate(body, head, tablefmt="github", disable_numparse=True)
-
-
-def _table(
-    table: pd.DataFrame,
-    references: pd.DataFrame,
-    everyone: list[str],
-    by_id: Mapping[str, Record],
-    outcomes: Loader,
-) -> str:
-    full = references["value"].mean() if len(references) else None
     notes: dict[str, str] = {}
-    rows = [
-        _aggregate(str(label), part, by_id) for label, part in table.groupby("label", sort=True)
-    ]
-    done = sorted(
-        (r for r in rows if r["value"] is not None), key=lambda r: (-r["value"], r["label"])
-    )
-    metric, titles = _metrics(done, references, by_id)
-    others = [f"metric_{name}" for name, _ in titles]
-    lines = []
-    if len(references):
-        lines.append(_line("-", _aggregate("fp32", references, by_id), full, notes, others))
-    for rank, row in enumerate(done, start=1):
-        sign = "" if rank == 1 else _separation(done[0], row, by_id, outcomes)
-        lines.append(_line(f"{rank}{sign}", row, full, notes, others))
-    lines += [_failure_line(row) for row in rows if row["value"] is None]
-    lines += [
-        ["", label, "not run"] for label in everyone if label not in {r["label"] for r in rows}
-    ]
-    head = ["rank", "method", f"{metric} % [95 %]", *(f"{title} %" for _, title in titles)]
-    head += ["drop", "calibration s", "memory MB", "size MB", "images", "fidelity", "convention"]
-    text = tabulate(lines, head, tablefmt="github", disable_numparse=True)
-    footnotes = [f"({mark}) {note}" for note, mark in notes.items()]
-    return "\n\n".join([text, *footnotes])
+    text = ["# Leaderboard", *_about(records, found, findings)]
+    text += [*_answers(found), *_overall(found), *_tables(found, notes), *sections(parts)]
+    if notes:
+        text += ["## Footnotes", *(f"({mark}) {note}" for note, mark in notes.items())]
+    text += ["## How to read it", LEGEND]
+    if records:
+        text.append(_hardware(records))
+    if findings:
+        text += ["## Findings", "\n".join(f"- {plain(one)}" for one in findings)]
+    text.append("Made by `bench leaderboard --results FOLDER` from the records beside it.")
+    return "\n\n".join(text) + "\n"
 
 
-def _metrics(
-    done: list[Row], references: pd.DataFrame, by_id: Mapping[str, Record]
-) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """The metric that a table is ranked by, and (metric, title) of those beside it."""
-    ids = [run_id for row in done for run_id in row["ids"]]
-    ids += list(references.loc[references["status"] == "ok", "run_id"])
-    if not ids:
-        return "top1", ()
-    record = by_id[ids[0]]
-    return record.primary_metric or "", record.metric_titles
-
-
-def _aggregate(label: str, part: pd.DataFrame, by_id: Mapping[str, Record]) -> Row:
-    """One line of a table from the runs of all seeds."""
-    ok = part[part["status"] == "ok"]
-    row: Row = {"label": label, "value": None, "part": part, "ok": ok, "ids": list(ok["run_id"])}
-    first = (ok if len(ok) else part).iloc[0]
-    row |= {
-        "fidelity": first["fidelity"],
-        "note": _note(by_id[first["run_id"]]),
-        "metric": first["metric"],
-    }
-    if len(ok):
-        row["value"] = float(ok["value"].mean())
-    return row
-
-
-def _note(record: Record) -> str:
-    """The footnote of a run: what a reader has to know to compare it with the others."""
-    if record.fidelity == REFERENCE_FIDELITY:
-        return ""
-    warnings = record.environment.get("warnings")
-    warned = "warned while calibrating, see `bench show`" if warnings else ""
-    notes = (" ".join(note.split()) for note in record.notes)
-    before = transform_words(record.spec.method.transforms)
-    return "; ".join(text for text in (deviation(record), *before, *notes, warned) if text)
+def plain(text: str) -> str:
+    """A text that markdown shows as it is: in one line, without signs that end cells or begin tags."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "&#124;")
 
 
 def footnote_mark(number: int) -> str:
@@ -207,53 +94,243 @@ def footnote_mark(number: int) -> str:
     return mark
 
 
-def _line(
-    rank: str, row: Row, full: float | None, notes: dict[str, str], metrics: list[str]
-) -> list[str]:
-    ok = row["ok"]
-    if not len(ok):
-        return _failure_line(row)
-    is_reference = row["fidelity"] == REFERENCE_FIDELITY
-    note = row["note"]
-    mark = f"({notes.setdefault(note, footnote_mark(len(notes)))})" if note else ""
-    others = [ok[name].mean() if name in ok else None for name in metrics]
-    drop = None if full is None or is_reference else full - row["value"]
+def _about(
+    records: Sequence[Record], found: Sequence[Table], findings: Sequence[str]
+) -> Iterator[str]:
+    """What the page is of, in a sentence or two."""
+    labels = {row.label for table in found for row in table.ranked}
+    models = sorted({record.spec.model.name for record in records})
+    if not records:
+        yield f"{NO_RESULT} There are no records; `bench run SUITE --output FOLDER` makes some."
+    elif not labels:
+        done = sum(record.ok for record in records)
+        ended = f"{done} of full precision alone" if done else "none ended well"
+        yield f"{NO_RESULT} {_count(len(records), 'record')}, {ended}."
+    else:
+        yield (
+            f"{_count(len(labels), 'method')} of post-training quantization on "
+            f"{', '.join(map(plain, models))}; {_count(len(records), 'record')}."
+        )
+    if findings:
+        yield f"**{len(findings)} of its files are not as they should be: see *Findings* at the end.**"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _hardware(records: Sequence[Record]) -> str:
+    machines = sorted(
+        {
+            f"{env['device_name']}, {env['threads']} threads, torch {env.get('torch')}"
+            for env in (record.environment for record in records)
+            if env.get("device_name") and env.get("threads") is not None
+        }
+    )
+    if len(machines) > 1:
+        return (
+            f"Seconds and memory come from different machines: {'; '.join(map(plain, machines))}."
+        )
+    return f"Machine: {plain(machines[0])}." if machines else "No run finished."
+
+
+def _by_place(found: Sequence[Table]) -> Iterator[tuple[str, list[Table]]]:
+    """The tables of one task, protocol and scope, under their title."""
+    for tables in by_section(found):
+        yield _title(tables[0].place), tables
+
+
+def _title(place: Place) -> str:
+    part = "" if place.limit is None else f", {place.limit} images of the evaluation set"
+    scope = f", scope `{place.scope}`" if place.scope else ""
+    return f"{place.task} (version {place.version}{part}), protocol `{place.protocol}`{scope}"
+
+
+def _answers(found: Sequence[Table]) -> Iterator[str]:
+    chosen = choices(found)
+    if not chosen:
+        return
+    yield "## Which method to use"
+    for title, tables in _by_place([choice.table for choice in chosen]):
+        here = {table.place for table in tables}
+        rows = [_answer(choice) for choice in chosen if choice.table.place in here]
+        head = ["model", "bits", "fp32", "best", "%", "like it", "cheapest", "s"]
+        yield f"{title}:"
+        yield _table(rows, head)
+    yield ANSWER
+
+
+def _answer(choice: Choice) -> list[str]:
+    place, full = choice.table.place, choice.table.reference
+    others = [plain(row.label) for row in choice.equal]
+    named = ", ".join(others[:NAMED]) + (
+        f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+    )
+    return [
+        plain(place.model),
+        place.bits,
+        "" if full is None else _number(full.value, 1),
+        plain(choice.best.label),
+        _number(choice.best.value, 1),
+        named if choice.tested else "?",
+        plain(choice.cheapest.label),
+        _number(choice.cheapest.seconds, 1),
+    ]
+
+
+def _overall(found: Sequence[Table]) -> Iterator[str]:
+    placed = [
+        (title, len(tables), overall(tables))
+        for title, tables in _by_place(found)
+        if len([table for table in tables if len(table.ranked) > 1]) > 1
+    ]
+    if not placed:
+        return
+    yield "## Over all cells"
+    for title, cells, rows in placed:
+        yield f"{title}, {cells} cells:"
+        yield _table([_placed(row) for row in rows[:SHOWN]], _PLACED)
+        if rows[SHOWN:]:
+            yield from _folded(
+                f"the other {len(rows) - SHOWN}",
+                [_table([_placed(row) for row in rows[SHOWN:]], _PLACED)],
+            )
+    yield PLACES
+
+
+_PLACED = ("method", "mean rank [95 %]", "wins % [95 %]", "cells")
+
+
+def _placed(row: Overall) -> list[str]:
+    return [plain(row.label), _average(row.rank), _average(row.wins), str(row.cells)]
+
+
+def _average(average: Average) -> str:
+    interval = "" if average.low is None else f" [{average.low:.1f}, {average.high:.1f}]"
+    return f"{average.value:.1f}{interval}"
+
+
+def _tables(found: Sequence[Table], notes: dict[str, str]) -> Iterator[str]:
+    for title, tables in _by_place(found):
+        yield f"## {title}"
+        for table in tables:
+            count = len(table.ranked)
+            words = f"{plain(table.place.model)} {table.place.bits}: {_count(count, 'method')}"
+            yield from _folded(words, [_ranking(table, notes)])
+
+
+def _folded(summary: str, paragraphs: Sequence[str]) -> Iterator[str]:
+    yield f"<details><summary>{summary}</summary>"
+    yield from paragraphs
+    yield "</details>"
+
+
+def _ranking(table: Table, notes: dict[str, str]) -> str:
+    full = None if table.reference is None else table.reference.value
+    images = _usual_images(table)
+    own = table.rows if table.reference is None else (table.reference, *table.rows)
+    papers = {row.label: of_row(table, row) for row in own}
+    has_papers = any(papers.values())
+    lines = []
+    if table.reference is not None:
+        lines.append(_line("", table.reference, table, None, ""))
+    for row in table.rows:
+        note = _note(row, images, papers[row.label])
+        mark = f"({notes.setdefault(note, footnote_mark(len(notes)))})" if note else ""
+        lines.append(_line(_rank(row), row, table, full, mark))
+    if has_papers:
+        for line, row in zip(lines, own, strict=True):
+            if row.runs:
+                line.insert(3, _paper(row, papers[row.label]))
+    lines += [["", plain(label), "not run"] for label in table.missing]
+    titles = [f"{plain(title)}" for _, title in table.titles]
+    head = [
+        "rank",
+        "method",
+        f"{plain(table.metric)} %",
+        *(["paper %"] if has_papers else []),
+        *titles,
+    ]
+    return _table(lines, [*head, "drop", "s", "MB", "size", "run", "notes"])
+
+
+def _paper(row: Row, found: Sequence[Published]) -> str:
+    """What papers report, and how far we are from it."""
+    ends = extent(found)
+    if ends is None or row.value is None:
+        return ""
+    low, high = ends
+    if low == high:
+        return f"{low:.2f} ({row.value - low:+.2f})"
+    return f"{low:.2f} to {high:.2f} ({row.value - high:+.2f} to {row.value - low:+.2f})"
+
+
+def _rank(row: Row) -> str:
+    if row.standing is None:
+        return ""
+    return f"{row.standing.rank}{'' if row.standing.tested else ' ?'}"
+
+
+def _line(rank: str, row: Row, table: Table, full: float | None, mark: str) -> list[str]:
+    if not row.runs:
+        return ["", plain(row.label), _failure(row)]
+    is_reference = row.record.fidelity == REFERENCE_FIDELITY
+    drop = None if full is None or row.value is None else full - row.value
+    memory = row.mean(lambda record: record.peak_memory_mb)
+    more = f" +{len(row.runs) - 1}" if len(row.runs) > 1 else ""
     return [
         rank,
-        row["label"],
-        _value(ok),
-        *(_number(value, 1) for value in others),
-        _number(drop, 1),
-        "-" if is_reference else _number(ok["seconds_calibrate"].mean(), 1),
-        "-" if is_reference else _number(ok["peak_memory_mb"].mean(), 0),
-        _number(ok["size_mb"].mean(), 2),
-        "/".join(str(n) for n in sorted(set(ok["calibration_images"]))),
-        row["fidelity"],
+        plain(row.label),
+        _figure(row),
+        *(_number(row.metric(name), 1) for name, _ in table.titles),
+        "" if is_reference else _number(drop, 1),
+        "" if is_reference else _number(row.seconds, 1),
+        "" if is_reference else _number(memory, 0),
+        _number(row.mean(lambda record: record.size_mb), 2),
+        f"`{row.record.run_id[:SHORT]}`{more}",
         mark,
     ]
 
 
-def _value(ok: pd.DataFrame) -> str:
-    if len(ok) == 1:
-        one = ok.iloc[0]
-        return f"{one['value']:.2f} [{one['low']:.1f}, {one['high']:.1f}]"
-    return f"{ok['value'].mean():.2f} ± {ok['value'].std():.2f} ({len(ok)} seeds)"
+def _figure(row: Row) -> str:
+    if row.deviation is not None:
+        return f"{row.value:.2f} ± {row.deviation:.2f} ({len(row.runs)})"
+    low, high = row.record.intervals.get(row.record.primary_metric or "", (None, None))
+    interval = "" if low is None or high is None else f" [{low:.1f}, {high:.1f}]"
+    return f"{row.value:.2f}{interval}"
 
 
-def _failure_line(row: Row) -> list[str]:
-    part = row["part"]
-    status = ", ".join(sorted(set(part["status"])))
-    reason = str(part.iloc[0]["error"]).splitlines()
-    return ["", row["label"], _cell(f"{status}: {reason[0][:80] if reason else ''}")]
+def _failure(row: Row) -> str:
+    status = ", ".join(sorted({record.status for record in row.failures}))
+    reason = str((row.record.error or {}).get("message", "")).splitlines()
+    return plain(f"{status}: {reason[0][:80] if reason else ''}")
 
 
-def _separation(best: Row, row: Row, by_id: Mapping[str, Record], outcomes: Loader) -> str:
-    """The sign after a rank: whether one seed of each, seen by the same images, differs significantly."""
-    first, second = outcomes(by_id[best["ids"][0]]), outcomes(by_id[row["ids"][0]])
-    if first is None or second is None or len(first) != len(second):
-        return " ?"
-    return " ≈" if mcnemar(first, second) >= SIGNIFICANCE else ""
+def _usual_images(table: Table) -> int | None:
+    """The calibration images that most rows have."""
+    counts = [row.record.spec.calibration.images for row in table.rows]
+    return max(sorted(set(counts)), key=counts.count) if counts else None
+
+
+def _note(row: Row, usual_images: int | None, papers: Sequence[Published]) -> str:
+    """The footnote of a row: what a reader has to know to compare it with the others."""
+    record = row.record
+    images = record.spec.calibration.images
+    texts = [
+        deviation(record),
+        *transform_words(record.spec.method.transforms),
+        *record.notes,
+        "" if images == usual_images else f"{images} calibration images",
+        f"{len(row.failures)} of its runs failed" if row.runs and row.failures else "",
+        "warned while calibrating, see `bench show`" if record.environment.get("warnings") else "",
+        sentence(papers),
+    ]
+    return "; ".join(plain(text) for text in texts if text)
+
+
+def _table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
+    return tabulate(rows, head, tablefmt="github", disable_numparse=True)
 
 
 def _number(value: float | None, digits: int) -> str:
-    return "" if value is None or pd.isna(value) else f"{value:.{digits}f}"
+    return "" if value is None else f"{value:.{digits}f}"

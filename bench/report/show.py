@@ -3,26 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from vit_ptq_bench.bench.records.record import Record
-from vit_ptq_bench.bench.records.store import load_record
 from vit_ptq_bench.bench.report.footnotes import convention, deviation
-
-
-def show(run: str, results: Path) -> str:
-    """Return what there is to say about a run.
-
-    Args:
-        run: the beginning of a run id, or a record file.
-        results: folder of records.
-
-    Raises:
-        BenchError: no such record, several, or a damaged one.
-    """
-    _, record = load_record(run, results)
-    return describe(record)
 
 
 def describe(record: Record) -> str:

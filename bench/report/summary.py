@@ -27,12 +27,14 @@ class Choice:
         best: the row of the highest figure.
         equal: the others that no test separates from it, best first.
         cheapest: of all these the one that calibrates in the least time.
+        tested: whether there was anything to tell them apart by.
     """
 
     table: Table
     best: Row
     equal: tuple[Row, ...]
     cheapest: Row
+    tested: bool
 
 
 def choices(found: Sequence[Table]) -> list[Choice]:
@@ -41,11 +43,23 @@ def choices(found: Sequence[Table]) -> list[Choice]:
 
 
 def _choice(table: Table) -> Choice:
-    first = [row for row in table.ranked if row.standing is not None and row.standing.rank == 1]
-    cheapest = min(
-        first, key=lambda row: (np.inf if row.seconds is None else row.seconds, row.label)
-    )
-    return Choice(table, first[0], tuple(first[1:]), cheapest)
+    best, *others = table.ranked
+    equal = [row for row in others if _is_like_the_best(row)]
+    cheapest = min((best, *equal), key=lambda row: (_seconds(row), row.label))
+    return Choice(table, best, tuple(equal), cheapest, not others or _is_tested(best))
+
+
+def _is_like_the_best(row: Row) -> bool:
+    """Whether tests did not separate it, which what was not tested cannot say."""
+    return row.standing is not None and row.standing.rank == 1 and row.standing.tested
+
+
+def _is_tested(row: Row) -> bool:
+    return row.standing is not None and row.standing.tested
+
+
+def _seconds(row: Row) -> float:
+    return np.inf if row.seconds is None else row.seconds
 
 
 @dataclass(frozen=True)

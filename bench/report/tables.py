@@ -138,6 +138,14 @@ class Table:
             yield self.reference
 
 
+def by_section(found: Sequence[Table]) -> list[list[Table]]:
+    """Return the tables of each task, evaluation set, protocol and scope together, in the order given."""
+    sections: dict[tuple[object, ...], list[Table]] = {}
+    for table in found:
+        sections.setdefault(table.place[:6], []).append(table)
+    return list(sections.values())
+
+
 def tables(records: Sequence[Record], evidence: Loader) -> list[Table]:
     """Return the tables of records, ordered by task, protocol, scope, model and bit width.
 
@@ -206,14 +214,14 @@ def _rows(part: pd.DataFrame, by_id: Mapping[str, Record], evidence: Loader) -> 
     """The rows of one table, best first."""
     rows = [_row(str(label), own, by_id) for label, own in part.groupby("label", sort=True)]
     done = [row for row in rows if row.runs]
-    places = standings([_seen(row, evidence) for row in done])
+    places = standings([seen(row, evidence) for row in done])
     ranked = [replace(row, standing=one) for row, one in zip(done, places, strict=True)]
     ranked.sort(key=lambda row: (-(row.value or 0.0), row.label))
     return (*ranked, *(row for row in rows if not row.runs))
 
 
-def _seen(row: Row, evidence: Loader) -> Seen:
-    """What tests know of a row: outcomes where the first metric is their share, else replicates."""
+def seen(row: Row, evidence: Loader) -> Seen:
+    """Return what tests know of a row: outcomes where the first metric is their share, else replicates."""
     found = [evidence(run) for run in row.runs]
     value = row.value or 0.0
     if all(run.outcomes_metric == run.primary_metric for run in row.runs):

@@ -249,6 +249,7 @@ def test_a_factorial_runs_from_the_command_line_to_its_tables(folder, capsys):
         "leaderboard.md",
         "leaderboard.csv",
         "effects.csv",
+        "index.html",
     }
     text = (output / "leaderboard.md").read_text()
     assert "## Parts of toy-scarce: toy (version 1, 12 images of the evaluation set)" in text

@@ -32,8 +32,16 @@ def test_the_cheapest_is_one_of_those_that_no_test_separates_from_the_best() -> 
 
 def test_a_time_that_is_not_known_is_not_the_cheapest() -> None:
     records = [replace(timed("a", 90.0, 1.0), seconds={}), timed("b", 90.0, 9.0)]
-    (choice,) = choices(tables(records, nothing))
-    assert choice.cheapest.label == "b"
+    (choice,) = choices(tables(records, hits))
+    assert choice.cheapest.label == "b" and choice.tested
+
+
+def test_what_was_not_tested_is_not_called_equal() -> None:
+    (choice,) = choices(tables([timed("a", 90.0, 9.0), timed("b", 89.9, 1.0)], nothing))
+    assert (choice.best.label, choice.equal, choice.cheapest.label) == ("a", (), "a")
+    assert not choice.tested
+    (alone,) = choices(tables([timed("a", 90.0, 9.0)], nothing))
+    assert alone.tested
 
 
 def test_tables_without_a_result_have_no_choice() -> None:

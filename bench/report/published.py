@@ -1,0 +1,139 @@
+"""Figures that papers report, and which of our rows they can be held against."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from vit_ptq_bench.bench.report.tables import Row, Table
+
+FOLDER = files("vit_ptq_bench.bench") / "published"
+
+RELEASED = "-released"
+"""Ending of methods that do what their authors' code does: they have the same paper."""
+
+CLASSES = {
+    "dynamic": "scales of activations are found at run time, per token or group",
+    "mixed-precision": "bits differ from layer to layer",
+    "float-layers": "has further layers in floating point",
+    "float-format": "quantizes to floating-point formats",
+    "labels": "uses labels or trains on them",
+    "more-sites": "quantizes LayerNorm and softmax too",
+    "fewer-sites": "leaves sites in floating point or at 8 bits",
+    "other-images": "calibrates on other images than the data set's, or on none",
+    "transformed": "with a rotation in front, the method's own paper has none",
+    "part": "a part of a method, from an ablation",
+}
+"""Why a figure does not compare with the others at its bits; what has none of these does."""
+
+METRICS = {"top1": "top1", "AP_box": "box_ap", "AP_mask": "mask_ap"}
+"""Published name of a metric -> ours."""
+
+EVALUATION_SETS = {("imagenet", 50_000): "ImageNet-1k val", ("coco", 5_000): "COCO val2017"}
+"""(task, images judged) -> the data set of published figures. Parts of it are another set."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """One figure as a paper or an official README prints it.
+
+    Attributes:
+        written: the method as the source writes it.
+        method: the one of this project that does the same, without ``-released``; empty: there is none.
+        classes: of `CLASSES`; empty: it compares.
+        model: the one of this project; empty: it has none.
+        short: the model as the source writes it.
+        dataset: such as ``ImageNet-1k val``.
+        bits: such as ``W4A4``; ``W32A32`` is full precision.
+        metric: of `METRICS`, our name; empty: another one.
+        value: in percent.
+        source: where it stands.
+    """
+
+    written: str
+    method: str
+    classes: tuple[str, ...]
+    model: str
+    short: str
+    dataset: str
+    bits: str
+    metric: str
+    value: float
+    source: str
+
+
+@cache
+def figures() -> tuple[Published, ...]:
+    """Return all figures, ordered by task, model, bits, metric and method."""
+    methods = {row["published"]: row for row in _rows("methods.csv")}
+    models = {row["published"]: row["model"] for row in _rows("models.csv")}
+    return tuple(_figure(row, methods, models) for row in _rows("published.csv"))
+
+
+def _figure(
+    row: Mapping[str, str], methods: Mapping[str, Mapping[str, str]], models: Mapping[str, str]
+) -> Published:
+    method = methods[row["method"]]
+    return Published(
+        written=row["method"],
+        method=method["method"],
+        classes=tuple(filter(None, method["classes"].split(";"))),
+        model=models.get(row["model"], ""),
+        short=row["model"],
+        dataset=row["dataset"],
+        bits=f"W{row['w_bits']}A{row['a_bits']}",
+        metric=METRICS.get(row["metric"], ""),
+        value=float(row["value"]),
+        source=row["source"],
+    )
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    text = (FOLDER / name).read_text(encoding="utf-8")
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def dataset_of(table: Table) -> str:
+    """Return the published data set that the rows of a table were judged on; empty: it is none."""
+    if table.place.limit is not None:
+        return ""
+    counts = {run.n for row in table.ranked for run in row.runs}
+    if len(counts) != 1:
+        return ""
+    return EVALUATION_SETS.get((table.place.task, counts.pop() or 0), "")
+
+
+def of_row(table: Table, row: Row) -> tuple[Published, ...]:
+    """Return what is published of a row's method on the same model, data and bits."""
+    dataset = dataset_of(table)
+    if not dataset:
+        return ()
+    record = row.record
+    name = record.spec.method.name.removesuffix(RELEASED)
+    wanted = (name, table.place.model.partition(".")[0], dataset, record.spec.bits, table.metric)
+    return tuple(
+        one
+        for one in figures()
+        if (one.method, one.model, one.dataset, one.bits, one.metric) == wanted
+    )
+
+
+def sentence(found: Sequence[Published]) -> str:
+    """Return published figures with their sources in words, with why one does not compare; or nothing."""
+    if not found:
+        return ""
+    texts = []
+    for one in found:
+        why = f" (does not compare: {', '.join(one.classes)})" if one.classes else ""
+        texts.append(f"{one.value:.2f} as {one.written}{why}, {one.source}")
+    return "published: " + "; ".join(texts)
+
+
+def extent(found: Sequence[Published]) -> tuple[float, float] | None:
+    """Return the least and the greatest value of those that compare; None where none does."""
+    values = [one.value for one in found if not one.classes]
+    return (min(values), max(values)) if values else None
