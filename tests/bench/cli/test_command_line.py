@@ -185,3 +185,12 @@ def test_the_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[s
     ]
     assert capsys.readouterr().out == f"vit-ptq-bench {told}\n"
     assert vit_ptq_bench.__version__ == told
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_names_every_verb(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--print-completion", shell])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert "check-method" in out and "--calibration-images" in out

@@ -2,17 +2,20 @@
 
 import csv
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
 from tests.bench.report.test_tables import nothing
 from tests.bench.samples import make_record
+from vit_ptq_bench.bench.cli import main
 from vit_ptq_bench.bench.report.markdown import render
 from vit_ptq_bench.bench.report.published import CLASSES, extent, figures, of_row, sentence
 from vit_ptq_bench.bench.report.published_page import render_published
 from vit_ptq_bench.bench.report.tables import tables
 from vit_ptq_bench.methods.api.registry import METHODS
 
+ROOT = Path(__file__).parents[3]
 FOLDER = files("vit_ptq_bench.bench") / "published"
 DEIT = "deit_small_patch16_224"
 
@@ -104,3 +107,9 @@ def test_the_page_names_the_best_the_classes_and_what_is_measured():
     assert f"{best:.2f}" in row.split("|")[2] and "`repq-vit` 72.50" in row
     assert all(f"`{name}`" in after for name in CLASSES)
     assert "file index" not in after
+
+
+def test_the_page_of_the_docs_is_what_the_command_prints(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert main(["published"]) == 0
+    assert capsys.readouterr().out == (ROOT / "docs" / "published.md").read_text(encoding="utf-8")
