@@ -151,6 +151,17 @@ def test_bundled_suites_are_valid() -> None:
     assert all(with_included(suite) for suite in suites.values())
 
 
+def test_quick_has_the_same_settings_at_all_widths() -> None:
+    suites = {name: read_suite(path) for name, path in suite_files().items()}
+    quick, widths = suites["quick"], suites["quick-widths"]
+    assert quick.bits == ("W4A4",) and set(widths.bits) == {"W6A6", "W3A3"}
+    assert {"mgrq", "ptq4vit", "apq-vit", "repq-vit", "lrquant", "rose"} <= set(widths.methods)
+    for name in widths.methods:
+        assert widths.parameters.get(name) == quick.parameters.get(name)
+    for key in ("task", "models", "protocols", "seeds", "limit", "calibration_images"):
+        assert getattr(widths, key) == getattr(quick, key)
+
+
 def test_find_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, GOOD)
     assert find_suite(str(path)) == path
