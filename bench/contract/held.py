@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -17,6 +17,9 @@ from vit_ptq_bench.methods.quantization.model.families import wrap_model
 
 FEW, MANY = 8, 24
 """Images of the two calibrations that are compared."""
+
+EACH = 8
+"""Passes at whose beginning is looked; of those behind it, at the 16th, the 32nd and so on."""
 
 CACHE_GB = "0.0001"
 """Of ``BENCH_CACHE_GB``: what is kept through it goes to disk, as on a large model."""
@@ -50,15 +53,14 @@ def seen_per_image(subject: Subject) -> int:
 def _held(subject: Subject, images: int) -> int:
     """Most bytes of tensors alive where a pass through the model begins, and at the end."""
     calibration = models.in_batches(models.make_images(images), seed=3)
+    before = _storages()  # held: none of them goes, and no new one takes its address
     most, count = 0, 0
 
     def look(module: object, inputs: object) -> None:
         nonlocal most, count
         count += 1
-        if (
-            count & (count - 1) == 0
-        ):  # the 1st, 2nd, 4th, 8th, ...: looking takes longer than the pass
-            most = max(most, _alive())
+        if count <= EACH or count & (count - 1) == 0:  # looking takes longer than the pass
+            most = max(most, _bytes_beside(before))
 
     model = subject.model
     kind = type(model)
@@ -66,20 +68,27 @@ def _held(subject: Subject, images: int) -> int:
         lambda module, inputs: look(module, inputs) if type(module) is kind else None
     )
     try:
-        subject.fresh("W4A4", calibration=calibration)
+        quantized = subject.fresh("W4A4", calibration=calibration)
     finally:
         handle.remove()
+    most = max(most, _bytes_beside(before))
+    del quantized  # what it holds is held until here
     return most
 
 
-def _alive() -> int:
-    """Bytes of the storages of all tensors that Python can reach, each once."""
-    storages = {}
+def _storages() -> dict[int, torch.UntypedStorage]:
+    """The storages of all tensors that Python can reach, by their address."""
+    found = {}
     for thing in gc.get_objects():
         if type(thing) in (Tensor, torch.nn.Parameter) and thing.device.type == "cpu":
             storage = thing.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
+            found[storage.data_ptr()] = storage
+    return found
+
+
+def _bytes_beside(before: Mapping[int, object]) -> int:
+    """Bytes of the storages that there were not before."""
+    return sum(one.nbytes() for address, one in _storages().items() if address not in before)
 
 
 @contextmanager

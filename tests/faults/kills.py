@@ -57,7 +57,7 @@ ASKED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 STARTING = 1.0
 """Seconds of CPU time within which a process may not yet answer signals: Python and the command line load."""
 
-LEFT = {".sweep.lock", "leaderboard.md", "leaderboard.csv"}
+LEFT = {".sweep.lock", "leaderboard.md", "leaderboard.csv", "index.html"}
 """Files of an output folder beside its records."""
 
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.methods.quantization.model.test_mmdet_swin import _predict, _tiny
+from tests.methods.quantization.model.test_mmdet_swin import _predict
 from tests.methods.quantization.transforms.models import (
     BUILDERS,
     assert_same,
     classifier,
     images_for,
 )
+from vit_ptq_bench.bench.contract.models import build_detector
 from vit_ptq_bench.methods.quantization.bits import BitWidth, equal_table
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 from vit_ptq_bench.methods.quantization.calibration.passes import (
@@ -85,7 +86,7 @@ def test_feature_maps_boxes_and_masks_of_detectors_stay(
     name: str, scope: str, names: tuple[str, ...]
 ) -> None:
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    detector = _tiny(name)
+    detector = build_detector(name)
     expected, features = _predict(detector, images), detector.extract_feat(images)
     assert sum(len(found) for found in expected) > 5
     wrapped = transformed(detector, names, images, scope)
@@ -114,7 +115,7 @@ def test_a_saved_model_is_the_transformed_one(name: str, tmp_path: Path) -> None
 
 @torch.no_grad()
 def test_a_saved_detector_has_the_biases_that_its_neck_got(tmp_path: Path) -> None:
-    model = _tiny("mask_rcnn_swin_mini")
+    model = build_detector("mask_rcnn_swin_mini")
     for lateral in model.neck.lateral_convs:
         lateral.conv.bias = None
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
