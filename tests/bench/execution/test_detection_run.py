@@ -57,7 +57,8 @@ def test_scopes_are_part_of_a_result_and_never_share_a_table(swept: Path) -> Non
     assert smaller[0] < smaller[1]
     text = (swept / "out" / "leaderboard.md").read_text()
     for scope in ("backbone", "full"):
-        title = f"\n## scenes (version 1), protocol `equal`, 12 images of the evaluation set, scope `{scope}`"
+        whole = "scenes (version 1, 12 images of the evaluation set)"
+        title = f"\n## {whole}, protocol `equal`, scope `{scope}`"
         table = text.split(title)[1].split("\n## ")[0]
         assert "mask AP" in table and table.count("| fp32") == 1
         assert table.count("| minmax") == table.count("| repq-vit") == 1
