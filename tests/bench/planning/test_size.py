@@ -112,7 +112,9 @@ def test_the_size_is_the_number_of_runs(name: str) -> None:
     options = {one.task: TaskOptions(limit=one.limit) for one in suites}
     runs = plan_all(suites, options, said.append)
     sizes = [int(line.split()[2]) for line in said if line.startswith("suite ")]
-    assert len(sizes) == len(suites) and sum(sizes) == len(runs)
+    assert sizes == [len(build_plan(one, options[one.task])) for one in suites]
+    # Suites on one model have its full-precision run in common, which runs once.
+    assert len(runs) == len({run.run_id for run in runs}) <= sum(sizes)
 
 
 def test_a_run_that_two_suites_have_is_one_run(asked: Counter[str]) -> None:
