@@ -45,8 +45,8 @@ class AdaLog(Method):
     a map is judged by attention x value alone; the operand that is searched by the output first is not
     searched by its own error before; of 128 candidates 16 get their whole output error, the rest only its
     part without correlations of columns, both from second moments; of activations on 256 tokens, of attention
-    products on 12 rows of 16 images; every fourth of the bases; entries of 20 and more behind GELU do not
-    count in their own error; two refinements and one round (released: five and three).
+    products on about 12 rows of 16 images; every fourth of the bases; entries of 20 and more behind GELU do
+    not count in their own error; two refinements and one round (released: five and three).
     """
 
     name = "adalog"

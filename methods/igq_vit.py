@@ -31,9 +31,10 @@ class IgqViT(Method):
     Source: Moon et al., CVPR 2024 (arXiv 2404.00928), its abstract: channels of activation maps, and tokens
     of attention maps, are put into groups dynamically for each instance, so that those of a group have
     similar statistics. Ours: a channel's statistics are its smallest and largest value, the groups are found
-    by k-means, the same number for every layer. Left out: the number of groups per layer under a limit of
-    bit operations, of which the abstract gives no procedure. The grouping is dynamic: a class of quantizers
-    of its own, whatever the convention. Queries, keys, values and the image are as in the common table.
+    by k-means, at most the same number for every layer. Left out: the number of groups per layer under a
+    limit of bit operations, of which the abstract gives no procedure. The grouping is dynamic: a class of
+    quantizers of its own, whatever the convention. Queries, keys, values and the image are as in the common
+    table.
     """
 
     name = "igq-vit"

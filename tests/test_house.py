@@ -35,13 +35,13 @@ FLOORS = {
     # The way of the data: what is asked for (planning) is run (execution) and noted (records), and tables
     # are made of the notes (report). Records lie lowest: they are read long after the code that wrote them
     # has changed. Making tables needs no run; a sweep ends with its tables. The contract tries methods
-    # without any of them.
+    # without any of them. The site of the documentation shows the registry and the tables.
     f"{PACKAGE}.bench": (
         ("errors",),
         ("records",),
         ("planning",),
         ("report", "contract"),
-        ("execution",),
+        ("execution", "site"),
         ("cli",),
         ("__main__",),
     ),

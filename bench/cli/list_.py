@@ -6,20 +6,14 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vit_ptq_bench.bench.cli.options import add_json, add_plugin, add_task_options
 from vit_ptq_bench.bench.cli.text import print_json, print_rows
 from vit_ptq_bench.errors import UserError
 
-if TYPE_CHECKING:
-    from vit_ptq_bench.methods import Method
-    from vit_ptq_bench.methods.quantization.bits import Protocol
-
-EXAMPLE_BITS = "W4A4"
-
-CONVENTIONS = f"""
-Conventions at {EXAMPLE_BITS} with default settings: where the bit table differs from the common one (weights
+CONVENTIONS = """
+Conventions at {bits} with default settings: where the bit table differs from the common one (weights
 per output channel, activations per tensor, affine, static, 8-bit image), then what else the method says.
 """
 
@@ -90,6 +84,7 @@ def list_methods(arguments: argparse.Namespace) -> list[Listing]:
     """Every method with its paper, then the conventions; what could not be loaded with its error."""
     from vit_ptq_bench.bench.planning import registry
     from vit_ptq_bench.bench.planning.suite import PROTOCOLS
+    from vit_ptq_bench.bench.site.convention import EXAMPLE_BITS, convention
 
     methods = sorted(registry.methods().items())
     rows = [
@@ -108,31 +103,9 @@ def list_methods(arguments: argparse.Namespace) -> list[Listing]:
             "conventions",
             ("method", "protocol", "images", "convention"),
             conventions,
-            before=CONVENTIONS,
+            before=CONVENTIONS.format(bits=EXAMPLE_BITS),
         ),
     ]
-
-
-def convention(cls: type[Method], protocol: Protocol) -> tuple[str, str]:
-    """Number of calibration images of a method, and its convention in words."""
-    from vit_ptq_bench.bench.planning.answers import ask, blamed
-    from vit_ptq_bench.bench.planning.plan import calibration_images
-    from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY
-    from vit_ptq_bench.bench.report.footnotes import differences
-    from vit_ptq_bench.methods.quantization.bits import BitWidth, equal_table
-
-    images = str(calibration_images(cls, protocol))
-    bits = BitWidth.parse(EXAMPLE_BITS)
-    try:
-        with blamed(cls, "create()"):
-            method = cls.create()
-        table = ask(method, "bit_table", bits, protocol)
-        words = list(ask(method, "notes"))
-    except UserError as error:
-        return images, f"(not available: {error})"
-    if cls.fidelity != REFERENCE_FIDELITY:
-        words.insert(0, differences(table, equal_table(bits)))
-    return images, "; ".join(filter(None, words)) or "the common table"
 
 
 def list_tasks(arguments: argparse.Namespace) -> list[Listing]:

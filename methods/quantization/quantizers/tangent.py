@@ -11,7 +11,7 @@ from vit_ptq_bench.methods.quantization.quantizers.base import Domain, Quantizer
 from vit_ptq_bench.methods.quantization.quantizers.registry import register_form
 
 ANGLE = 1.4
-"""Where `set_range` alone chooses: the lowest level above 0 is then 1/75 of the largest at four bits."""
+"""Where `set_range` alone chooses: the lowest level above 0 is then 1/109 of the largest at four bits."""
 
 
 @register_form("tangent")

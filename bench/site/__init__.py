@@ -1,0 +1,1 @@
+"""The documentation as a site (MkDocs): pages made of the registry and of records, links, formulas."""
