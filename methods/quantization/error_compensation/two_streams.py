@@ -25,7 +25,7 @@ from vit_ptq_bench.methods.quantization.calibration.passes import check_finite
 from vit_ptq_bench.methods.quantization.calibration.recording import record_operations
 from vit_ptq_bench.methods.quantization.model.layers import QuantOperation, WeightedOperation
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
-from vit_ptq_bench.methods.quantization.model.structure import Segment
+from vit_ptq_bench.methods.quantization.model.structure import Segment, Structure
 
 Target = Literal["layer", "stream"]
 """What layers aim at: their own full-precision output, or (those that write it) the residual stream's."""
@@ -79,6 +79,7 @@ class LayerStreams:
     Attributes:
         layer: its input quantizer is active.
         segment: the half of a block, or whole segment, that it is in.
+        structure: of the model.
         writes: whether its output is added to the residual stream.
         images: number of calibration images.
         quantized: its input in the quantized stream, before its input quantizer; images first.
@@ -93,6 +94,7 @@ class LayerStreams:
 
     layer: WeightedOperation
     segment: Segment
+    structure: Structure
     writes: bool
     images: int
     quantized: Tensor
@@ -125,7 +127,8 @@ class LayerStreams:
     def _target(self, part: slice, exact: Tensor | None) -> Tensor:
         if self.writes and self.target == "stream":
             left = self._take(self.behind, part) - self._take(self.before, part)
-            return self.segment.arrange(left).flatten(0, -2)
+            asked = self.structure.asked_of(self.layer, left)
+            return self.segment.arrange(asked).flatten(0, -2)
         assert exact is not None
         output = self.layer.compute(exact, self.layer.weight)
         return output.movedim(self.layer.output_axis, -1).flatten(0, -2)
@@ -240,6 +243,7 @@ class _Walk:
         return LayerStreams(
             layer=layer,
             segment=part,
+            structure=self._structure,
             writes=_writes(layer, part),
             images=len(quantized),
             quantized=quantized,

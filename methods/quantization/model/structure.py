@@ -191,6 +191,7 @@ class Structure:
         attention_links: the layers around every attention.
         streams: the residual streams whose channels can be mixed.
         fixed_streams: in words, why other streams cannot be.
+        writers: the layers that write to any residual stream, whether its channels can be mixed or not.
         class_tokens: how many tokens, the first ones, a classifier's head reads alone; 0: it reads all.
         blocks: dotted names of the transformer blocks.
         segments: the model cut into pieces; every operation is in exactly one, but for those of a
@@ -207,6 +208,7 @@ class Structure:
     attention_links: list[AttentionLink] = field(default_factory=list)
     streams: list[ResidualStream] = field(default_factory=list)
     fixed_streams: list[str] = field(default_factory=list)
+    writers: list[StreamWriter] = field(default_factory=list)
     class_tokens: int = 0
     blocks: list[str] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
@@ -221,6 +223,18 @@ class Structure:
         blocks = [segment for segment in self.segments if segment.kind == "block"]
         behind = bool(blocks) and operation.role in ("proj", "fc1", "fc2")
         return self.class_tokens if behind and operation in blocks[-1].operations else 0
+
+    def asked_of(self, layer: WeightedOperation, stream: Tensor) -> Tensor:
+        """Return what a layer has to give so that the residual stream gets ``stream``, [..., C].
+
+        That is ``stream`` over the factors of a LayerScale behind the layer; where one is 0 nothing that
+        the layer gives arrives, and nothing is asked.
+        """
+        scale = next((w.scale for w in self.writers if w.layer is layer), None)
+        if scale is None:
+            return stream
+        factors = scale.detach().to(stream.device)
+        return torch.where(factors == 0, 0.0, stream / factors)
 
     def behind(self) -> list[QuantOperation]:
         """Return the operations that are in no segment: neck and heads of a detector."""

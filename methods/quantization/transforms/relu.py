@@ -79,7 +79,8 @@ def refit_relu(model: QuantizedModel, calibration: Calibration, fit: ReluFit) ->
         behind = send_through(part.run, exact, model.device)
         for mlp in [by_layer[id(op)] for op in part.operations if id(op) in by_layer]:
             inputs = input_of(mlp.fc1, part, new, model.device).flatten(1, -2)
-            output, weight = part.arrange(behind - new), part.arrange(1 / _power(behind))
+            asked = model.structure.asked_of(mlp.fc2, behind - new)
+            output, weight = part.arrange(asked), part.arrange(1 / _power(behind))
             wanted = _Wanted(output.flatten(1, -2), weight.flatten(1, -2))
             _Fitting(mlp, inputs, wanted, fit, generator, model.device).run()
         exact, new = behind, send_through(part.run, new, model.device)

@@ -53,6 +53,7 @@ class StreamNotes:
 
     def end(self, structure: Structure) -> None:
         """Add the stream to ``structure``, or why it stays as it is."""
+        structure.writers += self._writers
         if self._why_fixed:
             structure.fixed_streams.append(f"stage {self.stage + 1}: {'; '.join(self._why_fixed)}")
             return

@@ -104,6 +104,28 @@ def test_without_quantization_both_targets_are_what_the_layer_gives(make, size):
             assert bool(counts.any())
 
 
+@pytest.mark.parametrize("fixed", [False, True], ids=["one that can be rotated", "fixed"])
+def test_the_target_on_a_stream_with_layer_scales_is_what_the_layer_gives(fixed):
+    """A LayerScale stands between layer and stream; where it lets nothing through nothing is asked."""
+
+    def make():
+        model = _vit(init_values=0.3, pre_norm=fixed)  # a norm that writes the stream fixes it
+        with torch.no_grad():
+            model.blocks[1].ls2.gamma[:3] = 0
+        return model
+
+    images = _images(32)
+    own, stream = (
+        _seen(make(), images, target=target, exact_inputs=True) for target in ("layer", "stream")
+    )
+    for name, batches in stream.items():
+        for batch, other in zip(batches, own[name], strict=True):
+            silent = 3 if name == "blocks.1.mlp.fc2" else 0
+            assert not batch.target[:, :silent].any()
+            expected = other.target[:, silent:]
+            torch.testing.assert_close(batch.target[:, silent:], expected, rtol=1e-3, atol=1e-3)
+
+
 @MODELS
 def test_every_layer_is_visited_once_in_order(make, size):
     model = make()

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from tests.methods.quantization.transforms.models import classifier
 from vit_ptq_bench.methods.api.registry import METHODS
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization import storage
@@ -63,16 +64,19 @@ def test_the_fit_brings_the_outputs_back(vit, many):
     assert trained.module.blocks[0].mlp.fc1.weight.ne(vit.blocks[0].mlp.fc1.weight).any()
 
 
+@pytest.mark.parametrize("name", ["vit", "layer scale"])
 @torch.no_grad()
-def test_each_fit_is_numpys_for_what_the_mlps_before_it_leave_of_the_original_stream(vit, many):
+def test_each_fit_is_numpys_for_what_the_mlps_before_it_leave_of_the_original_stream(name, many):
+    vit = classifier(name)
     closed = _refitted(vit, many).module
     exact = new = vit.norm_pre(vit._pos_embed(vit.patch_embed(many.whole())))
     for block, found in zip(vit.blocks, closed.blocks, strict=True):
-        middle = exact + block.attn(block.norm1(exact))
-        behind = middle + block.mlp(block.norm2(middle))
-        before = new + found.attn(found.norm1(new))
+        middle = exact + block.ls1(block.attn(block.norm1(exact)))
+        behind = middle + block.ls2(block.mlp(block.norm2(middle)))
+        before = new + found.ls1(found.attn(found.norm1(new)))
         tokens = found.norm2(before).flatten(0, -2)
-        _check_fit(block.mlp, found.mlp, tokens, (behind - before).flatten(0, -2), behind)
+        wanted = (behind - before) / getattr(block.ls2, "gamma", 1)
+        _check_fit(block.mlp, found.mlp, tokens, wanted.flatten(0, -2), behind)
         exact, new = behind, found(new)
 
 
