@@ -38,8 +38,8 @@ class AphqViT(ReluFrontier):
     "constant"`` is the code's. Convention: one scale per head, the image in floating point, 1024 images.
     Deviations: the MLP reconstruction is not weighted by the Hessian, clips at the same percentile at every
     width (released config of four bits: .98), leaves LayerNorm alone and aims at the original stream behind
-    each MLP (`refit_relu`); in the profile ``fast`` it fits fc2 in closed form, the weights are trained
-    through the rounding, the Hessian is measured on 16 images, ranges are searched and the attention map has
+    each MLP (`refit_relu`); ranges are searched; in the profile ``fast`` it fits fc2 in closed form, the
+    weights are trained through the rounding, the Hessian is measured on 16 images and the attention map has
     a logarithmic grid (`Frontier`).
     """
 

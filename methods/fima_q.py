@@ -33,9 +33,9 @@ class FimaQ(Frontier):
     divided by its value at the refresh. Convention: one scale per head, the image in floating point, 1024
     images. Deviations: the authors' activations have one learned scale per token position, which is a class
     of quantizers of its own: here one per tensor, under the authors' convention one per head in the
-    attention products; E E^T gets a small ridge; the profile ``fast`` trains the weights through the
-    rounding, measures on 32 images, starts from searched ranges and has logarithmic grids for the attention
-    map and behind GELU (`Frontier`).
+    attention products; E E^T gets a small ridge; it starts from searched ranges; the profile ``fast`` trains
+    the weights through the rounding, measures on 32 images and has logarithmic grids for the attention map
+    and behind GELU (`Frontier`).
     """
 
     name = "fima-q"

@@ -43,8 +43,8 @@ class GlfQ(ReluFrontier):
     relative to their size, where the authors compare regions of interest of fixed proposals; streams are
     rotated by matrices that fix the all-ones vector, so LayerNorm stays LayerNorm, also in a Swin's later
     stages, where the authors leave them; inputs are QDrop's mix, with its drops; MLPs are fitted to the
-    original stream behind them (`refit_relu`); the profile ``fast`` fits the MLP in closed form, starts from
-    searched ranges and has a logarithmic grid for the attention map (`Frontier`).
+    original stream behind them (`refit_relu`); it starts from searched ranges; the profile ``fast`` fits the
+    MLP in closed form and has a logarithmic grid for the attention map (`Frontier`).
     """
 
     name = "glf-q"

@@ -30,9 +30,10 @@ class LsVit(Frontier):
     precision; diagonal ``H_i = sum g_i e_i / sum e_i^2``, rank one ``u = sum g s / sum s^2`` with ``s =
     sqrt(e . g)``; loss ``1/2 sum H_i e_i^2 + 1/2 (u . e)^2``. Ours: negative entries and products are zero,
     and the sum is divided by its value before training. Convention: one scale per head, 1024 images.
-    Deviations: the profile ``fast`` trains the weights through the rounding, measures on 64 images, starts
-    from searched ranges and has logarithmic grids for the attention map and behind GELU (`Frontier`); no
-    8-bit exception for the classifier.
+    Deviations: it starts from searched ranges; the profile ``fast`` trains the weights through the rounding,
+    measures on 64 images and has logarithmic grids for the attention map and behind GELU (`Frontier`); no
+    8-bit exception for the classifier. Where roundings are trained (``paper``), e and g are measured while
+    the weights are still those of full precision but for what is clipped.
     """
 
     name = "ls-vit"

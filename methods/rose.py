@@ -93,8 +93,8 @@ class Rose(Method):
        affine with both ends searched.
     3. Layer by layer in order, with two streams: in layers that write the residual stream a ridge regression
        moves the weight towards the full-precision stream minus what the quantized one already carries,
-       tokens weighted by one over their squared norm. Then GPTQ in all layers, and the bias takes the mean
-       error.
+       tokens weighted by one over their squared norm (and a class token that the head reads alone by five
+       behind the last attention). Then GPTQ in all layers, and the bias takes the mean error.
     4. In the profile ``train`` LayerNorms and biases are then trained end to end, on the penultimate feature
        and the prediction of the images and of random views of them, codes and grids held.
 
