@@ -86,11 +86,12 @@ def print_leaderboard(path: Path) -> None:
     """Print the leaderboard: drawn on a terminal, as the markdown itself into a file or pipe."""
     text = path.read_text(encoding="utf-8")
     from rich.console import Console
-    from rich.markdown import Markdown
 
     console = Console()
     if sys.stdout.isatty() and console.width >= NARROWEST:
-        console.print(Markdown(text))
+        from vit_ptq_bench.bench.cli.terminal import draw_markdown
+
+        draw_markdown(console, text)
     else:
         print(text)
     print(f"leaderboard: {path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +14,15 @@ LONGEST_RULE = 100
 
 
 def print_rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows in aligned columns under a head, each in one line."""
+    """Print rows in aligned columns under a head: in a pipe each in one line, on a terminal folded to fit."""
     lines = [[printable(" ".join(cell.split())) for cell in row] for row in (head, *rows)]
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        from vit_ptq_bench.bench.cli.terminal import draw_rows
+
+        draw_rows(Console(), lines[0], lines[1:])
+        return
     widths = [max(len(row[column]) for row in lines) for column in range(len(head))]
     lines.insert(1, ["-" * min(width, LONGEST_RULE) for width in widths])
     for row in lines:

@@ -9,10 +9,16 @@ from typing import Self
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 from vit_ptq_bench.bench.execution.forecast import duration
 from vit_ptq_bench.bench.execution.messages import PhaseProgress
 from vit_ptq_bench.bench.planning.plan import Run
+
+WIDE = 110
+"""Columns of a terminal from which on bars are long."""
+
+WIDE_BAR, NARROW_BAR = 24, 10
 
 COLOURS = {"ok": "green", "skipped": "yellow"}
 
@@ -95,8 +101,9 @@ class LiveDisplay(Display):
     def __init__(self, console: Console, total: int) -> None:
         super().__init__(console, total)
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            # Names go on in the next line, where a column of the usual kind would cut them.
+            TextColumn("{task.description}", table_column=Column(overflow="fold")),
+            BarColumn(bar_width=WIDE_BAR if console.width >= WIDE else NARROW_BAR),
             TextColumn("{task.fields[note]}"),
             console=console,
             transient=True,
