@@ -121,6 +121,8 @@ def _detection(folder: Path) -> None:
 
 
 def _vit_tiny(folder: Path) -> None:
+    for index, name in enumerate(CLASSES):
+        _image(folder / "imagenet-sample-images" / f"{name}_thing.JPEG", index)
     suite = 'task = "imagenet"\nmodels = ["vit_tiny_patch16_224"]\nmethods = ["mgrq"]\nbits = ["W4A4"]\n'
     (folder / "suite.toml").write_text(suite)
 
@@ -163,6 +165,9 @@ def words_of(line: str, page: str, folder: Path, data: Path) -> list[list[str]]:
     if program == "tox":
         rest = _checked_tox(words)
         return [_bench(["run", *rest], page, folder, data)] if rest else []
+    if program == "git":  # what it would fetch is there
+        assert words[0] == "clone" and words[1].startswith("https://github.com/")
+        return []
     if program == "python":
         assert words[0] == "-m"
         return [[*words[:2], "--help"]]

@@ -1,4 +1,4 @@
-"""`bench convert`: other people's checkpoints and annotations in the forms that the tasks read."""
+"""`bench convert`: other people's checkpoints, annotations and images in the forms that the tasks read."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ def add(verbs: Any) -> None:
     """Add the verb to the command line."""
     parser = verbs.add_parser(
         "convert",
-        help="convert a training checkpoint, or VOC or YOLO annotations",
-        description="Convert an OpenMMLab training checkpoint to safetensors, or a data set in VOC's or "
-        "YOLO's layout to COCO's.",
+        help="convert a training checkpoint, VOC or YOLO annotations, or a folder of images",
+        description="Convert an OpenMMLab training checkpoint to safetensors, a data set in VOC's or "
+        "YOLO's layout to COCO's, or a folder of images named by their WordNet ids into one half to "
+        "calibrate and one to judge (halves).",
     )
     parser.set_defaults(function=run)
-    parser.add_argument("kind", choices=("checkpoint", "voc", "yolo"))
+    parser.add_argument("kind", choices=("checkpoint", "voc", "yolo", "halves"))
     parser.add_argument(
         "source", metavar="IN", type=Path, help="checkpoint file, or data set folder"
     )
     parser.add_argument(
-        "out", metavar="OUT", type=Path, help="safetensors file, or folder for task coco"
+        "out", metavar="OUT", type=Path, help="safetensors file, or folder for the task"
     )
     parser.add_argument(
         "--trust",
@@ -36,18 +37,29 @@ def run(arguments: argparse.Namespace) -> int:
     """Convert, say what came out, and return the exit status."""
     if arguments.kind == "checkpoint":
         return _checkpoint(arguments)
-    from vit_ptq_bench.tasks.detection.voc import convert_voc
-    from vit_ptq_bench.tasks.detection.yolo import convert_yolo
-
-    convert = convert_voc if arguments.kind == "voc" else convert_yolo
     try:
-        parts = convert(arguments.source, arguments.out)
+        return _images(arguments) if arguments.kind == "halves" else _boxes(arguments)
     except OSError as error:  # no room, no right to write, a name that no file can have
         place = str(error.filename or arguments.out)
         raise BenchError(
             f"{place[:200]}: {error.strerror or error}; nothing was converted"
         ) from error
-    for part in parts:
+
+
+def _images(arguments: argparse.Namespace) -> int:
+    from vit_ptq_bench.tasks.classification.halves import convert_halves
+
+    for part, images in convert_halves(arguments.source, arguments.out).items():
+        print(f"{arguments.out / part}: {images} images")
+    return 0
+
+
+def _boxes(arguments: argparse.Namespace) -> int:
+    from vit_ptq_bench.tasks.detection.voc import convert_voc
+    from vit_ptq_bench.tasks.detection.yolo import convert_yolo
+
+    convert = convert_voc if arguments.kind == "voc" else convert_yolo
+    for part in convert(arguments.source, arguments.out):
         counts = [f"{part.images} images", f"{part.objects} objects"]
         counts += [f"{part.masks} with outlines"] if part.masks else []
         counts += [f"{part.empty} images without objects"] if part.empty else []
