@@ -36,6 +36,11 @@ METRICS = {"top1": "top1", "AP_box": "box_ap", "AP_mask": "mask_ap"}
 EVALUATION_SETS = {("imagenet", 50_000): "ImageNet-1k val", ("coco", 5_000): "COCO val2017"}
 """(task, images judged) -> the data set of published figures. Parts of it are another set."""
 
+FULL_PRECISION = "W32A32"
+
+SAME = 1.0
+"""Points that full precision may be off what papers print of a model; else it is another set or model."""
+
 
 @dataclass(frozen=True)
 class Published:
@@ -98,13 +103,30 @@ def _rows(name: str) -> list[dict[str, str]]:
 
 
 def dataset_of(table: Table) -> str:
-    """Return the published data set that the rows of a table were judged on; empty: it is none."""
+    """Return the published data set that the rows of a table were judged on; empty: it is none.
+
+    A set is known by the number of its images, and by the full-precision figure: other sets may have as many.
+    """
     if table.place.limit is not None:
         return ""
     counts = {run.n for row in table.ranked for run in row.runs}
     if len(counts) != 1:
         return ""
-    return EVALUATION_SETS.get((table.place.task, counts.pop() or 0), "")
+    name = EVALUATION_SETS.get((table.place.task, counts.pop() or 0), "")
+    return name if _has_known_reference(table, name) else ""
+
+
+def _has_known_reference(table: Table, dataset: str) -> bool:
+    """Whether full precision reaches what papers print of it, as far as both are known."""
+    found = table.reference.value if table.reference is not None else None
+    wanted = (model_of(table), dataset, FULL_PRECISION, table.metric)
+    known = [o.value for o in figures() if (o.model, o.dataset, o.bits, o.metric) == wanted]
+    return found is None or not known or min(abs(found - value) for value in known) <= SAME
+
+
+def model_of(table: Table) -> str:
+    """Return the model's name without the tag of its weights."""
+    return table.place.model.partition(".")[0]
 
 
 def of_row(table: Table, row: Row) -> tuple[Published, ...]:
@@ -114,7 +136,7 @@ def of_row(table: Table, row: Row) -> tuple[Published, ...]:
         return ()
     record = row.record
     name = record.spec.method.name.removesuffix(RELEASED)
-    wanted = (name, table.place.model.partition(".")[0], dataset, record.spec.bits, table.metric)
+    wanted = (name, model_of(table), dataset, record.spec.bits, table.metric)
     return tuple(
         one
         for one in figures()

@@ -11,13 +11,12 @@ from vit_ptq_bench.bench.report.markdown import plain
 from vit_ptq_bench.bench.report.published import (
     CLASSES,
     EVALUATION_SETS,
+    FULL_PRECISION,
     Published,
     dataset_of,
     figures,
 )
 from vit_ptq_bench.bench.report.tables import Row, Table
-
-FULL = "W32A32"
 
 NAMED = 3
 """Methods of each cell that are named."""
@@ -58,7 +57,7 @@ def render_published(found: Sequence[Table]) -> str:
     known = [one for one in figures() if one.metric in ("top1", "box_ap") and one.short]
     numbers = {source: number for number, source in enumerate(sources(known), 1)}
     measured = best_measured(found)
-    cells = {_cell(one) for one in known if one.bits != FULL}
+    cells = {_cell(one) for one in known if one.bits != FULL_PRECISION}
     done = sum(
         (dataset, _our_name(known, short), bits) in measured for dataset, short, bits, _ in cells
     )
@@ -121,7 +120,7 @@ def _model_table(
         comparable = [one for one in here if not one.classes]
         others = [one for one in here if one.classes]
         row = measured.get((here[0].dataset, here[0].model, bits))
-        if bits == FULL:
+        if bits == FULL_PRECISION:
             values = [one.value for one in comparable]
             extent = (
                 f"{min(values):.2f} to {max(values):.2f}"

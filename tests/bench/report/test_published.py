@@ -67,6 +67,19 @@ def test_other_data_models_bits_and_methods_have_nothing_published(other):
     assert of_row(*measured(**other)) == ()
 
 
+@pytest.mark.parametrize(("full", "same"), [(79.85, True), (79.2, True), (71.0, False)])
+def test_another_set_of_as_many_images_is_told_by_full_precision(full, same):
+    place = {"task": "imagenet", "model": DEIT, "n": 50_000}
+    records = [
+        make_record(method="fp32", bits="W32A32", value=full, fidelity="reference", **place),
+        make_record(method="repq-vit", value=70.0, **place),
+    ]
+    (table,) = tables(records, nothing)
+    assert table.reference is not None and table.reference.value == full
+    assert bool(of_row(table, table.ranked[0])) is same
+    assert ("1 of " if same else "0 of ") in render_published([table])
+
+
 def test_a_tag_of_weights_and_a_released_form_are_the_same_model_and_paper():
     plain = of_row(*measured())
     assert of_row(*measured(model=f"{DEIT}.fb_in1k")) == plain
