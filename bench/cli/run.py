@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_ptq_bench.bench.cli.options import add_options, add_task_options
-from vit_ptq_bench.bench.cli.text import print_rows
+from vit_ptq_bench.bench.cli.text import NARROWEST, print_rows
 from vit_ptq_bench.bench.planning.options import environment_name
 from vit_ptq_bench.bench.planning.settings import RunOptions, SuiteOverrides, resolve_run
 from vit_ptq_bench.values import printable
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from vit_ptq_bench.bench.planning.overwrite import Decision
 
 INTERRUPTED = 130
-
-NARROWEST = 40
-"""Columns of a terminal on which tables can be drawn; COLUMNS=0 would leave nothing of them."""
 
 
 def add(verbs: Any) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 
 from vit_ptq_bench.values import printable
 
+NARROWEST = 40
+"""Columns of a terminal on which tables can be drawn; COLUMNS=0 would leave nothing of them."""
+
 LONGEST_RULE = 100
 """A long text in the last column wraps; the rule above it should not."""
 
@@ -21,8 +24,10 @@ def print_rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
         from vit_ptq_bench.bench.cli.terminal import draw_rows
 
-        draw_rows(Console(), lines[0], lines[1:])
-        return
+        console = Console()
+        if console.width >= NARROWEST:
+            draw_rows(console, lines[0], lines[1:])
+            return
     widths = [max(len(row[column]) for row in lines) for column in range(len(head))]
     lines.insert(1, ["-" * min(width, LONGEST_RULE) for width in widths])
     for row in lines:

@@ -118,6 +118,12 @@ def test_lists_fit_a_terminal_and_a_pipe_has_a_row_a_line(what):
         assert sum(line.startswith("rose ") for line in piped.stdout.splitlines()) == 3
 
 
+@pytest.mark.parametrize("width", [1, 3, 39])
+def test_a_terminal_too_narrow_for_a_table_gets_plain_lines(width):
+    shown = on_terminal("list", "suites", width=width)
+    assert "Traceback" not in shown and "mgrq-ablation-imagenet" in shown
+
+
 def test_colours_are_for_terminals():
     console = Console(width=80, force_terminal=True, color_system="truecolor")
     with console.capture() as captured:

@@ -67,8 +67,7 @@ def test_no_folder_and_too_few_images_are_refused(tmp_path):
         convert_halves(tmp_path, tmp_path / "out")
 
 
-def test_a_copy_that_fails_leaves_nothing(source, tmp_path, capsys):
-    """An image that cannot be read: a folder of the same name as a link's goal that is gone."""
+def test_a_link_to_nothing_is_no_image_and_a_place_in_a_file_is_refused(source, tmp_path, capsys):
     (source / "n01491361_tiger_shark.JPEG").symlink_to(source / "gone.JPEG")
     assert convert_halves(source, tmp_path / "out") == {"train": 2, "val": 1}  # no file, so none
     blocked = tmp_path / "file"
