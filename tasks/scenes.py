@@ -12,7 +12,7 @@ from typing import Any
 from vit_ptq_bench.tasks import storage
 from vit_ptq_bench.tasks.api.registry import register_task
 from vit_ptq_bench.tasks.api.task import LoadedModel
-from vit_ptq_bench.tasks.classification.digit_rendering import source_pools
+from vit_ptq_bench.tasks.detection.digits import source_pools
 from vit_ptq_bench.tasks.detection.data import CocoFiles, read_coco
 from vit_ptq_bench.tasks.detection.scene_rendering import SIZE, write_scenes
 from vit_ptq_bench.tasks.detection.task import DetectionTask
@@ -24,7 +24,7 @@ VALIDATION, CALIBRATION = 200, 256
 
 SEEDS = {"validation": 1000, "calibration": 2000}
 
-DIGITS = "vit_ptq_bench.tasks.classification.digit_rendering"
+DIGITS = "vit_ptq_bench.tasks.detection.digits"
 
 SEAL = "contents.sha256"
 """File beside the scenes with the hash over all of them."""

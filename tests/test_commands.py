@@ -93,10 +93,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _stored(folder: Path, methods: tuple[str, ...] = ("fp32", "minmax", "repq-vit")) -> None:
     """Put some of the stored records into a folder."""
-    for path in sorted((ROOT / "results" / "runs" / "digits" / "vit_mini").glob("*.json")):
+    for path in sorted((ROOT / "results" / "runs" / "fashion" / "vit_mini").glob("*.json")):
         spec = json.loads(path.read_text(encoding="utf-8"))["spec"]
         if spec["method"]["name"] in methods and spec["bits"] in ("W4A4", "W32A32"):
-            target = folder / "runs" / "digits" / "vit_mini"
+            target = folder / "runs" / "fashion" / "vit_mini"
             target.mkdir(parents=True, exist_ok=True)
             for one in path.parent.glob(f"{path.stem}.*"):
                 shutil.copy(one, target)
@@ -105,7 +105,7 @@ def _stored(folder: Path, methods: tuple[str, ...] = ("fp32", "minmax", "repq-vi
 def _examples(folder: Path) -> None:
     found = blocks("docs/extending.md")
     (folder / "squares.py").write_text(found["form and method"])
-    (folder / "noisy_digits.py").write_text(found["task"])
+    (folder / "noisy_pictures.py").write_text(found["task"])
     (folder / "noisy.toml").write_text(found["suite of the task"])
 
 

@@ -28,7 +28,7 @@ def test_the_example_method_is_short_and_runs(tmp_path, capfd):
     assert status == 0, capfd.readouterr().err
     table = (output / "leaderboard.md").read_text(encoding="utf-8")
     assert "| cut-minmax" in table and "| minmax" in table
-    assert len(list(output.glob("runs/digits/*/*.json"))) == 3
+    assert len(list(output.glob("runs/fashion/*/*.json"))) == 3
 
 
 @pytest.mark.parametrize(

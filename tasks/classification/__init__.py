@@ -1,4 +1,4 @@
-"""Parts of classification tasks: images on disk, rendered digits, timm's models, accuracy.
+"""Parts of classification tasks: images on disk, bundled pictures, timm's models, accuracy.
 
 Names are imported when they are asked for, so that task cards do without torch.
 """

@@ -1,14 +1,9 @@
-from .digit_rendering import Pool as Pool
-from .digit_rendering import holdout_set as holdout_set
-from .digit_rendering import render as render
-from .digit_rendering import source_pools as source_pools
-from .digit_rendering import test_set as test_set
-from .digit_rendering import training_pools as training_pools
 from .evaluation import classify as classify
+from .fashion_pictures import fashion_slice as fashion_slice
 from .image_cache import CachedImages as CachedImages
 from .image_files import ImageFiles as ImageFiles
-from .normalisation import digit_batches as digit_batches
-from .normalisation import digit_images as digit_images
+from .normalisation import picture_batches as picture_batches
+from .normalisation import picture_images as picture_images
 from .normalisation import labelled_batches as labelled_batches
 from .normalisation import normalise as normalise
 from .timm_models import adapted_state as adapted_state

@@ -20,20 +20,20 @@ def normalise(pixels: Tensor, mean: Tensor | float, std: Tensor | float) -> Tens
     return pixels.float().div_(255).sub_(mean).div_(std)
 
 
-def digit_images(pictures: NDArray[np.uint8]) -> Tensor:
-    """Return pictures uint8 [n, 32, 32, 3] as bundled models take them: float32 [n, 3, 32, 32], -1 to 1."""
+def picture_images(pictures: NDArray[np.uint8]) -> Tensor:
+    """Return pictures uint8 [n, H, W, 3] as bundled models take them: float32 [n, 3, H, W], -1 to 1."""
     return normalise(torch.from_numpy(pictures).permute(0, 3, 1, 2), MEAN, STD)
 
 
-def digit_batches(pictures: NDArray[np.uint8], size: int) -> list[Tensor]:
-    """Return pictures as batches of at most ``size``, see `digit_images`."""
-    return list(torch.split(digit_images(pictures), size))
+def picture_batches(pictures: NDArray[np.uint8], size: int) -> list[Tensor]:
+    """Return pictures as batches of at most ``size``, see `picture_images`."""
+    return list(torch.split(picture_images(pictures), size))
 
 
 def labelled_batches(
     pictures: NDArray[np.uint8], labels: NDArray[np.int64], size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches of at most ``size`` pictures, see `digit_images`, and their labels int64 [b]."""
+    """Yield batches of at most ``size`` pictures, see `picture_images`, and their labels int64 [b]."""
     for start in range(0, len(labels), size):
         part = slice(start, start + size)
-        yield digit_images(pictures[part]), torch.from_numpy(labels[part])
+        yield picture_images(pictures[part]), torch.from_numpy(labels[part])

@@ -1,6 +1,6 @@
-"""The bundled models: small members of the families of the field, made for the bundled digits.
+"""The bundled models: small members of the families of the field, made for the bundled pictures.
 
-Architectures are timm's, twelve blocks deep; the weights are half-precision safetensors in ``tasks/weights``,
+Architectures are timm's; the weights are half-precision safetensors in ``tasks/weights``,
 made by ``python -m vit_ptq_bench.tasks.training.classifiers``.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vit_ptq_bench.tasks import classification
-from vit_ptq_bench.tasks.classification.digit_rendering import CLASSES, SIZE
+from vit_ptq_bench.tasks.classification.fashion_pictures import CLASSES, SIZE
 from vit_ptq_bench.tasks.errors import TaskError
 
 if TYPE_CHECKING:
@@ -28,16 +28,16 @@ class Architecture:
     settings: Mapping[str, Any]
 
 
-_DIGITS = {"img_size": SIZE, "num_classes": CLASSES}
+_PICTURES = {"img_size": SIZE, "num_classes": CLASSES}
 
-_COLUMNAR = _DIGITS | {"patch_size": 4, "embed_dim": 96, "depth": 12, "num_heads": 3}
+_COLUMNAR = _PICTURES | {"patch_size": 4, "embed_dim": 192, "depth": 8, "num_heads": 3}
 
-_HIERARCHICAL = _DIGITS | {
+_HIERARCHICAL = _PICTURES | {
     "patch_size": 2,
     "embed_dim": 32,
-    "depths": (2, 2, 6, 2),
-    "num_heads": (2, 4, 8, 16),
-    "window_size": 4,
+    "depths": (2, 2, 6),
+    "num_heads": (2, 4, 8),
+    "window_size": 7,
     "drop_path_rate": 0.0,
 }
 

@@ -2,7 +2,7 @@
 
 A card is a rounded rectangle with a digit on it, so that masks are solid and a card that lies on another
 hides part of it. Everything drawn is a function of a NumPy generator and a pool of source digits (see
-`classification.digit_rendering`): the same seed gives the same bytes.
+`digits`): the same seed gives the same bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from vit_ptq_bench.tasks.classification.digit_rendering import (
+from vit_ptq_bench.tasks.detection.digits import (
     CLASSES,
     Floats,
     Pool,

@@ -13,7 +13,7 @@ TABLE = {
 def make_record(
     *,
     method: str = "minmax",
-    task: str = "digits",
+    task: str = "fashion",
     model: str = "vit_mini",
     bits: str = "W4A4",
     protocol: str = "equal",

@@ -50,7 +50,7 @@ def judge(path: Path, expected: State | None, fault: str, choice: bool = False) 
     from vit_ptq_bench.tasks.api.registry import TASKS
     from vit_ptq_bench.tasks.api.task import TaskOptions
 
-    task = TASKS.get("digits")(TaskOptions(checkpoint=path))
+    task = TASKS.get("fashion")(TaskOptions(checkpoint=path))
     task.weights_id(MODEL)
     loaded = task.load_model(MODEL)
     if expected is None:

@@ -19,7 +19,7 @@ TEXTS = (
     "", " ", "a" * 5000, "../..", "/", ".", "*", "[", "[a-", "?", "**", "\\", "\n", "\t", "\r", "\0",
     "\x1b[2J", "é", "ｆｕｌｌ", "٤", "W٤A٤", "W04A4", "w4a4", "W4A4 ", "W99A99", "W4A", "W32A32",
     "😀", "\u202e", "\ufeff", "NaN", "null", "true", "0", "-1", "1e999", "None", "__proto__", "%s", "{}",
-    "{0}", "minmax", "fp32", "MinMax", "vit_mini", "digits", "imagenet", "coco", "scenes", "equal",
+    "{0}", "minmax", "fp32", "MinMax", "vit_mini", "fashion", "imagenet", "coco", "scenes", "equal",
     "quick", "cpu", "cuda", "mps",
 )  # fmt: skip
 

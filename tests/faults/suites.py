@@ -25,7 +25,7 @@ from vit_ptq_bench.bench.planning.suite import KEYS, SUITES_FOLDER
 OWN = """\
 name = "own"
 description = "everything that a suite may hold"
-task = "digits"
+task = "fashion"
 models = ["vit_mini", "deit_*"]
 methods = ["minmax", "percentile", "mgrq"]
 bits = ["W6A6", "W4A4"]
@@ -57,7 +57,7 @@ timeout = 600.0
 share_gb = 1.5
 save_models = false
 
-[tasks.digits]
+[tasks.fashion]
 batch_size = 50
 loader_workers = 0
 limit = 100
@@ -66,7 +66,7 @@ limit = 100
 data_dir = "images"
 """
 
-SMALL = 'task = "digits"\nmodels = ["vit_mini"]\nmethods = ["minmax"]\nbits = ["W4A4"]\n'
+SMALL = 'task = "fashion"\nmodels = ["vit_mini"]\nmethods = ["minmax"]\nbits = ["W4A4"]\n'
 
 BIT_WIDTH = re.compile(r"[Ww](\d+)[Aa](\d+)")
 
@@ -258,9 +258,9 @@ def _bits(texts: set[str]) -> set[str]:
 
 def _wrong_options(options: RunOptions, words: Mapping[str, Any]) -> Iterator[str]:
     """Numbers of the options without bounds, or other ones than the config file says."""
-    digits = options.tasks.get("digits")
+    fashion = options.tasks.get("fashion")
     for name, most in MOST.items():
-        value = getattr(options if hasattr(options, name) else digits, name, None)
+        value = getattr(options if hasattr(options, name) else fashion, name, None)
         if value is not None and not 0 <= value <= most:
             yield f"{name} = {value:g} passes"
     if "config" not in words:
@@ -268,7 +268,7 @@ def _wrong_options(options: RunOptions, words: Mapping[str, Any]) -> Iterator[st
     said = parsed(words["config"])
     for values, used in (
         (said.get("run", {}), options),
-        (said.get("tasks", {}).get("digits", {}), digits),
+        (said.get("tasks", {}).get("fashion", {}), fashion),
     ):
         for key, value in values.items():
             taken = getattr(used, key, None)

@@ -1,4 +1,4 @@
-"""A real sweep of the bundled digits, started as people start it, and what it leaves on disk."""
+"""A real sweep of the bundled pictures, started as people start it, and what it leaves on disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECONDS = 600.0
 
 
 DIGITS = """\
-task = "digits"
+task = "fashion"
 models = ["vit_mini"]
 methods = ["minmax"]
 bits = ["W6A6", "W4A4"]
@@ -88,7 +88,7 @@ def finished_sweep(folder: Path) -> Path:
     output = folder / "undisturbed"
     if not output.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        suite = folder / "digits.toml"
+        suite = folder / "fashion.toml"
         suite.write_text(TWO_DIGITS)
         status = start(suite, output, "--save-models").wait(SECONDS)
         assert status == 0, printed_file(output).read_text()

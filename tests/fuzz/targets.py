@@ -58,7 +58,7 @@ def _suites() -> list[bytes]:
 def _record(folder: Path, data: bytes) -> None:
     from vit_ptq_bench.bench.report.leaderboard import make_leaderboard
 
-    path = folder / "runs" / "digits" / "vit_mini" / f"{_record_files()[0].stem}.json"
+    path = folder / "runs" / "fashion" / "vit_mini" / f"{_record_files()[0].stem}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     make_leaderboard(folder)
@@ -66,7 +66,7 @@ def _record(folder: Path, data: bytes) -> None:
 
 @cache
 def _record_files() -> list[Path]:
-    return sorted((ROOT / "results" / "runs" / "digits" / "vit_mini").glob("*.json"))[:3]
+    return sorted((ROOT / "results" / "runs" / "fashion" / "vit_mini").glob("*.json"))[:3]
 
 
 def _outcomes(folder: Path, data: bytes) -> None:
@@ -147,7 +147,7 @@ def _saved_models() -> list[bytes]:
 
     told = {
         "run_id": "0",
-        "task": "digits",
+        "task": "fashion",
         "model": "vit_mini",
         "method": "minmax",
         "bits": "W4A4",

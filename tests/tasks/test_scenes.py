@@ -10,7 +10,7 @@ from vit_ptq_bench.methods.quantization.bits import BitWidth
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 from vit_ptq_bench.tasks.api.registry import TASKS
 from vit_ptq_bench.tasks.api.task import TaskOptions
-from vit_ptq_bench.tasks.classification.digit_rendering import source_pools
+from vit_ptq_bench.tasks.detection.digits import source_pools
 from vit_ptq_bench.tasks.errors import TaskError
 from vit_ptq_bench.tasks.scenes import scenes_folder
 from vit_ptq_bench.tasks.storage.model_cards import read_card, weights_path

@@ -18,8 +18,9 @@ Json = dict[str, Any]
 EFFECTS = ("gain alone", "gain on the rest", "main effect", "interaction")
 """Kinds of effects of a factorial that are gains."""
 
-SHARED = ("environment", "common_differs")
-"""Parts of a record that many have alike."""
+SHARED = ("environment", "common_differs", "metric_titles", "notes")
+SHARED_OF_SPEC = ("table", "method", "model", "task")
+"""Parts of a record, and of its specification, that many have alike."""
 
 
 def page_data(
@@ -28,7 +29,7 @@ def page_data(
     """Return JSON-ready data of a page.
 
     ``cells`` are the tables, ``rows`` their rows with the number of their cell, ``records`` the records by
-    run id; in these a part that many have alike is its number in ``shared``. ``effects`` are those of
+    run id; in these a part that many have alike (``folded``) is its number in ``shared``. ``effects`` are those of
     factorials, with the title of their cell.
     """
     shared: dict[str, int] = {}
@@ -43,6 +44,7 @@ def page_data(
         "rows": rows,
         "records": known,
         "effects": list(_effects(parts)),
+        "folded": {"record": SHARED, "spec": SHARED_OF_SPEC},
         "shared": [json.loads(text) for text in shared],
     }
 
@@ -158,8 +160,7 @@ def _dominates(other: Row, value: float, cost: float, kind: str) -> bool:
 
 def _folded(record: Json, shared: dict[str, int]) -> Json:
     """A record with what others have too replaced by its number in ``shared``, which grows."""
-    spec = dict(record["spec"])
-    spec["table"] = _number(spec["table"], shared)
+    spec = record["spec"] | {key: _number(record["spec"][key], shared) for key in SHARED_OF_SPEC}
     return record | {"spec": spec} | {key: _number(record[key], shared) for key in SHARED}
 
 

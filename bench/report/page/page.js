@@ -156,8 +156,9 @@ function refresh() {
 // A record as it is in its file, with what it shares with others put back.
 function wholeRecord(run) {
   const record = DATA.records[run];
-  const whole = { ...record, spec: { ...record.spec, table: DATA.shared[record.spec.table] } };
-  for (const key of ["environment", "common_differs"]) whole[key] = DATA.shared[record[key]];
+  const whole = { ...record, spec: { ...record.spec } };
+  for (const key of DATA.folded.spec) whole.spec[key] = DATA.shared[record.spec[key]];
+  for (const key of DATA.folded.record) whole[key] = DATA.shared[record[key]];
   return whole;
 }
 

@@ -20,7 +20,7 @@ from vit_ptq_bench.methods.quantization.transforms.names import TRANSFORMS
 
 PROTOCOLS = [["equal"], ["authors"]]
 RUN, OTHER = (
-    path.stem for path in sorted((ROOT / "results").glob("runs/digits/vit_mini/*.json"))[:2]
+    path.stem for path in sorted((ROOT / "results").glob("runs/fashion/vit_mini/*.json"))[:2]
 )
 LIGHT = """
 import sys

@@ -46,7 +46,7 @@ def test_small_models_run_one_per_core_others_one_per_device() -> None:
     assert default_workers(["cpu"], cores=64, small=True) == SMALL_RUNS
     assert default_workers(["cpu"], cores=64, small=False) == 1
     assert default_workers(["cuda:0", "cuda:1"], cores=64, small=True) == 2
-    assert registry.is_small("digits") and registry.is_small("scenes")
+    assert registry.is_small("fashion") and registry.is_small("scenes")
     assert not registry.is_small("imagenet") and not registry.is_small("coco")
 
 

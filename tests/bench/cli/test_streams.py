@@ -16,7 +16,7 @@ from tests.bench.toys import FAKES, ROOT, by_label, write_suite
 from vit_ptq_bench.bench.cli import streams
 
 RUN, OTHER = (
-    path.stem for path in sorted((ROOT / "results").glob("runs/digits/vit_mini/*.json"))[:2]
+    path.stem for path in sorted((ROOT / "results").glob("runs/fashion/vit_mini/*.json"))[:2]
 )
 VERBS = (
     ["--help"],

@@ -19,7 +19,7 @@ from vit_ptq_bench.bench.execution.cache import CacheFolder
 from vit_ptq_bench.bench.records.store import Store
 
 SUITE = """
-task = "digits"
+task = "fashion"
 models = ["vit_mini"]
 methods = ["ptq4vit", "apq-vit"]
 bits = ["W6A6", "W4A4"]

@@ -97,7 +97,7 @@ def test_a_scope_that_the_task_lacks_is_refused(
     assert main(["run", suite, "--scope", "neck", "--dry-run"]) == 2
     assert "task scenes has scopes backbone, full, not 'neck'" in capsys.readouterr().err
     assert main(["run", "rates-study", "--scope", "full", "--dry-run"]) == 2
-    assert "task digits has no scopes" in capsys.readouterr().err
+    assert "task fashion has no scopes" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_something_else_fails_every_run_with_its_reason(swept: Path) -> None:

@@ -8,7 +8,7 @@ from tests.bench.toys import records
 from vit_ptq_bench.bench.cli import main
 
 SUITE = """\
-task = "digits"
+task = "fashion"
 models = ["vit_mini"]
 methods = ["marr", "minmax"]
 bits = ["W4A4"]

@@ -15,7 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[3]
 SUITE = """
-task = "digits"
+task = "fashion"
 models = ["swin_mini"]
 methods = ["repq-vit"]
 bits = ["W4A4"]

@@ -43,7 +43,7 @@ def test_runs_after_a_replaced_checkpoint_fail_in_words(
     write_suite(
         folder,
         '["replaces", "minmax"]',
-        task='"digits"',
+        task='"fashion"',
         models='["vit_mini"]',
         limit="20",
         calibration_images="2",

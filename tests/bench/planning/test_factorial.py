@@ -17,7 +17,7 @@ from vit_ptq_bench.bench.records.combination import NAME, Level, combination_lab
 from vit_ptq_bench.tasks.api.task import TaskOptions
 
 MINE = """\
-task = "digits"
+task = "fashion"
 models = ["vit_mini"]
 methods = ["rose", "minmax"]
 bits = ["W4A4"]

@@ -13,7 +13,7 @@ from vit_ptq_bench.bench.planning import toml_file
 from vit_ptq_bench.bench.planning.settings import resolve_run
 from vit_ptq_bench.bench.planning.suite import MAX_INCLUDED, find_suite, read_suite, with_included
 
-GOOD = 'task = "digits"\nmodels = ["vit_mini"]\n'
+GOOD = 'task = "fashion"\nmodels = ["vit_mini"]\n'
 LEVELS = 100_000
 """Of a key for which tomllib takes hours, in 200 KB."""
 

@@ -110,7 +110,7 @@ def test_what_a_plugin_may_do_with_processes_and_streams(folder: Path) -> None:
     done = bench("list", "suites", "--plugin", "p.py")
     assert (done.returncode, done.stderr) == (0, "")
     done = bench("list", "tasks", "--plugin", "p.py")
-    assert done.returncode == 0 and "digits" in done.stderr, "it wanted its output there"
+    assert done.returncode == 0 and "fashion" in done.stderr, "it wanted its output there"
 
 
 @pytest.mark.parametrize("ending", ["raise BaseException('odd')", "raise GeneratorExit"])
@@ -258,12 +258,12 @@ def test_a_list_shows_the_others_beside_one_that_fails(
 def test_a_defect_of_ours_keeps_its_traceback(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
-    from vit_ptq_bench.tasks.digits import Digits
+    from vit_ptq_bench.tasks.fashion import Fashion
 
     def broken(self: Any) -> str:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Digits, "data_id", broken)
+    monkeypatch.setattr(Fashion, "data_id", broken)
     with pytest.raises(ZeroDivisionError):
         main(["run", "quick", "--dry-run"])
 

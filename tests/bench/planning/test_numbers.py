@@ -20,7 +20,7 @@ from vit_ptq_bench.tasks import TaskOptions
 from vit_ptq_bench.values import number, out_of_bounds, printable, shown, whole_number
 
 SUITE = """
-task = "digits"
+task = "fashion"
 models = ["vit_mini"]
 methods = ["mgrq"]
 bits = ["W4A4"]
@@ -45,13 +45,13 @@ def test_no_option_takes_a_number_that_nobody_means(
 ) -> None:
     if name == "timeout" and value == HUGE:
         pytest.skip("seconds, as many as one likes")
-    write_suite(folder, '["minmax"]', task='"digits"', models='["vit_mini"]')
+    write_suite(folder, '["minmax"]', task='"fashion"', models='["vit_mini"]')
     words: dict[str, Any] = {"suite": "toy.toml"}
     with pytest.raises(BenchError, match=f"^--{name.replace('_', '-')}: (must be|expected) "):
         resolve_run(words | {name: value})
     if name in ("calibration_images", "limit"):  # the suite's
         return
-    table, key = ("run", "run") if name in numbers(RunOptions) else ("tasks.digits", "digits")
+    table, key = ("run", "run") if name in numbers(RunOptions) else ("tasks.fashion", "fashion")
     monkeypatch.setenv(environment_name(key, name), value)
     with pytest.raises(BenchError, match=f"^{environment_name(key, name)}: (must be|expected) "):
         resolve_run(words)
@@ -144,7 +144,7 @@ def test_two_ways_to_write_a_value_are_one_run(tmp_path: Path, first: str, secon
         ),
         *(("vit_mini", text) for text in ("VIT_MINI", " vit_mini", "vit_mini ", "vit＿mini")),
         *(("mgrq", text) for text in ("MGRQ", " mgrq", "mgrq ")),
-        *(("digits", text) for text in ("Digits", " digits")),
+        *(("fashion", text) for text in ("Fashion", " fashion")),
         ('"mgrq"', '"mgrq", "mgrq"'),
         ('"W4A4"', '"W4A4", "W4A4"'),
     ],

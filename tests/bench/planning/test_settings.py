@@ -60,7 +60,7 @@ def test_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert here == Options(tmp_path / "pictures", 7, 5, True, names=("a", "b"))
     alone = found(Config(), suite={"batch_size": 9})
     assert alone == Options(Path("/from/environment"), 7, 9, True, names=("a", "b"))
-    assert found(Config(), "digits") == Options()
+    assert found(Config(), "fashion") == Options()
 
 
 def test_settings_of_a_sweep_come_from_every_place(
@@ -88,12 +88,12 @@ def test_settings_of_a_sweep_come_from_every_place(
 def test_help_keys_and_variables_are_made_from_the_same_fields(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_suite(folder, '["minmax"]', task='"digits"', models='["vit_mini"]')
+    write_suite(folder, '["minmax"]', task='"fashion"', models='["vit_mini"]')
     with pytest.raises(SystemExit):
         make_parser().parse_args(["run", "--help"])
     text = capsys.readouterr().out
     values = {"overwrite": "always", "device": "cuda:3"}
-    for cls, table, key in ((RunOptions, "run", "run"), (TaskOptions, "tasks.digits", "digits")):
+    for cls, table, key in ((RunOptions, "run", "run"), (TaskOptions, "tasks.fashion", "fashion")):
         for name, _, _, default in options_of(cls):
             assert f"--{name.replace('_', '-')}" in text
             value = values.get(name, "1")
@@ -103,7 +103,7 @@ def test_help_keys_and_variables_are_made_from_the_same_fields(
             monkeypatch.setenv(environment_name(key, name), value)
             by_variable = resolve_run({"suite": "toy.toml"})
             monkeypatch.delenv(environment_name(key, name))
-            both = [o if cls is RunOptions else o.tasks["digits"] for o in (by_file, by_variable)]
+            both = [o if cls is RunOptions else o.tasks["fashion"] for o in (by_file, by_variable)]
             assert getattr(both[0], name) == getattr(both[1], name) != default
     assert "BENCH_RUN_DEVICE" in text and "BENCH_IMAGENET_DATA_DIR" in text
 
@@ -175,9 +175,9 @@ def test_an_unknown_key_of_the_config_file_is_refused(folder: Path) -> None:
 
 
 def test_options_of_a_task_outside_a_sweep(folder: Path) -> None:
-    write(folder, "[tasks.digits]\nlimit = 3\n")
-    assert resolve_task("digits", {}).limit == 3
-    assert resolve_task("digits", {"limit": "4"}).limit == 4
+    write(folder, "[tasks.fashion]\nlimit = 3\n")
+    assert resolve_task("fashion", {}).limit == 3
+    assert resolve_task("fashion", {"limit": "4"}).limit == 4
 
 
 def test_missing_config_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from vit_ptq_bench.bench.planning.suite import find_suite, read_suite, suite_fil
 
 GOOD = """\
 description = "a sweep"
-task = "digits"
+task = "fashion"
 models = ["vit_mini"]
 methods = ["minmax", "ptq4vit"]
 bits = ["W4A8", "W4A32"]
@@ -42,7 +42,7 @@ def test_every_key_arrives(tmp_path: Path) -> None:
     suite = read_suite(write(tmp_path, GOOD))
     assert suite.name == "mine"
     assert suite.description == "a sweep"
-    assert (suite.task, suite.models) == ("digits", ("vit_mini",))
+    assert (suite.task, suite.models) == ("fashion", ("vit_mini",))
     assert suite.methods == ("minmax", "ptq4vit")
     assert suite.bits == ("W4A8", "W4A32")
     assert suite.protocols == ("equal", "authors")
@@ -54,7 +54,7 @@ def test_every_key_arrives(tmp_path: Path) -> None:
 
 
 def test_defaults(tmp_path: Path) -> None:
-    suite = read_suite(write(tmp_path, 'task = "digits"\nmodels = "vit_mini"\n'))
+    suite = read_suite(write(tmp_path, 'task = "fashion"\nmodels = "vit_mini"\n'))
     assert suite.models == ("vit_mini",)
     assert suite.methods == ("*",)
     assert suite.protocols == ("equal",)
@@ -65,7 +65,7 @@ def test_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "line", "words"),
     [
-        ('task = "digits"', "task = digits", 2, ["not valid TOML", "task = digits"]),
+        ('task = "fashion"', "task = fashion", 2, ["not valid TOML", "task = fashion"]),
         ("seeds = [0, 1]", "seeds = [0, 1", 8, ["not valid TOML"]),
         ("bits =", "bit =", 5, ["bit", "unknown key", "did you mean 'bits'?"]),
         ('"W4A32"', '"W4A9"', 5, ["bits", "W4A9", "activation bits must be 2 to 8"]),
@@ -121,7 +121,7 @@ def test_a_value_in_a_list_of_several_lines_is_found(tmp_path: Path) -> None:
 
 def test_bytes_that_are_not_text(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_bytes(b'task = "digits"\nname = "\xff"\n')
+    path.write_bytes(b'task = "fashion"\nname = "\xff"\n')
     with pytest.raises(BenchError, match=r"mine\.toml:2: not UTF-8"):
         read_suite(path)
 

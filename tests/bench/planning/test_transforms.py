@@ -15,7 +15,7 @@ from vit_ptq_bench.bench.planning.suite import read_suite
 from vit_ptq_bench.tasks.api.task import TaskOptions
 
 MINE = """\
-task = "digits"
+task = "fashion"
 models = ["vit_mini"]
 methods = ["gptq"]
 bits = ["W4A4"]
@@ -132,7 +132,7 @@ def test_a_transformed_run_from_suite_to_saved_model(
     record = found["rotated"]
     assert record["spec"]["method"]["transforms"] == ["rotate-heads", "rotate-residual"]
     capsys.readouterr()
-    models = folder / "output/mine/models/digits/vit_mini"
+    models = folder / "output/mine/models/fashion/vit_mini"
     file = models / f"{record['run_id']}.safetensors"
     assert main(["evaluate", str(file), "--limit", "40"]) == 0
     assert f"top1 {record['metrics']['top1']:.2f}" in capsys.readouterr().out

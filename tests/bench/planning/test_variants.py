@@ -19,7 +19,7 @@ from vit_ptq_bench.tasks.api.task import TaskOptions
 SHORT = {"variants.toy-slow.short": "seconds = 0.0"}
 LONG = {'variants.toy-slow."+long"': "seconds = 0.1"}
 MINE = """\
-task = "digits"
+task = "fashion"
 models = ["vit_mini"]
 methods = ["repq-vit", "mgrq", "minmax"]
 bits = ["W4A4"]

@@ -32,7 +32,7 @@ def test_write_then_read_is_the_same_record(tmp_path):
     store, outcomes = Store(tmp_path), np.array([True, False, True])
     record = make_record(value=66.0)
     written = store.write(record, outcomes)
-    assert written.path == tmp_path / "runs" / "digits" / "vit_mini" / f"{record.run_id}.json"
+    assert written.path == tmp_path / "runs" / "fashion" / "vit_mini" / f"{record.run_id}.json"
     again = store.read(record)
     assert replace(again, outcomes_sha256=None) == record
     assert np.array_equal(store.outcomes(again), outcomes)

@@ -17,7 +17,7 @@ from vit_ptq_bench.bench.report.tables import tables
 from vit_ptq_bench.methods.api.registry import METHODS
 
 CELL = "vit_mini W4A4"
-EQUAL = "digits (version 1), protocol `equal`"
+EQUAL = "fashion (version 1), protocol `equal`"
 
 
 def page(records, evidence=nothing, findings=()):
@@ -82,10 +82,10 @@ def test_what_could_not_be_tested_is_marked():
 
 def test_protocols_and_subsets_have_sections_of_their_own():
     text = page([*RECORDS, make_record(method="other", limit=10)])
-    titles = re.findall(r"^## (digits .*)$", text, re.MULTILINE)
+    titles = re.findall(r"^## (fashion .*)$", text, re.MULTILINE)
     assert titles == [
-        "digits (version 1, 10 images of the evaluation set), protocol `equal`",
-        "digits (version 1), protocol `authors`",
+        "fashion (version 1, 10 images of the evaluation set), protocol `equal`",
+        "fashion (version 1), protocol `authors`",
         EQUAL,
     ]
     assert "| other" in section(text, titles[0]) and "| other" not in section(text, titles[2])

@@ -56,7 +56,7 @@ def test_what_papers_report_of_the_same_cell_is_found():
     [
         {"n": 500},
         {"limit": 50_000},
-        {"task": "digits"},
+        {"task": "fashion"},
         {"bits": "W5A5"},
         {"model": "vit_giant_patch14_224"},
         {"method": "mine"},

@@ -61,7 +61,7 @@ def test_bits_and_protocols_have_tables_of_their_own() -> None:
     assert one(found, "W3A3").missing == ("minmax", "near", "omse", "seeded")
     assert one(found, protocol="authors").missing == ()
     assert found[0].place == Place(
-        "digits", 1, "sha256:1", None, "authors", "", "vit_mini", "sha256:0", "W4A4"
+        "fashion", 1, "sha256:1", None, "authors", "", "vit_mini", "sha256:0", "W4A4"
     )
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from vit_ptq_bench.tasks.api.registry import TASKS
 from vit_ptq_bench.tasks.api.task import TaskOptions
-from vit_ptq_bench.tasks.classification.digit_rendering import source_pools
+from vit_ptq_bench.tasks.detection.digits import source_pools
 from vit_ptq_bench.tasks.detection.data import judged_pictures
 from vit_ptq_bench.tasks.detection.datasets import PictureSet
 from vit_ptq_bench.tasks.detection.datasets import test_pipeline as evaluation_steps

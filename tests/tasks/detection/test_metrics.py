@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from vit_ptq_bench.tasks.classification.digit_rendering import source_pools
+from vit_ptq_bench.tasks.detection.digits import source_pools
 from vit_ptq_bench.tasks.detection.data import read_coco
 from vit_ptq_bench.tasks.detection.figures import FIGURES
 from vit_ptq_bench.tasks.detection.metrics import Collector

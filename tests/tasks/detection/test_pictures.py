@@ -274,7 +274,7 @@ def test_only_the_path_of_a_config_is_code():
     task = TASKS.get("coco")()
     assert task.names_code("mine.py") and task.names_code("/elsewhere/mine.py")
     assert not any(task.names_code(name) for name in task.model_names())
-    assert not TASKS.get("digits")().names_code("mine.py")
+    assert not TASKS.get("fashion")().names_code("mine.py")
 
 
 def test_a_config_is_known_with_all_that_it_inherits(tmp_path):

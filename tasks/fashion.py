@@ -1,0 +1,83 @@
+"""The bundled classification task: pictures of clothes from Fashion-MNIST, nothing to download."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from vit_ptq_bench.tasks import classification, storage
+from vit_ptq_bench.tasks.api.registry import register_task
+from vit_ptq_bench.tasks.api.selection import drawn, subset
+from vit_ptq_bench.tasks.api.task import Evaluation, EvaluationProgress, LoadedModel, Task
+from vit_ptq_bench.tasks.classification.fashion_pictures import SLICES, fashion_slice
+from vit_ptq_bench.tasks.classification.zoo import ARCHITECTURES, build_architecture
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+@register_task
+class Fashion(Task):
+    """Name the garment on a picture of Fashion-MNIST: 10 classes, 28 x 28 pixels.
+
+    The first 2000 pictures of the test set, 200 of every class, judge; calibration draws from 2000 of the
+    training set. The models are the three bundled ones, or their architectures with the weights of
+    ``checkpoint``. With ``holdout`` 1000 other pictures of the training set judge, which the models were not
+    trained on.
+    """
+
+    name = "fashion"
+    version = 1
+    metrics = ("top1", "top5")
+    metric_titles = {"top5": "top5"}
+    outcomes_metric = "top1"
+    small = True
+
+    def model_names(self) -> list[str]:
+        """Return the bundled models."""
+        return list(ARCHITECTURES)
+
+    def weights_id(self, model: str) -> str:
+        """Return the hash of the weights file."""
+        self.require_model(model)
+        return storage.file_id(storage.bundled_weights(model, self.options))
+
+    def data_id(self) -> str:
+        """Return a hash over the pictures that judge and those of which calibration draws."""
+        return f"{_data_id()}:holdout" if self.options.holdout else _data_id()
+
+    def load_model(self, model: str) -> LoadedModel:
+        """Load a bundled model; its card's figure is the reference."""
+        self.require_model(model)
+        source = storage.bundled_weights(model, self.options)
+        module = build_architecture(model)
+        weights = storage.load_weights(module, source, classification.adapted_state)
+        return storage.bundled_model(model, module, self.options, weights)
+
+    def calibration_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:
+        """Draw ``n`` pictures of the training set."""
+        pictures = fashion_slice("training").images
+        chosen = drawn(len(pictures), n, seed, SLICES)
+        return classification.picture_batches(pictures[chosen], self.options.batch_size)
+
+    def evaluate(
+        self,
+        module: nn.Module,
+        loaded: LoadedModel,
+        device: torch.device,
+        progress: EvaluationProgress | None = None,
+    ) -> Evaluation:
+        """Classify the pictures that judge."""
+        judging = fashion_slice("holdout" if self.options.holdout else "test")
+        chosen = subset(len(judging.labels), self.options.limit)
+        batches = classification.labelled_batches(
+            judging.images[chosen], judging.labels[chosen], self.options.batch_size
+        )
+        return classification.classify(module, batches, device, len(chosen), progress)
+
+
+@cache
+def _data_id() -> str:
+    parts = (fashion_slice(name) for name in ("test", "training"))
+    return storage.arrays_id(*(array for part in parts for array in (part.images, part.labels)))
