@@ -30,7 +30,7 @@ class Architecture:
 
 _PICTURES = {"img_size": SIZE, "num_classes": CLASSES}
 
-_COLUMNAR = _PICTURES | {"patch_size": 4, "embed_dim": 192, "depth": 8, "num_heads": 3}
+_COLUMNAR = _PICTURES | {"patch_size": 4, "embed_dim": 192, "num_heads": 3}
 
 _HIERARCHICAL = _PICTURES | {
     "patch_size": 2,
@@ -42,8 +42,8 @@ _HIERARCHICAL = _PICTURES | {
 }
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "vit_mini": Architecture("VisionTransformer", _COLUMNAR),
-    "deit_mini": Architecture("VisionTransformerDistilled", _COLUMNAR),
+    "vit_mini": Architecture("VisionTransformer", _COLUMNAR | {"depth": 8}),
+    "deit_mini": Architecture("VisionTransformerDistilled", _COLUMNAR | {"depth": 6}),
     "swin_mini": Architecture("SwinTransformer", _HIERARCHICAL),
 }
 

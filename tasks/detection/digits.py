@@ -1,4 +1,4 @@
-"""What bundled scenes are drawn of: scikit-learn's handwritten 8 x 8 digits, and coloured clutter behind them.
+"""Parts of the bundled scenes: scikit-learn's handwritten 8 x 8 digits, and coloured clutter behind them.
 
 The source digits are split once, by source digit, into a pool for training (and calibration) and a
 pool for testing. Everything drawn is a function of a NumPy generator and a pool: the same seed gives

@@ -63,7 +63,7 @@ def test_bundled_model_reaches_its_reference(name):
     loaded = task.load_model(name)
     result = task.evaluate(loaded.module, loaded, torch.device("cpu"))
     assert abs(result.metrics["top1"] - loaded.reference) <= 0.1
-    assert result.metrics["top1"] >= 88
+    assert result.metrics["top1"] >= 85
     assert result.outcomes.shape == (2000,)
     assert 100 * result.outcomes.mean() == pytest.approx(result.metrics["top1"])
 

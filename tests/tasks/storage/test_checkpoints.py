@@ -80,10 +80,10 @@ def test_tensors_that_do_not_fit_are_named(state):
     broken = dict(state)
     del broken["blocks.3.attn.qkv.weight"]
     broken["extra"] = torch.zeros(1)
-    broken["head.weight"] = torch.zeros(1000, 96)
+    broken["head.weight"] = torch.zeros(1000, 192)
     with pytest.raises(TaskError) as caught:
         load_strictly(model, broken, "file.pth")
     text = str(caught.value)
     assert "1 missing: blocks.3.attn.qkv.weight" in text
     assert "1 unexpected: extra" in text
-    assert "head.weight is (1000, 96), the model has (10, 96)" in text
+    assert "head.weight is (1000, 192), the model has (10, 192)" in text
