@@ -12,8 +12,8 @@ from typing import Any
 from vit_ptq_bench.tasks import storage
 from vit_ptq_bench.tasks.api.registry import register_task
 from vit_ptq_bench.tasks.api.task import LoadedModel
-from vit_ptq_bench.tasks.detection.digits import source_pools
 from vit_ptq_bench.tasks.detection.data import CocoFiles, read_coco
+from vit_ptq_bench.tasks.detection.digits import source_pools
 from vit_ptq_bench.tasks.detection.scene_rendering import SIZE, write_scenes
 from vit_ptq_bench.tasks.detection.task import DetectionTask
 from vit_ptq_bench.tasks.detection.zoo import BUNDLED

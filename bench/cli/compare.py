@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from vit_ptq_bench.bench.cli.options import add_json, add_results
 from vit_ptq_bench.bench.cli.text import print_json
+from vit_ptq_bench.bench.errors import BenchError
 
 DESCRIPTION = """\
 Two runs: image by image. Two folders, or revisions of the repository that the results lie in (REVISION or
-REVISION:FOLDER): which rows became better, worse, are within noise, gone or new."""
+REVISION:FOLDER): which rows became better, worse, are within noise, gone or new. With --ranks: whether two
+folders or revisions put the methods in the same order, though on other models or data."""
 
 
 def add(verbs: Any) -> None:
@@ -27,6 +31,11 @@ def add(verbs: Any) -> None:
             metavar=name.upper(),
             help="run id (or its beginning), record file, folder, or revision",
         )
+    parser.add_argument(
+        "--ranks",
+        action="store_true",
+        help="correlate the order of the methods in two folders or revisions",
+    )
     add_results(parser)
     add_json(parser)
 
@@ -35,9 +44,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the comparison and return the exit status."""
     from vit_ptq_bench.bench.records.store import names_record
 
-    runs = [names_record(text, arguments.results) for text in (arguments.first, arguments.second)]
+    texts = (arguments.first, arguments.second)
+    runs = [not arguments.ranks and names_record(text, arguments.results) for text in texts]
     if not any(runs) and _folders(arguments):
         return 0
+    if arguments.ranks:
+        raise BenchError(f"--ranks takes two folders or revisions, not {' and '.join(texts)}")
     from vit_ptq_bench.bench.report.compare import compare
 
     found = compare(arguments.first, arguments.second, arguments.results)
@@ -50,7 +62,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _folders(arguments: argparse.Namespace) -> bool:
     """Compare two folders or revisions; return False if one of them is neither."""
-    from vit_ptq_bench.bench.report.difference import compare_folders, difference_text
     from vit_ptq_bench.bench.report.revisions import folder_of
 
     results = arguments.results
@@ -60,9 +71,23 @@ def _folders(arguments: argparse.Namespace) -> bool:
     ):
         if first is None or second is None:
             return False
-        changes = compare_folders(first, second)
+        found, text = _ranks(first, second) if arguments.ranks else _rows(first, second)
     if arguments.json:
-        print_json([change.to_dict() for change in changes])
+        print_json([one.to_dict() for one in found])
     else:
-        print(difference_text(changes))
+        print(text)
     return True
+
+
+def _rows(first: Path, second: Path) -> tuple[Sequence[Any], str]:
+    from vit_ptq_bench.bench.report.difference import compare_folders, difference_text
+
+    changes = compare_folders(first, second)
+    return changes, difference_text(changes)
+
+
+def _ranks(first: Path, second: Path) -> tuple[Sequence[Any], str]:
+    from vit_ptq_bench.bench.report.agreement import agreement_text, agreements
+
+    found = agreements(first, second)
+    return found, agreement_text(found)

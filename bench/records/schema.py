@@ -102,7 +102,10 @@ def _from_2(data: Json) -> Json:
 
 def _from_3(data: Json) -> Json:
     """Schema 3 said neither how data were read nor what outcomes tell, and had no checksums."""
-    is_ours = data["spec"]["task"]["name"] in ("digits", "imagenet")  # the bundled task of that time
+    is_ours = data["spec"]["task"]["name"] in (
+        "digits",
+        "imagenet",
+    )  # the bundled task of that time
     metric = "top1" if is_ours and data.get("primary_metric") == "top1" else None
     new: Json = {"outcomes_metric": metric, "data_notes": [], "model_sha256": None}
     if new.keys() & data.keys():

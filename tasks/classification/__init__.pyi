@@ -2,10 +2,10 @@ from .evaluation import classify as classify
 from .fashion_pictures import fashion_slice as fashion_slice
 from .image_cache import CachedImages as CachedImages
 from .image_files import ImageFiles as ImageFiles
-from .normalisation import picture_batches as picture_batches
-from .normalisation import picture_images as picture_images
 from .normalisation import labelled_batches as labelled_batches
 from .normalisation import normalise as normalise
+from .normalisation import picture_batches as picture_batches
+from .normalisation import picture_images as picture_images
 from .timm_models import adapted_state as adapted_state
 from .timm_models import create_by_class as create_by_class
 from .timm_models import create_pretrained as create_pretrained

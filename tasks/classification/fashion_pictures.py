@@ -36,7 +36,9 @@ class Pictures:
 def fashion_slice(name: str) -> Pictures:
     """Return a slice, see `SLICE_SIZES`."""
     with np.load(SLICES, allow_pickle=False) as file:
-        return Pictures(as_pictures(file[f"{name}_images"]), file[f"{name}_labels"].astype(np.int64))
+        return Pictures(
+            as_pictures(file[f"{name}_images"]), file[f"{name}_labels"].astype(np.int64)
+        )
 
 
 def as_pictures(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:

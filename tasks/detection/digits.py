@@ -74,7 +74,7 @@ def split_pool(pool: Pool, fraction: float, seed: int) -> tuple[Pool, Pool]:
 def clutter_background(size: int, rng: np.random.Generator, clutter: float) -> Floats:
     """Return one cluttered background [size, size, 3], not clipped to 0..1.
 
-    ``clutter``, 0 to 1, says how strong its stripes and blotches are; below `FULL_COLOUR` the colours fade, too.
+    ``clutter``, 0 to 1, says how strong its stripes and blotches are; below `FULL_COLOUR` the colours fade.
     """
     small = _background(1, rng, clutter).transpose(0, 3, 1, 2).reshape(3, SIZE, SIZE)
     line = ((np.arange(size) + 0.5) * (SIZE / size) - 0.5).clip(0, SIZE - 1).astype(np.float32)

@@ -1,11 +1,11 @@
 """Train a bundled model: ``python -m vit_ptq_bench.tasks.training.classifiers swin_mini --data ROOT``.
 
 ROOT is a folder of torchvision's ``FashionMNIST``. A columnar model starts from the weights of a ViT that was
-trained on ImageNet (``--start``), whose blocks, or some of them, it takes over: what makes large transformers hard to
-quantize, a few dominant channels, massive tokens and attention of few peaks, is grown in days of training, and a short
-one on easy pictures neither grows nor removes it. The others start at random, with log-normal LayerNorm gains in
-place of dominant channels. Nothing is selected on the test set: the last weights are kept, and the test set is read
-once, at the end, for the model's card.
+trained on ImageNet (``--start``), whose blocks, or some of them, it takes over: what makes large transformers
+hard to quantize, a few dominant channels, massive tokens and attention of few peaks, is grown in days of
+training, and a short one on easy pictures neither grows nor removes it. The others start at random, with
+log-normal LayerNorm gains in place of dominant channels. Nothing is selected on the test set: the last
+weights are kept, and the test set is read once, at the end, for the model's card.
 """
 
 from __future__ import annotations
@@ -252,7 +252,8 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
     if not options.measure and (options.teacher is not None) != (options.model == "deit_mini"):
         parser.error("deit_mini needs --teacher, the other models cannot have one")
     if options.start is not None and options.blocks is None:
-        options.blocks = range(len(build_architecture(options.model).blocks))
+        own = build_architecture(options.model).get_submodule("blocks")
+        options.blocks = range(len(list(own.children())))
     options.output = options.output or weights_path(options.model)
     return options
 

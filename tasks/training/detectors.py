@@ -22,9 +22,9 @@ from mmengine.runner import Runner
 from safetensors.torch import save_file
 from torch import nn
 
-from vit_ptq_bench.tasks.detection.digits import source_pools
 from vit_ptq_bench.tasks.detection.data import CocoFiles, read_coco
 from vit_ptq_bench.tasks.detection.datasets import build_dataset, training_pipeline
+from vit_ptq_bench.tasks.detection.digits import source_pools
 from vit_ptq_bench.tasks.detection.models import build_detector, read_config, set_classes
 from vit_ptq_bench.tasks.detection.scene_rendering import SIZE, write_scenes
 from vit_ptq_bench.tasks.detection.zoo import BUNDLED, config_path

@@ -1,13 +1,14 @@
-"""Cut the bundled pictures out of Fashion-MNIST: ``python -m vit_ptq_bench.tasks.training.fashion_slices ROOT``.
+"""Cut the bundled pictures: ``python -m vit_ptq_bench.tasks.training.fashion_slices ROOT``.
 
-ROOT is a folder as torchvision's ``FashionMNIST`` has it (``ROOT/FashionMNIST/raw``); with ``--download`` it is
-fetched.
+ROOT is a folder as torchvision's ``FashionMNIST`` has it (``ROOT/FashionMNIST/raw``); with ``--download`` it
+is fetched.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,8 @@ from vit_ptq_bench.tasks.classification.fashion_pictures import (
 
 
 def cut(root: Path, download: bool) -> dict[str, NDArray[np.uint8]]:
-    """Return images uint8 [n, 28, 28] and labels uint8 [n] of every slice, by the names they have in the file."""
-    arrays = {}
+    """Return images uint8 [n, 28, 28] and labels uint8 [n] of every slice, by their names in the file."""
+    arrays: dict[str, NDArray[np.uint8]] = {}
     for name, (images, labels) in _slices(root, download).items():
         arrays |= {f"{name}_images": images, f"{name}_labels": labels.astype(np.uint8)}
     return arrays
@@ -37,9 +38,7 @@ def fitting_pictures(root: Path) -> Pictures:
     return Pictures(as_pictures(images[rest]), labels[rest])
 
 
-def _slices(
-    root: Path, download: bool
-) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+def _slices(root: Path, download: bool) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]:
     fit, test = _part(root, train=True, download=download), _part(root, train=False)
     return {
         "test": _taken(*test, _rows(test[1], SLICE_SIZES["test"])),
@@ -70,12 +69,13 @@ def _taken(
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the file that comes with the package."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].partition(":")[0])
+    parser = argparse.ArgumentParser(description="Cut the bundled pictures out of Fashion-MNIST.")
     parser.add_argument("root", type=Path, help="folder of torchvision's FashionMNIST")
     parser.add_argument("--download", action="store_true", help="fetch what is not there")
     options = parser.parse_args(arguments)
     SLICES.parent.mkdir(exist_ok=True)
-    np.savez_compressed(SLICES, **cut(options.root, options.download))
+    arrays: dict[str, Any] = {**cut(options.root, options.download)}
+    np.savez_compressed(SLICES, **arrays)
     print(f"{SLICES}: {SLICES.stat().st_size / 1e6:.1f} MB")
 
 

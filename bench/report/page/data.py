@@ -29,8 +29,8 @@ def page_data(
     """Return JSON-ready data of a page.
 
     ``cells`` are the tables, ``rows`` their rows with the number of their cell, ``records`` the records by
-    run id; in these a part that many have alike (``folded``) is its number in ``shared``. ``effects`` are those of
-    factorials, with the title of their cell.
+    run id; in these a part that many have alike (``folded``) is its number in ``shared``. ``effects`` are
+    those of factorials, with the title of their cell.
     """
     shared: dict[str, int] = {}
     rows = [

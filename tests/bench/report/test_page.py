@@ -89,7 +89,10 @@ def test_every_record_is_in_the_page_whole():
     data = json.loads(json.dumps(page_data(RECORDS, found)))
     for record in RECORDS:
         kept = data["records"][record.run_id]
-        for part, keys in ((kept["spec"], data["folded"]["spec"]), (kept, data["folded"]["record"])):
+        for part, keys in (
+            (kept["spec"], data["folded"]["spec"]),
+            (kept, data["folded"]["record"]),
+        ):
             part |= {key: data["shared"][part[key]] for key in keys}
         assert kept == json.loads(json.dumps(record.to_dict()))
     assert {row["family"] for row in data["rows"]} >= {"calibration", "transformation", "reference"}

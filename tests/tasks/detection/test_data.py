@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from vit_ptq_bench.tasks.api.registry import TASKS
 from vit_ptq_bench.tasks.api.task import TaskOptions
-from vit_ptq_bench.tasks.detection.digits import source_pools
 from vit_ptq_bench.tasks.detection.data import judged_pictures
 from vit_ptq_bench.tasks.detection.datasets import PictureSet
 from vit_ptq_bench.tasks.detection.datasets import test_pipeline as evaluation_steps
+from vit_ptq_bench.tasks.detection.digits import source_pools
 from vit_ptq_bench.tasks.detection.models import build_detector, read_config
 from vit_ptq_bench.tasks.detection.scene_rendering import write_scenes
 from vit_ptq_bench.tasks.detection.unpickle import convert_checkpoint

@@ -9,8 +9,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from vit_ptq_bench.tasks.detection.digits import source_pools
 from vit_ptq_bench.tasks.detection.data import read_coco
+from vit_ptq_bench.tasks.detection.digits import source_pools
 from vit_ptq_bench.tasks.detection.figures import FIGURES
 from vit_ptq_bench.tasks.detection.metrics import Collector
 from vit_ptq_bench.tasks.detection.scene_rendering import write_scenes

@@ -40,9 +40,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def small_slices(monkeypatch):
-    monkeypatch.setattr(
-        fashion_slices, "SLICE_SIZES", {"test": 50, "training": 40, "holdout": 30}
-    )
+    monkeypatch.setattr(fashion_slices, "SLICE_SIZES", {"test": 50, "training": 40, "holdout": 30})
     monkeypatch.setattr(classifiers, "ROUND", 64)
 
 
@@ -101,9 +99,7 @@ def test_pictures_are_moved_over_black_and_mirrored():
     framed = np.pad(image, ((0, 0), (2, 2), (2, 2), (0, 0)))[0]
     views = [framed[i : i + 28, j : j + 28] for i in range(5) for j in range(5)]
     allowed = {view.tobytes() for one in views for view in (one, one[:, ::-1])}
-    found = {
-        varied(image, np.random.default_rng(seed))[0].tobytes() for seed in range(300)
-    }
+    found = {varied(image, np.random.default_rng(seed))[0].tobytes() for seed in range(300)}
     assert found == allowed
 
 
