@@ -22,7 +22,7 @@ from vit_ptq_bench.bench.report.factorial import Factorial, factorials
 from vit_ptq_bench.bench.report.factorial import to_csv as effects_csv
 from vit_ptq_bench.bench.report.frame import to_frame
 from vit_ptq_bench.bench.report.markdown import render
-from vit_ptq_bench.bench.report.page.html import render_page
+from vit_ptq_bench.bench.report.page.html import render_page, unpacked
 from vit_ptq_bench.bench.report.tables import Evidence, Loader, Table, tables
 
 MARKDOWN, CSV, PAGE = "leaderboard.md", "leaderboard.csv", "index.html"
@@ -69,7 +69,7 @@ class Leaderboard:
     def stale(self) -> list[Path]:
         """Return the files of the folder that are not what its records give."""
         paths = {self.folder / name: text for name, text in self.files.items()}
-        return [path for path, text in paths.items() if _content(path) != text.encode()]
+        return [path for path, text in paths.items() if not _is(path, text)]
 
     def all_findings(self) -> tuple[str, ...]:
         """Return the findings, and what the files of the folder tell that the records do not."""
@@ -98,6 +98,14 @@ def figures(csv_text: bytes) -> dict[str, tuple[str, str]]:
         return {run: (value, n) for run, value, n in columns}
     except (KeyError, ValueError):  # not ours, or damaged: it is made anew
         return {}
+
+
+def _is(path: Path, text: str) -> bool:
+    """Whether a file has a text; of a page, unpacked."""
+    content = _content(path)
+    if content is None or path.name != PAGE or content == text.encode():
+        return content == text.encode()
+    return unpacked(content.decode(errors="replace")) == unpacked(text)
 
 
 def _content(path: Path) -> bytes | None:

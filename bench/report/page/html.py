@@ -1,8 +1,15 @@
-"""The page as one text."""
+"""The page as one text.
+
+The drawing library and the data are most of it, and stand in it packed: zlib, then base64. Builds of zlib
+differ in what they pack to, so two pages are the same if they are the same unpacked.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
+import re
+import zlib
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -20,6 +27,9 @@ from vit_ptq_bench.bench.report.tables import Table, by_section
 
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
 """What the bundle of the drawing library gives to the page."""
+
+PACKED = re.compile(r'(<script type="text/plain" class="packed" id="\w+">)([^<]*)')
+"""What is packed in a page."""
 
 FOLDER = files("vit_ptq_bench.bench.report.page")
 
@@ -41,9 +51,9 @@ def render_page(
     return _template().render(
         style=_asset("page.css"),
         program=_asset("page.js"),
+        unpacking=_asset("unpack.js"),
         drawing=_drawing(),
-        data=in_script(page_data(records, found, parts)),
-        charts=in_script(charts()),
+        data=packed(_json({"DATA": page_data(records, found, parts), "CHARTS": charts()})),
         choices=choices(found),
         places=_places(found),
         cell_name=cell_name,
@@ -52,12 +62,25 @@ def render_page(
     )
 
 
-def in_script(value: Any) -> str:
-    """JSON that can stand inside a script: nothing in it ends the script or begins a comment."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    for sign, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
-        text = text.replace(sign, code)
-    return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+def packed(text: str) -> str:
+    """Return a text as the page holds what is large; nothing in it can end a script."""
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def unpacked(page: str) -> str:
+    """Return a page with what is packed in it as it was; what cannot be unpacked stays."""
+    return PACKED.sub(_unpacked, page)
+
+
+def _unpacked(match: re.Match[str]) -> str:
+    try:
+        return match[1] + zlib.decompress(base64.b64decode(match[2], validate=True)).decode()
+    except (ValueError, zlib.error):  # damaged: it is then like no page
+        return match[0]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _places(found: Sequence[Table]) -> list[tuple[str, list[Overall]]]:
@@ -87,6 +110,5 @@ def _asset(name: str) -> str:
 
 @cache
 def _drawing() -> str:
-    """Vega, Vega-Lite and their embedding as one script, which sets ``vegaEmbed``."""
-    bundle: str = vl_convert.javascript_bundle(SNIPPET)
-    return bundle.replace("</script", "<\\/script")
+    """Vega, Vega-Lite and their embedding as one script, which sets ``vegaEmbed``, packed."""
+    return packed(vl_convert.javascript_bundle(SNIPPET))

@@ -1,8 +1,10 @@
 """The page for a browser: what it holds, and, where there is a Chromium, what it does."""
 
+import base64
 import json
 import re
 import shutil
+import zlib
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -14,7 +16,7 @@ from tests.bench.samples import make_record
 from vit_ptq_bench.bench.records.store import Store
 from vit_ptq_bench.bench.report.leaderboard import make_leaderboard, write_leaderboard
 from vit_ptq_bench.bench.report.page.data import page_data
-from vit_ptq_bench.bench.report.page.html import in_script
+from vit_ptq_bench.bench.report.page.html import PACKED, packed, unpacked
 from vit_ptq_bench.bench.report.tables import tables
 
 HOSTILE = "<script>window.broken = 1</script> | =cmd() \u2028 </script>"
@@ -98,10 +100,33 @@ def test_every_record_is_in_the_page_whole():
     assert {row["family"] for row in data["rows"]} >= {"calibration", "transformation", "reference"}
 
 
-def test_nothing_in_a_script_ends_it():
-    text = in_script({"x": HOSTILE})
-    assert "<" not in text and "\u2028" not in text
-    assert json.loads(text) == {"x": HOSTILE}
+def test_what_is_packed_is_text_that_ends_no_script_and_comes_back():
+    page = '<script type="text/plain" class="packed" id="data">{}</script>'
+    assert re.fullmatch(r"[A-Za-z0-9+/=]+", packed(HOSTILE))
+    assert unpacked(page.format(packed(HOSTILE))) == page.format(HOSTILE)
+    assert unpacked(page.format("?")) == page.format("?")
+
+
+def test_a_page_packed_by_another_build_of_zlib_is_not_stale_but_another_one_is(page):
+    made = make_leaderboard(page.parent)
+    text = page.read_text()
+    other = PACKED.sub(
+        lambda match: match[1] + base64.b64encode(zlib.compress(content(match), 1)).decode(), text
+    )
+    page.write_text(other)
+    assert other != text and made.stale() == []
+    damaged = PACKED.sub(lambda match: match[0][:-40], text)
+    for wrong in (
+        text.replace("sort", "sart"),
+        damaged,
+        text.replace('id="data">', 'id="data">AA'),
+    ):
+        page.write_text(wrong)
+        assert made.stale() == [page]
+
+
+def content(match):
+    return zlib.decompress(base64.b64decode(match[2]))
 
 
 @pytest.mark.parametrize(
