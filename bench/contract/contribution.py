@@ -160,18 +160,22 @@ def _implausible(record: Record, others: Sequence[Record], known: Known) -> Iter
     if same is not None and same.value is not None and same.value != record.value:
         yield f"has {record.value:.2f} where the same run has {same.value:.2f} here"
     peers = [one for one in others if one.ok and _cell(one) == _cell(record)]
-    for one in sorted(peers, key=lambda peer: not peer.spec.is_reference):
+    for one in sorted(peers, key=lambda one: (not one.spec.is_reference, -abs(_gap(record, one)))):
         reason = _contradiction(record, one)
         if reason is not None:
             yield reason
-            return  # the first says enough
+            return  # the plainest says enough
     if not record.spec.is_reference and not any(one.spec.is_reference for one in peers):
         yield "its full-precision run is not beside it"
 
 
+def _gap(record: Record, other: Record) -> float:
+    return (record.value or 0.0) - (other.value or 0.0)
+
+
 def _contradiction(record: Record, other: Record) -> str | None:
     """Why two figures of one cell cannot both be, or None."""
-    gap = (record.value or 0.0) - (other.value or 0.0)
+    gap = _gap(record, other)
     limit = ERRORS * hypot(_error(record), _error(other))
     if record.spec.is_reference:
         return None

@@ -33,6 +33,7 @@ CONTENTS = {
     "Start": ("start", "methods/index"),
     "Results": (
         "published",
+        "miniature",
         "vit_tiny",
         "Studies of reconstruction <reconstruction>",
         "ROSE <rose>",

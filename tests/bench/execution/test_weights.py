@@ -53,7 +53,7 @@ def test_runs_after_a_replaced_checkpoint_fail_in_words(
     found = by_label()
     assert {record["spec"]["model"]["weights"] for record in found.values()} == {first}
     before = found["vit_mini replaces W4A4"]
-    assert before["status"] == "ok" and before["metrics"]["top1"] > 50
+    assert before["status"] == "ok" and before["metrics"]["top1"] > 30
     after = found["vit_mini minmax W4A4"]
     assert after["status"] == "failed" and not after["metrics"]
     message = after["error"]["message"]
