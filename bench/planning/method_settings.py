@@ -70,6 +70,22 @@ def check_factorials(suite: Suite, names: Sequence[str]) -> None:
                 )
 
 
+def check_single_draw(suite: Suite, names: Sequence[str]) -> None:
+    """Refuse a method of ``single_draw`` that does not run.
+
+    Raises:
+        BenchError: with file, line and key.
+    """
+    for name in suite.single_draw:
+        if name not in names and "methods" not in suite.overridden:
+            problem = f"the suite runs no method {name!r}{hint(name, names)}"
+            raise suite.error(problem, "single_draw", value=name)
+        try:
+            registry.method_class(name)
+        except BenchError as error:
+            raise suite.error(error, "single_draw", value=name) from None
+
+
 def _require_method(suite: Suite, key: str, name: str, names: Sequence[str]) -> None:
     """Refuse a table of a method that the suite does not run; under ``--methods`` it only has to exist."""
     if name not in names and "methods" not in suite.overridden:

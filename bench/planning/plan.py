@@ -15,6 +15,7 @@ from vit_ptq_bench.bench.planning.factorial import combinations
 from vit_ptq_bench.bench.planning.method_settings import (
     check_factorials,
     check_parameters,
+    check_single_draw,
     check_variants,
     make_method,
 )
@@ -191,9 +192,10 @@ def build_plan(suite: Suite, options: TaskOptions, say: Say = silent) -> list[Ru
     check_parameters(suite)
     check_variants(suite, names)
     check_factorials(suite, names)
+    check_single_draw(suite, names)
     scopes = _scopes(suite, task)
     chosen = choices(suite, names)
-    check_size(suite, Size.of(suite, len(models), len(chosen), len(scopes)), say)
+    check_size(suite, Size.of(suite, len(models), [one.name for one in chosen], len(scopes)), say)
     cells = list(_cells(suite, chosen, scopes))
     data = TaskSpec(task.name, task.version, ask(task, "data_id"), options.limit)
     for note in ask(task, "data_notes"):
@@ -287,6 +289,8 @@ def _cells(suite: Suite, chosen: Sequence[Choice], scopes: Sequence[str | None])
     # What runs can reuse (images, full-precision results) depends on seed and method, not on the bits.
     order = product(suite.protocols, scopes, suite.seeds, chosen, suite.bits)
     for protocol, scope, seed, choice, bits in order:
+        if seed != suite.seeds[0] and choice.name in suite.single_draw:
+            continue
         yield Cell(choice, bits, protocol, scope, seed)
 
 

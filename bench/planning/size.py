@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -21,7 +21,10 @@ def silent(sentence: str) -> None:
 
 @dataclass(frozen=True)
 class Size:
-    """How many of each a suite has; a method with variants counts once per variant."""
+    """How many of each a suite has; a method with variants counts once per variant.
+
+    ``single``: so many of the methods run with one of the seeds.
+    """
 
     models: int
     methods: int
@@ -29,17 +32,27 @@ class Size:
     protocols: int
     scopes: int
     seeds: int
+    single: int = 0
 
     @classmethod
-    def of(cls, suite: Suite, models: int, methods: int, scopes: int) -> Self:
-        """The size of ``suite`` with its globs resolved."""
-        return cls(models, methods, len(suite.bits), len(suite.protocols), scopes, len(suite.seeds))
+    def of(cls, suite: Suite, models: int, methods: Sequence[str], scopes: int) -> Self:
+        """The size of ``suite`` with its globs resolved; ``methods`` has a name once per variant."""
+        several = len(suite.seeds) > 1
+        return cls(
+            models,
+            len(methods),
+            len(suite.bits),
+            len(suite.protocols),
+            scopes,
+            len(suite.seeds),
+            sum(several and name in suite.single_draw for name in methods),
+        )
 
     @property
     def runs(self) -> int:
         """Number of runs: each model has one in full precision besides."""
-        cells = self.methods * self.bits * self.protocols * self.scopes * self.seeds
-        return self.models * (1 + cells)
+        draws = self.methods * self.seeds - self.single * (self.seeds - 1)
+        return self.models * (1 + draws * self.bits * self.protocols * self.scopes)
 
     def __str__(self) -> str:
         counts = (
@@ -47,7 +60,7 @@ class Size:
             _counted(self.bits, "bit width"),
             _counted(self.protocols, "protocol"),
             *([_counted(self.scopes, "scope")] if self.scopes > 1 else []),
-            _counted(self.seeds, "seed"),
+            _counted(self.seeds, "seed") + (f" ({self.single} with 1)" if self.single else ""),
         )
         models = _counted(self.models, "model")
         return f"{_counted(self.runs, 'run')}: {models} x ({' x '.join(counts)} + full precision)"

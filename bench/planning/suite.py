@@ -31,6 +31,7 @@ KEYS = (
     "bits",
     "protocols",
     "seeds",
+    "single_draw",
     "calibration_images",
     "limit",
     "parameters",
@@ -65,6 +66,7 @@ class Suite:
         bits: bit widths in the form ``W4A4``.
         protocols: ``equal`` (one bit table for all) and/or ``authors`` (each method's own).
         seeds: each seed is one draw of calibration images and one state of every random generator.
+        single_draw: methods that run with the first of the seeds only, for what they cost.
         calibration_images: number for all methods; None: see `bench.plan.calibration_images`.
         limit: evaluate on this many images only; None: on all.
         parameters: settings of methods by method name; the rest keep their defaults. Besides the method's
@@ -88,6 +90,7 @@ class Suite:
     bits: tuple[str, ...] = ("W6A6", "W4A4", "W3A3")
     protocols: tuple[Protocol, ...] = ("equal",)
     seeds: tuple[int, ...] = field(default=(0,), metadata={"at_least": 0, "at_most": 2**32 - 1})
+    single_draw: tuple[str, ...] = ()
     calibration_images: int | None = field(
         default=None, metadata={"at_least": 1, "at_most": MAX_IMAGES}
     )
@@ -159,6 +162,7 @@ def read_suite(path: Path) -> Suite:
         bits=file.items(str, Suite.bits, "bits"),
         protocols=file.items(str, Suite.protocols, "protocols"),
         seeds=file.items(int, Suite.seeds, "seeds"),
+        single_draw=file.items(str, (), "single_draw"),
         calibration_images=file.value(int, None, "calibration_images"),
         limit=file.value(int, None, "limit"),
         parameters={name: file.table("parameters", name) for name in file.table("parameters")},
@@ -237,7 +241,7 @@ def check_texts(suite: Suite) -> None:
     Raises:
         BenchError: naming file, line and key where they are known.
     """
-    for key in ("models", "methods", "bits", "protocols", "scopes", "include"):
+    for key in ("models", "methods", "bits", "protocols", "single_draw", "scopes", "include"):
         for text in getattr(suite, key):
             problem = unusable(text)
             if problem is not None:

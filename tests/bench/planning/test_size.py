@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,25 @@ def test_a_run_that_two_suites_have_is_one_run(asked: Counter[str]) -> None:
     runs = plan_all([first, second], {"many": TaskOptions()})
     assert [run.spec.seed for run in runs] == [0, 0, 1, 2]
     assert len({run.run_id for run in runs}) == 4
+
+
+def test_a_method_of_a_single_draw_runs_with_the_first_seed_only(asked: Counter[str]) -> None:
+    said: list[str] = []
+    one = suite(methods=("minmax", "percentile"), seeds=(2, 0, 1), single_draw=("minmax",))
+    runs = build_plan(one, TaskOptions(), said.append)
+    found = sorted((run.spec.method.name, run.spec.seed) for run in runs if run.reference)
+    assert found == [("minmax", 2), ("percentile", 0), ("percentile", 1), ("percentile", 2)]
+    assert said[0].startswith("suite s: 5 runs: 1 model x (2 methods x 1 bit width x 1 protocol x ")
+    assert "3 seeds (1 with 1) + full precision" in said[0]
+
+
+def test_a_method_of_a_single_draw_has_to_run(asked: Counter[str]) -> None:
+    with pytest.raises(BenchError, match="the suite runs no method 'gptq'"):
+        build_plan(suite(single_draw=("gptq",)), TaskOptions())
+    narrowed = replace(suite(single_draw=("gptq",)), overridden={"methods": "--methods"})
+    build_plan(narrowed, TaskOptions())
+    with pytest.raises(BenchError, match="unknown method 'nosuch'"):
+        build_plan(replace(narrowed, single_draw=("nosuch",)), TaskOptions())
 
 
 def test_scopes_count_where_there_are_several() -> None:
