@@ -147,6 +147,7 @@ BEFORE: Mapping[str, Callable[[Path], None]] = {
     "docs/contributing.md": _contributed,
     "docs/detection.md": _detection,
     "docs/extending.md": _examples,
+    "docs/miniature.md": _results,
     "docs/parts.md": _results,
     "docs/published.md": _contributed,
     "docs/scale.md": _parts,

@@ -10,6 +10,7 @@ from typing import Any
 from vit_ptq_bench.bench.cli.options import add_json, add_results
 from vit_ptq_bench.bench.cli.text import print_json
 from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.values import shown
 
 DESCRIPTION = """\
 Two runs: image by image. Two folders, or revisions of the repository that the results lie in (REVISION or
@@ -48,8 +49,6 @@ def run(arguments: argparse.Namespace) -> int:
     runs = [not arguments.ranks and names_record(text, arguments.results) for text in texts]
     if not any(runs) and _folders(arguments):
         return 0
-    if arguments.ranks:
-        raise BenchError(f"--ranks takes two folders or revisions, not {' and '.join(texts)}")
     from vit_ptq_bench.bench.report.compare import compare
 
     found = compare(arguments.first, arguments.second, arguments.results)
@@ -70,6 +69,11 @@ def _folders(arguments: argparse.Namespace) -> bool:
         folder_of(arguments.second, results) as second,
     ):
         if first is None or second is None:
+            if arguments.ranks:
+                wrong = arguments.second if first is not None else arguments.first
+                raise BenchError(
+                    f"--ranks takes folders or revisions, and {shown(wrong)} is neither"
+                )
             return False
         found, text = _ranks(first, second) if arguments.ranks else _rows(first, second)
     if arguments.json:

@@ -111,4 +111,6 @@ def test_what_has_no_order_in_common_is_told(tmp_path, capsys):
         agreements(real, mini)
     run = make_record(method="a").run_id
     assert main(["compare", "--ranks", run, run, "--results", str(real)]) == 2
-    assert "--ranks takes two folders or revisions" in capsys.readouterr().err
+    assert f"--ranks takes folders or revisions, and '{run}' is neither" in capsys.readouterr().err
+    assert main(["compare", "--ranks", str(real), "nosuch", "--results", str(real)]) == 2
+    assert "and 'nosuch' is neither" in capsys.readouterr().err
