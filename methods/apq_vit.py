@@ -80,7 +80,7 @@ class ApqVit(Method):
     family = "calibration"
     version = 3
     schemes = {"fc2.input": "twin-gelu"}
-    quick = {"rounds": 1, "draws": 1, "steps": 25}
+    quick = {"rounds": 1, "draws": 1, "steps": 16}
     batch = "batch_size"
     Parameters = ApqVitParameters
 

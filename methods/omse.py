@@ -40,6 +40,7 @@ class Omse(Method):
     )
     fidelity = "reimplementation"
     family = "calibration"
+    quick = {"steps": 18, "step": 0.05}
     Parameters = OmseParameters
 
     def calibrate(

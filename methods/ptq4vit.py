@@ -59,6 +59,7 @@ class Ptq4Vit(Method):
     family = "calibration"
     version = 2
     schemes = TWIN_SCHEMES
+    quick = {"draws": 1, "rounds": 1, "steps": 16}
     batch = "batch_size"
     Parameters = Ptq4VitParameters
 
