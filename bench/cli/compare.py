@@ -45,9 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the comparison and return the exit status."""
     from vit_ptq_bench.bench.records.store import names_record
 
-    texts = (arguments.first, arguments.second)
-    runs = [not arguments.ranks and names_record(text, arguments.results) for text in texts]
-    if not any(runs) and _folders(arguments):
+    texts = () if arguments.ranks else (arguments.first, arguments.second)
+    if not any(names_record(text, arguments.results) for text in texts) and _folders(arguments):
         return 0
     from vit_ptq_bench.bench.report.compare import compare
 

@@ -45,6 +45,7 @@ def test_runs_after_a_replaced_checkpoint_fail_in_words(
         '["replaces", "minmax"]',
         task='"fashion"',
         models='["vit_mini"]',
+        bits='["W8A8"]',
         limit="20",
         calibration_images="2",
     )
@@ -52,9 +53,9 @@ def test_runs_after_a_replaced_checkpoint_fail_in_words(
     assert main(["run", "toy.toml", *options]) == 1
     found = by_label()
     assert {record["spec"]["model"]["weights"] for record in found.values()} == {first}
-    before = found["vit_mini replaces W4A4"]
-    assert before["status"] == "ok" and before["metrics"]["top1"] > 30
-    after = found["vit_mini minmax W4A4"]
+    before = found["vit_mini replaces W8A8"]
+    assert before["status"] == "ok" and before["metrics"]["top1"] > 50
+    after = found["vit_mini minmax W8A8"]
     assert after["status"] == "failed" and not after["metrics"]
     message = after["error"]["message"]
     assert "the weights of vit_mini were changed while the sweep ran" in message
