@@ -71,7 +71,7 @@ class LRQuant(Method):
     paper = "Zhao et al., LRQuant: Trainable and Robust PTQ for Large Language Models, ACL 2024"
     fidelity = "reimplementation"
     family = "reconstruction"
-    quick = {"iterations": 6}
+    quick = {"iterations": 3}
     profiles = {"paper": {"iterations": 640, "batch_size": 1}}
     Parameters = LRQuantParameters
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from vit_ptq_bench.bench.contract.codes import Levels, most_levels
 from vit_ptq_bench.bench.contract.held import held_per_image, seen_per_image
-from vit_ptq_bench.bench.contract.opened import opened_while
 from vit_ptq_bench.bench.contract.subject import Broken, NotApplicable, Subject
 from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY
 from vit_ptq_bench.methods.api.method import Family, Fidelity
@@ -104,15 +103,14 @@ def respects_bits(subject: Subject) -> None:
 @torch.no_grad()
 def is_decided_by_its_seed(subject: Subject) -> None:
     """Twice the same, whatever the state of torch's generator; the model stays as it was."""
-    model = subject.model
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    kinds = [type(module) for module in model.modules()]
-    first = subject.fresh("W4A4")(subject.images)
+    first = subject.quantized("W4A4")(subject.images)
     torch.manual_seed(99)
     if not torch.equal(first, subject.fresh("W4A4")(subject.images)):
         raise Broken("a second run with the same seed gives other outputs")
-    after = model.state_dict()
+    untouched, model = Subject(subject.cls, subject.on).model, subject.model
+    before, after = untouched.state_dict(), model.state_dict()
     changed = [name for name in before if not torch.equal(before[name], after[name])]
+    kinds = [type(module) for module in untouched.modules()]
     if changed or kinds != [type(module) for module in model.modules()]:
         raise Broken(f"the original model was changed: {changed[:3] or 'its modules'}")
 
@@ -159,14 +157,7 @@ def tells_its_progress(subject: Subject) -> None:
     """Steps go up and end at their total."""
     if subject.cls.fidelity == REFERENCE_FIDELITY:
         raise NotApplicable("calibrates nothing")
-    seen: list[tuple[int, int]] = []
-
-    def note(done: int, total: int, stage: str = "") -> None:
-        seen.append((done, total))
-
-    subject.method.quantize(
-        subject.model, subject.method.bit_table(BitWidth(4, 4)), subject.calibration, note
-    )
+    seen = subject.watched.steps
     if not seen:
         raise Broken("`progress` was never called")
     if seen[-1][0] != seen[-1][1] or seen != sorted(seen):
@@ -175,7 +166,7 @@ def tells_its_progress(subject: Subject) -> None:
 
 def opens_nothing(subject: Subject) -> None:
     """Calibration images are all it sees: no file with labels, pictures or weights is opened."""
-    found = opened_while(lambda: subject.fresh("W4A4"))
+    found = subject.watched.opened
     if found:
         raise Broken(f"opened {', '.join(found[:3])} while it calibrated")
 

@@ -67,11 +67,13 @@ def _held(subject: Subject, images: int) -> int:
     handle = torch.nn.modules.module.register_module_forward_pre_hook(
         lambda module, inputs: look(module, inputs) if type(module) is kind else None
     )
+    gc.freeze()  # what there was is not gone through again and again: it is most of all objects
     try:
         quantized = subject.fresh("W4A4", calibration=calibration)
+        most = max(most, _bytes_beside(before))
     finally:
+        gc.unfreeze()
         handle.remove()
-    most = max(most, _bytes_beside(before))
     del quantized  # what it holds is held until here
     return most
 

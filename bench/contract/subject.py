@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor, nn
 
 from vit_ptq_bench.bench.contract import models
+from vit_ptq_bench.bench.contract.opened import opened_while
 from vit_ptq_bench.methods import Method
-from vit_ptq_bench.methods.quantization.bits import BitWidth, Protocol
-from vit_ptq_bench.methods.quantization.calibration.data import Calibration
+from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, Protocol
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 
 DEEP = 4
@@ -23,6 +25,21 @@ class Broken(AssertionError):
 
 class NotApplicable(Exception):
     """A clause says nothing of this method; the text says why."""
+
+
+@dataclass
+class Watched:
+    """A quantization and what was seen while it ran.
+
+    Attributes:
+        model: the quantized model.
+        opened: files that it opened; see `opened_while`.
+        steps: what it told of its progress, done and total.
+    """
+
+    model: QuantizedModel
+    opened: list[str]
+    steps: list[tuple[int, int]]
 
 
 class Subject:
@@ -38,7 +55,7 @@ class Subject:
         self.cls = cls
         self.on = on
         self.method = cls.create(cls.quick)
-        self._made: dict[tuple[str, Protocol], QuantizedModel] = {}
+        self._made: list[tuple[BitTable, QuantizedModel]] = []
 
     @cached_property
     def model(self) -> nn.Module:
@@ -65,15 +82,35 @@ class Subject:
         """The images as a calibration set."""
         return models.in_batches(self.images, seed=3)
 
+    @cached_property
+    def watched(self) -> Watched:
+        """The model at W4A4, quantized under observation."""
+        made: list[QuantizedModel] = []
+        steps: list[tuple[int, int]] = []
+
+        def note(done: int, total: int, stage: str = "") -> None:
+            steps.append((done, total))
+
+        opened = opened_while(lambda: made.append(self.fresh("W4A4", progress=note)))
+        return Watched(made[0], opened, steps)
+
     def quantized(self, bits: str, protocol: Protocol = "equal") -> QuantizedModel:
-        """Return the quantized model, made once for all checks of one subject."""
-        key = (bits, protocol)
-        if key not in self._made:
-            self._made[key] = self.fresh(bits, protocol)
-        return self._made[key]
+        """Return the quantized model, made once for all checks and protocols that mean one table."""
+        table = self.method.bit_table(BitWidth.parse(bits), protocol)
+        for made, model in self._made:
+            if made == table:
+                return model
+        common = (bits, protocol) == ("W4A4", "equal")
+        model = self.watched.model if common else self.fresh(bits, protocol)
+        self._made.append((table, model))
+        return model
 
     def fresh(
-        self, bits: str, protocol: Protocol = "equal", calibration: Calibration | None = None
+        self,
+        bits: str,
+        protocol: Protocol = "equal",
+        calibration: Calibration | None = None,
+        progress: CalibrationProgress | None = None,
     ) -> QuantizedModel:
         """Return the quantized model, made anew.
 
@@ -81,4 +118,4 @@ class Subject:
             MethodError: the method refuses.
         """
         table = self.method.bit_table(BitWidth.parse(bits), protocol)
-        return self.method.quantize(self.model, table, calibration or self.calibration)
+        return self.method.quantize(self.model, table, calibration or self.calibration, progress)

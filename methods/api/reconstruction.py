@@ -67,7 +67,7 @@ class Reconstruction(Method):
     family: ClassVar[Family] = "reconstruction"
     calibration_images = 1024
     detection_images = 256
-    quick = {"iterations": 6}
+    quick = {"iterations": 3}
     profiles = {"paper": PAPER}
     Parameters = ReconstructionParameters
 
