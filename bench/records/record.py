@@ -20,7 +20,7 @@ from vit_ptq_bench.bench.records.spec import (
     table_to_dict,
 )
 from vit_ptq_bench.methods.errors import MethodError
-from vit_ptq_bench.methods.quantization.bits import TensorSpec
+from vit_ptq_bench.methods.quantization.bits import TensorSpec, role_of
 
 REFERENCE_FIDELITY = "reference"
 """Fidelity of the method that leaves a model in full precision."""
@@ -201,7 +201,8 @@ def _common_table(
     unknown = sorted(set(differs) - set(spec.table))
     if unknown:
         raise WrongSpec(f"common_differs has sites that the run's table has not: {unknown}")
-    return {**spec.table, **table_from_dict(differs)}
+    shared = {site: entry for site, entry in spec.table.items() if site == role_of(site)}
+    return {**shared, **table_from_dict(differs)}
 
 
 def new_record(

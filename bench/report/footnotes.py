@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY, Record
-from vit_ptq_bench.methods.api.words import table_words, transform_words
+from vit_ptq_bench.methods.api.words import table_words, told_together, transform_words
 from vit_ptq_bench.methods.quantization.bits import (
     LINEAR_ROLES,
     OPTIONAL_KEYS,
     SITE_KEYS,
     TensorSpec,
+    role_of,
 )
 
 Table = Mapping[str, TensorSpec]
@@ -45,7 +46,7 @@ def differences(table: Table, common: Table) -> str:
     """In words, where a bit table differs from the common one; empty if nowhere."""
     changed: dict[str, list[str]] = {}
     for site, spec in table.items():
-        words = _changes(spec, common.get(site))
+        words = _changes(spec, common.get(site, common.get(role_of(site))))
         if words:
             changed.setdefault(words, []).append(site)
     return "; ".join(f"{_sites(sites)}: {words}" for words, sites in changed.items())
@@ -71,13 +72,15 @@ def _changes(spec: TensorSpec, common: TensorSpec | None) -> str:
 
 def _sites(sites: Sequence[str]) -> str:
     """Shorten ``a.weight, b.weight, ...`` that covers every linear layer."""
+    whole = [site for site in sites if site == role_of(site)]
     text = []
     for kind in ("weight", "input"):
-        of_kind = [site for site in sites if site.endswith(f".{kind}")]
+        of_kind = [site for site in whole if site.endswith(f".{kind}")]
         if len(of_kind) > 3:
             left_out = sorted(set(LINEAR_ROLES) - {site.split(".")[0] for site in of_kind})
             but = f" but {', '.join(left_out)}" if left_out else ""
             text.append(f"every {kind}{but}")
         else:
             text += of_kind
-    return ", ".join([*text, *(site for site in sites if "." not in site)])
+    single = [site for site in sites if site not in whole]
+    return ", ".join([*text, *(site for site in whole if "." not in site), *told_together(single)])

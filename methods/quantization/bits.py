@@ -156,15 +156,44 @@ class TensorSpec:
 _SPEC_FIELDS = fields(TensorSpec)
 
 
+AT = "@"
+"""Between a site's key and the operation that an entry of a bit table is for alone."""
+
+
+def of_one(key: str, operation: str) -> str:
+    """Return the key of a table's entry for one operation's site: ``fc2.input@blocks.3.mlp.fc2``."""
+    return f"{key}{AT}{operation}"
+
+
+def role_of(key: str) -> str:
+    """Return the site key of a table's entry, without the operation that it is for alone."""
+    return key.partition(AT)[0]
+
+
 class BitTable(Mapping[str, TensorSpec]):
-    """Site key -> `TensorSpec`, for all keys of `SITE_KEYS` and some of `OPTIONAL_KEYS`; immutable."""
+    """Site key -> `TensorSpec`, for all keys of `SITE_KEYS` and some of `OPTIONAL_KEYS`; immutable.
+
+    An entry ``key@operation`` (`of_one`) stands for that operation's site in place of the entry ``key``;
+    whether a model has such an operation is asked when it is wrapped. An entry equal to that of its key says
+    nothing and is left out.
+
+    Raises:
+        MethodError: a key is missing, unknown, or of one operation without an entry for all.
+    """
 
     def __init__(self, specs: Mapping[str, TensorSpec]) -> None:
         known = SITE_KEYS + OPTIONAL_KEYS
-        missing, unknown = set(SITE_KEYS) - set(specs), set(specs) - set(known)
+        own = [key for key in specs if AT in key]
+        missing = set(SITE_KEYS) - set(specs)
+        unknown = set(specs) - set(known) - {key for key in own if role_of(key) in known}
+        unknown |= {key for key in own if not key.partition(AT)[2]}
         if missing or unknown:
             raise MethodError(f"bit table: missing {sorted(missing)}, unknown {sorted(unknown)}")
+        absent = sorted(key for key in own if role_of(key) not in specs)
+        if absent:
+            raise MethodError(f"bit table: {absent} of one operation, without an entry for all")
         self._specs = {key: specs[key] for key in known if key in specs}
+        self._specs |= {key: specs[key] for key in sorted(own) if specs[key] != specs[role_of(key)]}
 
     def __getitem__(self, key: str) -> TensorSpec:
         return self._specs[key]
@@ -175,18 +204,34 @@ class BitTable(Mapping[str, TensorSpec]):
     def __len__(self) -> int:
         return len(self._specs)
 
+    def of(self, key: str, operation: str) -> TensorSpec:
+        """Return the entry for the site ``key`` of one operation: its own, or that of all."""
+        return self._specs.get(of_one(key, operation), self._specs[key])
+
+    @property
+    def own(self) -> dict[str, TensorSpec]:
+        """The entries for one operation alone."""
+        return {key: spec for key, spec in self._specs.items() if AT in key}
+
     def change(self, keys: str | Iterable[str], **changes: Any) -> "BitTable":
         """Return a table in which the named sites have other fields.
 
-        A site left in floating point, or left out, stays so unless ``bits`` is among the changes.
+        A site left in floating point, or left out, stays so unless ``bits`` is among the changes. A key
+        changes the entries for one operation with it; ``key@operation`` changes that operation's alone, which
+        gets an entry of its own.
         """
         names = {keys} if isinstance(keys, str) else set(keys)
-        unknown = names - set(SITE_KEYS) - set(OPTIONAL_KEYS)
+        unknown = {name for name in names if role_of(name) not in SITE_KEYS + OPTIONAL_KEYS}
         if unknown:
             raise MethodError(f"a bit table has no site {sorted(unknown)}")
         specs = dict(self)
-        for name in names & (set(specs) | (set(OPTIONAL_KEYS) if "bits" in changes else set())):
-            specs[name] = _changed(specs.get(name, TensorSpec(FLOAT)), changes)
+        for name in sorted(names, key=lambda name: AT in name):
+            if role_of(name) not in specs and not (name in OPTIONAL_KEYS and "bits" in changes):
+                continue
+            before = specs.get(name, specs.get(role_of(name), TensorSpec(FLOAT)))
+            specs[name] = _changed(before, changes)
+            for one in [one for one in specs if one.startswith(f"{name}{AT}")]:
+                specs[one] = _changed(specs[one], changes)
         return BitTable(specs)
 
     def with_scope(self, scope: str) -> "BitTable":

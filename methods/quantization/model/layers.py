@@ -66,9 +66,11 @@ class WeightedOperation(QuantOperation):
         self.weight = cast(nn.Parameter, layer.weight)
         self.bias = cast(nn.Parameter | None, layer.bias)
         self.register_buffer("codes", None, persistent=False)
-        self.weight_quantizer = build_quantizer(table[f"{role}.weight"], f"{name}.weight", axis=0)
+        self.weight_quantizer = build_quantizer(
+            table.of(f"{role}.weight", name), f"{name}.weight", axis=0
+        )
         self.input_quantizer = build_quantizer(
-            table[f"{role}.input"], f"{name}.input", axis=self._input_axis()
+            table.of(f"{role}.input", name), f"{name}.input", axis=self._input_axis()
         )
 
     def _input_axis(self) -> int:
@@ -182,7 +184,9 @@ class QuantLayerNorm(QuantOperation, nn.LayerNorm):
         )
         self.name, self.role = name, "norm"
         self.weight, self.bias = layer.weight, layer.bias
-        self.input_quantizer = build_quantizer(table["norm.input"], f"{name}.input", axis=-1)
+        self.input_quantizer = build_quantizer(
+            table.of("norm.input", name), f"{name}.input", axis=-1
+        )
 
     def quantizers(self) -> dict[str, Quantizer]:
         return {"norm.input": self.input_quantizer}
@@ -214,8 +218,10 @@ class QuantMatMul(QuantOperation):
     ) -> None:
         super().__init__()
         self.name, self.role, self.keys, self.transposed = name, role, keys, transposed
-        self.first_quantizer = build_quantizer(table[keys[0]], f"{name}.{keys[0]}", axis=1)
-        self.second_quantizer = build_quantizer(table[keys[1]], f"{name}.{keys[1]}", axis=1)
+        self.first_quantizer = build_quantizer(table.of(keys[0], name), f"{name}.{keys[0]}", axis=1)
+        self.second_quantizer = build_quantizer(
+            table.of(keys[1], name), f"{name}.{keys[1]}", axis=1
+        )
 
     def quantizers(self) -> dict[str, Quantizer]:
         return {self.keys[0]: self.first_quantizer, self.keys[1]: self.second_quantizer}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from vit_ptq_bench.methods.errors import MethodError
-from vit_ptq_bench.methods.quantization.bits import TensorSpec
+from vit_ptq_bench.methods.quantization.bits import TensorSpec, role_of
 from vit_ptq_bench.methods.quantization.quantizers.base import Domain, Quantizer
 from vit_ptq_bench.methods.quantization.quantizers.registry import find_form
 
@@ -27,7 +27,7 @@ def require_domains(table: Mapping[str, TensorSpec]) -> None:
         if spec.is_float:
             continue
         domain = find_form(spec.scheme).domain
-        if domain != "real" and key != SITES[domain][0]:
+        if domain != "real" and role_of(key) != SITES[domain][0]:
             site, words = SITES[domain]
             raise MethodError(
                 f"{key}: the form {spec.scheme!r} has {words} only, and this site has others; "

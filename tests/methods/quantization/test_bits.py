@@ -87,6 +87,35 @@ def test_table_names_missing_and_unknown_sites():
         BitTable.from_dict(data)
 
 
+ONE = "fc2.input@blocks.3.mlp.fc2"
+
+
+def test_an_entry_for_one_operation_stands_in_place_of_the_entry_for_all():
+    common = equal_table(BitWidth(4, 4))
+    table = common.change(ONE, bits=8)
+    assert table.of("fc2.input", "blocks.3.mlp.fc2") == TensorSpec(8)
+    assert table.of("fc2.input", "blocks.2.mlp.fc2") == table["fc2.input"] == TensorSpec(4)
+    assert table.own == {ONE: TensorSpec(8)}
+    assert table != common and BitTable.from_dict(table.to_dict()) == table
+    assert table.change(ONE, bits=4) == common  # it says nothing, and is gone
+
+
+def test_a_change_for_all_changes_the_entries_for_one():
+    table = equal_table(BitWidth(4, 4)).change(ONE, bits=8).change("fc2.input", scheme="twin")
+    assert table[ONE] == TensorSpec(8, scheme="twin") and table["fc2.input"].scheme == "twin"
+    both = equal_table(BitWidth(4, 4)).change([ONE, "fc2.input"], bits=6)
+    assert not both.own and both["fc2.input"].bits == 6
+
+
+def test_entries_for_one_operation_need_a_known_site():
+    data = equal_table(BitWidth(4, 4)).to_dict()
+    for bad in ("fc3.input@blocks.3.mlp.fc3", "fc2.input@", "neck.weight@neck.lateral"):
+        with pytest.raises(MethodError, match=bad):
+            BitTable.from_dict(data | {bad: {"bits": 8}})
+    with pytest.raises(MethodError, match="no site"):
+        equal_table(BitWidth(4, 4)).change("fc3.input@blocks.3.mlp.fc3", bits=8)
+
+
 @pytest.mark.parametrize(
     "module",
     [

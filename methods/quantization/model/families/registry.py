@@ -1,13 +1,14 @@
 """The registry of architecture families, and the way from a model to its wrapped copy."""
 
 import copy
+import difflib
 from importlib.metadata import entry_points
 
 from torch import nn
 
 from vit_ptq_bench.guests import one_line, watched
 from vit_ptq_bench.methods.errors import MethodError
-from vit_ptq_bench.methods.quantization.bits import BitTable, check_name
+from vit_ptq_bench.methods.quantization.bits import BitTable, check_name, of_one
 from vit_ptq_bench.methods.quantization.model.activation import require_gelu
 from vit_ptq_bench.methods.quantization.model.families.base import Family
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
@@ -93,7 +94,8 @@ def wrap_model(model: nn.Module, table: BitTable) -> QuantizedModel:
 
     Raises:
         MethodError: the architecture, or a part of it, is not supported, or the table asks for a quantizer
-            form that does not exist, or that cannot stand for the values of its site.
+            form that does not exist, or that cannot stand for the values of its site, or has an entry for an
+            operation that the model does not have.
     """
     family = find_family(model)
     require_domains(table)
@@ -101,4 +103,17 @@ def wrap_model(model: nn.Module, table: BitTable) -> QuantizedModel:
     structure = family(duplicate, table).wrap()
     wrapped = QuantizedModel(duplicate, table, structure)
     require_gelu(wrapped)
+    _require_operations(wrapped)
     return wrapped
+
+
+def _require_operations(model: QuantizedModel) -> None:
+    """Raise `MethodError` if the bit table has an entry for one operation that there is not."""
+    places = {of_one(site.key, site.operation.name) for site in model.sites()}
+    for entry in model.table.own:
+        if entry not in places:
+            near = difflib.get_close_matches(entry, places, n=2) or sorted(places)[:2]
+            raise MethodError(
+                f"the bit table has an entry {entry!r}, and the model has no such site; it has, for "
+                f"example, {' and '.join(near)}"
+            )
