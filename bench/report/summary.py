@@ -45,7 +45,7 @@ def choices(found: Sequence[Table]) -> list[Choice]:
 def _choice(table: Table) -> Choice:
     best, *others = table.ranked
     equal = [row for row in others if _is_like_the_best(row)]
-    cheapest = min((best, *equal), key=lambda row: (_seconds(row), row.label))
+    cheapest = min((best, *equal), key=lambda row: (row.time, row.label))
     return Choice(table, best, tuple(equal), cheapest, not others or _is_tested(best))
 
 
@@ -56,10 +56,6 @@ def _is_like_the_best(row: Row) -> bool:
 
 def _is_tested(row: Row) -> bool:
     return row.standing is not None and row.standing.tested
-
-
-def _seconds(row: Row) -> float:
-    return np.inf if row.seconds is None else row.seconds
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,12 @@ def test_the_cheapest_is_one_of_those_that_no_test_separates_from_the_best() -> 
     assert [row.label for row in choice.equal] == ["near"]
 
 
+def test_of_equal_figures_the_one_that_takes_less_time_is_the_best() -> None:
+    records = [timed("a", 90.0, 100.0), timed("b", 90.0, 10.0)]
+    (choice,) = choices(tables(records, hits))
+    assert (choice.best.label, choice.cheapest.label) == ("b", "b")
+
+
 def test_a_time_that_is_not_known_is_not_the_cheapest() -> None:
     records = [replace(timed("a", 90.0, 1.0), seconds={}), timed("b", 90.0, 9.0)]
     (choice,) = choices(tables(records, hits))
