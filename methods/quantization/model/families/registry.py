@@ -109,10 +109,10 @@ def wrap_model(model: nn.Module, table: BitTable) -> QuantizedModel:
 
 def _require_operations(model: QuantizedModel) -> None:
     """Raise `MethodError` if the bit table has an entry for one operation that there is not."""
-    places = {of_one(site.key, site.operation.name) for site in model.sites()}
+    places = sorted({of_one(site.key, site.operation.name) for site in model.sites()})
     for entry in model.table.own:
         if entry not in places:
-            near = difflib.get_close_matches(entry, places, n=2) or sorted(places)[:2]
+            near = difflib.get_close_matches(entry, places, n=2) or places[:2]
             raise MethodError(
                 f"the bit table has an entry {entry!r}, and the model has no such site; it has, for "
                 f"example, {' and '.join(near)}"

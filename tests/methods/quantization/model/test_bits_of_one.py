@@ -1,10 +1,14 @@
 """Entries of a bit table for one operation: they reach its quantizers, its file and the words about it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from tests.bench.samples import make_record
 from vit_ptq_bench.bench.contract.codes import most_levels
-from vit_ptq_bench.bench.report.footnotes import differences
+from vit_ptq_bench.bench.records.record import Record
+from vit_ptq_bench.bench.report.footnotes import deviation, differences
 from vit_ptq_bench.methods.api.registry import METHODS
 from vit_ptq_bench.methods.api.words import table_words
 from vit_ptq_bench.methods.errors import MethodError
@@ -68,3 +72,14 @@ def test_words_name_up_to_three_and_count_more():
         many = many.change(f"fc2.input@blocks.{index}.mlp.fc2", bits=32)
     assert differences(many, common) == "fc2.input of 5 operations: floating point"
     assert "floating point: fc2.input of 5 operations" in table_words(many)
+
+
+def test_a_record_keeps_them_and_tells_them_from_the_common_table():
+    common = equal_table(BitWidth(4, 4))
+    record = replace(make_record(), common_table=dict(common))
+    table = common.change("fc2.input@blocks.0.mlp.fc2", bits=8)
+    spec = replace(record.spec, table=dict(table))
+    again = Record.from_dict(replace(record, spec=spec).to_dict())
+    assert again.spec.table == dict(table) and again.common_table == dict(common)
+    assert again.run_id != record.run_id
+    assert deviation(again) == "fc2.input of blocks.0.mlp.fc2: 8 bit"
