@@ -58,6 +58,10 @@ class AdaLog(Method):
     quick = {"candidates": 16, "kept": 2, "steps": 0, "rounds": 1}
     Parameters = AdaLogParameters
 
+    def folds(self) -> bool:
+        """Return that LayerNorm outputs are folded."""
+        return True
+
     def authors_table(self, bits: BitWidth) -> BitTable:
         """Return the common table with a scale per head at the operands of attention."""
         return equal_table(bits).change(OPERAND_ROLES, granularity="head")

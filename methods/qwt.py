@@ -70,6 +70,10 @@ class QwT(Method):
         """Return the table of the base's authors."""
         return twin_uniform_table(bits) if self._twin else equal_table(bits)
 
+    def folds(self) -> bool:
+        """Return whether the base folds LayerNorm outputs."""
+        return not self._twin
+
     def notes(self) -> tuple[str, ...]:
         """Return what stands under the table: the base, and what the correction costs."""
         p = self.parameters

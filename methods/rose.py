@@ -117,6 +117,10 @@ class Rose(Method):
         table = table.change("attention", scheme=self.parameters.attention)
         return table.change("fc2.input", scheme=self.parameters.gelu)
 
+    def folds(self) -> bool:
+        """Return that LayerNorm outputs are folded."""
+        return True
+
     def notes(self) -> tuple[str, ...]:
         """Return also what is trained, if anything is."""
         p = self.parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,7 +13,13 @@ from vit_ptq_bench.bench.cli.options import add_plugin, add_task_options
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.records.spec import RunSpec, table_to_dict
 from vit_ptq_bench.errors import UserError
-from vit_ptq_bench.methods.quantization.bits import BitWidth, Protocol
+from vit_ptq_bench.methods.quantization.bits import (
+    BitTable,
+    BitWidth,
+    Protocol,
+    TensorSpec,
+    role_of,
+)
 
 if TYPE_CHECKING:
     from vit_ptq_bench.methods.quantization.storage import SavedModel
@@ -127,11 +134,28 @@ def _check_table(spec: RunSpec, saved: SavedModel) -> None:
         made = method.bit_table(BitWidth.parse(spec.bits), cast(Protocol, spec.protocol))
         made = made if spec.scope is None else made.with_scope(spec.scope)
         tables[f"method, {spec.method.name} at {spec.bits}"] = made.to_dict()
+    chosen = BitWidth.parse(spec.bits).mixed or cls.chooses_bits()
+    own = planned(saved.table, spec.table) if chosen else saved.table
     for whose, table in tables.items():
-        if table != saved.table.to_dict():
+        if table != own.to_dict():
             raise BenchError(
                 f"the bit table of its tensors is not that of its {whose}; it was edited or damaged"
             )
+
+
+def planned(table: BitTable, given: Mapping[str, TensorSpec]) -> BitTable:
+    """Return the table without the entries of single operations that differ from their site in bits alone.
+
+    Args:
+        table: of a run that chose bits.
+        given: the table of its specification, whose own entries stay.
+    """
+    kept = dict(table)
+    for key, spec in table.own.items():
+        plain = given.get(key, table[role_of(key)])
+        if replace(spec, bits=plain.bits) == plain:
+            kept[key] = plain
+    return BitTable(kept)
 
 
 def chosen_model(task: Task, stated: str, given: str | None, path: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.execution import failures, logs
@@ -25,6 +26,7 @@ from vit_ptq_bench.bench.records.files import temporary_path
 from vit_ptq_bench.bench.records.outcomes import Outcomes, Replicates
 from vit_ptq_bench.bench.records.record import now
 from vit_ptq_bench.bench.records.spec import ModelSpec
+from vit_ptq_bench.methods.quantization.allocation.sites import mean_bits, site_sizes
 from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, TensorSpec, equal_table
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
@@ -60,6 +62,8 @@ class Made:
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_mb: float | None = None
     size_mb: float | None = None
+    stored_bits: dict[str, float] = field(default_factory=dict)
+    found_bits: dict[str, int] | None = None
     model_sha256: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     outcomes: Outcomes | None = None
@@ -153,9 +157,10 @@ class _Execution:
             # Whatever happens, the record has them: a unit that was given back, a batch cut in half.
             self.made.environment["warnings"] = texts
             progress = _phase(self._report, "calibrate")
+            table = self._shared_out(module, calibration)
             quantized = quantize_within_memory(
                 self._method,
-                lambda method: method.quantize(module, self._table, calibration, progress),
+                lambda method: method.quantize(module, table, calibration, progress),
                 self._device,
                 texts,
             )
@@ -163,7 +168,26 @@ class _Execution:
         if self._cache is not None:  # a run costs what it would cost alone
             self.made.peak_memory_mb = max(self.made.peak_memory_mb, self._cache.peak_mb)
             self._watch.credit("calibrate", self._cache.seconds)
+        self._note_bits(quantized, calibration)
         return quantized
+
+    def _shared_out(self, module: nn.Module, calibration: Calibration) -> BitTable:
+        """The planned table, with bits of single operations where the bit width asks for them."""
+        bits = BitWidth.parse(self._spec.bits)
+        if not bits.mixed:
+            return self._table
+        return self._method.mixed_table(module, self._table, bits, calibration)
+
+    def _note_bits(self, quantized: QuantizedModel, calibration: Calibration) -> None:
+        """What is stored on average, and which bits were chosen in the place of the planned."""
+        mixed = BitWidth.parse(self._spec.bits).mixed
+        if self._spec.calibration.images:
+            self.made.stored_bits = mean_bits(quantized, site_sizes(quantized, calibration))
+        if mixed or self._method.chooses_bits():
+            found = quantized.table.items()
+            self.made.found_bits = {
+                key: spec.bits for key, spec in found if self._table.get(key) != spec
+            }
 
     def _take(self, evaluation: Evaluation) -> None:
         made = self.made

@@ -32,7 +32,7 @@ from vit_ptq_bench.bench.records.spec import (
     TaskSpec,
 )
 from vit_ptq_bench.methods import Method
-from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, Protocol
+from vit_ptq_bench.methods.quantization.bits import ALLOCATION, BitTable, BitWidth, Protocol
 from vit_ptq_bench.tasks import Task, TaskOptions
 
 EQUAL_CALIBRATION_IMAGES = 32
@@ -316,8 +316,22 @@ def _run(common: Common, model: ModelSpec, cell: Cell, reference: str | None) ->
         calibration=CalibrationSpec(part.images, cell.seed, content),
         seed=cell.seed,
         scope=cell.scope,
+        allocation=_allocation(common, cell, part),
     )
     return Run(spec, part.fidelity, reference, cell.choice.variant, part.family)
+
+
+def _allocation(common: Common, cell: Cell, part: Part) -> int | None:
+    """Version of what shares the bits out, where it is not the method itself that does."""
+    if not BitWidth.parse(cell.bits).mixed:
+        return None
+    if not part.images:
+        raise common.suite.error(
+            f"{cell.choice.name} sees no images, and {cell.bits} shares bits out by what images lose",
+            "bits",
+            value=cell.bits,
+        )
+    return None if registry.method_class(cell.choice.name).chooses_bits() else ALLOCATION
 
 
 def _part(common: Common, cell: Cell) -> Part:

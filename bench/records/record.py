@@ -20,10 +20,17 @@ from vit_ptq_bench.bench.records.spec import (
     table_to_dict,
 )
 from vit_ptq_bench.methods.errors import MethodError
-from vit_ptq_bench.methods.quantization.bits import TensorSpec, role_of
+from vit_ptq_bench.methods.quantization.bits import MIXED, BitWidth, TensorSpec, role_of
 
 REFERENCE_FIDELITY = "reference"
 """Fidelity of the method that leaves a model in full precision."""
+
+
+MORE = ":more"
+"""Behind the bit width of tables whose rows store more bits on average than it says."""
+
+ROUNDING = 0.005
+"""What a mean of stored bits may be above its budget."""
 
 
 class DamagedRecord(BenchError):
@@ -53,6 +60,9 @@ class Record:
             the calibration that another run has spent.
         peak_memory_mb: highest memory use while calibrating, in MB.
         size_mb: size of the saved quantized model, in MB.
+        stored_bits: of weights and of activations, on average over values; see `mean_bits`.
+        found_bits: entry of the bit table, of one operation -> bits that were chosen for it in the place of
+            the spec's; None where nobody was to choose.
         environment: machine, software and settings.
         error: type, message and traceback (a list of lines) of a run that is not ok.
         outcomes_sha256: checksum of the per-image outcomes beside the record.
@@ -81,6 +91,8 @@ class Record:
     seconds: Mapping[str, float | None] = field(default_factory=dict)
     peak_memory_mb: float | None = None
     size_mb: float | None = None
+    stored_bits: Mapping[str, float | None] = field(default_factory=dict)
+    found_bits: Mapping[str, int] | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
     error: Mapping[str, Any] | None = None
     outcomes_sha256: str | None = None
@@ -104,6 +116,32 @@ class Record:
     def title(self) -> str:
         """Method and variant, like ``mgrq +obwr``."""
         return self.spec.title(self.variant)
+
+    @property
+    def own_bits(self) -> dict[str, int]:
+        """Bits of single operations, those of the spec's table and those that were found."""
+        given = {key: spec.bits for key, spec in self.spec.table.items() if key != role_of(key)}
+        return given | dict(self.found_bits or {})
+
+    @property
+    def standing_bits(self) -> str:
+        """The bit width of the tables that the run stands in.
+
+        Where bits differ from operation to operation it is ``W4A4:mixed``, or ``W4A4:more`` where more is
+        stored on average than the width says: neither stands among those of one width everywhere.
+        """
+        if not self.own_bits:
+            return self.spec.bits
+        try:
+            width = BitWidth.parse(self.spec.bits)
+        except MethodError:  # of another program
+            return self.spec.bits
+        means = {"weight": width.weight, "activation": width.activation}
+        more = any(
+            (self.stored_bits.get(kind) or 0) > mean + ROUNDING for kind, mean in means.items()
+        )
+        plain = BitWidth(width.weight, width.activation)
+        return f"{plain}{MORE if more else MIXED}"
 
     @property
     def value(self) -> float | None:

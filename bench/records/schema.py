@@ -23,7 +23,7 @@ from vit_ptq_bench.bench.records.checks import (
     whole,
 )
 
-SCHEMA = 5
+SCHEMA = 6
 """Version of the layout; raise it when a key is added, renamed or changes its meaning."""
 
 STATUSES = ("ok", "failed", "oom", "timeout", "skipped")
@@ -60,6 +60,8 @@ FIELDS: dict[str, tuple[str, Check]] = {
     "seconds": ("an object of numbers of at least 0", _numbers),
     "peak_memory_mb": ("a number of at least 0, or null", optional(amount)),
     "size_mb": ("a number of at least 0, or null", optional(amount)),
+    "stored_bits": ("an object of numbers of at least 0", _numbers),
+    "found_bits": ("an object of whole numbers, or null", optional(dict_of(count))),
     "environment": (
         "an object whose device, threads, torch and warnings are what they say",
         _machine,
@@ -129,11 +131,20 @@ def _from_4(data: Json) -> Json:
     return rest | new | {"schema": 5}
 
 
+def _from_5(data: Json) -> Json:
+    """Schema 5 did not say how many bits are stored on average, nor knew methods that choose them."""
+    new: Json = {"stored_bits": {}, "found_bits": None}
+    if new.keys() & data.keys():
+        raise KeyError("schema 5 has no such keys")
+    return data | new | {"schema": 6}
+
+
 _UPGRADES: dict[object, Callable[[Json], Json]] = {
     1: _from_1,
     2: _from_2,
     3: _from_3,
     4: _from_4,
+    5: _from_5,
 }
 
 _METHODS_4 = {

@@ -109,6 +109,7 @@ class RunSpec:
         seed: state of every random generator.
         precision: of the arithmetic that simulates quantization.
         scope: what of a detector is quantized; None where it is always the whole model.
+        allocation: version of the search that shares bits out, where ``bits`` ask for it.
     """
 
     method: MethodSpec
@@ -121,6 +122,7 @@ class RunSpec:
     seed: int
     precision: str = "float32"
     scope: str | None = None
+    allocation: int | None = None
 
     @cached_property
     def run_id(self) -> str:
@@ -149,7 +151,7 @@ class RunSpec:
         return self.method.name if variant is None else f"{self.method.name} {variant}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the specification as JSON-ready data; ``scope`` is left out where there is none."""
+        """Return the specification as JSON-ready data; without ``scope`` and ``allocation`` where there is none."""
         data = {
             "method": self.method.to_dict(),
             "model": asdict(self.model),
@@ -161,7 +163,8 @@ class RunSpec:
             "seed": self.seed,
             "precision": self.precision,
         }
-        return data if self.scope is None else data | {"scope": self.scope}
+        more = {"scope": self.scope, "allocation": self.allocation}
+        return data | {key: value for key, value in more.items() if value is not None}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -178,6 +181,10 @@ class RunSpec:
                 value = value[key]
             if not check(value):
                 raise WrongSpec(f"spec.{path} must be {kind}, not {checks.short(value)}")
+        if not checks.optional(checks.whole)(data.get("allocation")):
+            raise WrongSpec(
+                f"spec.allocation must be a whole number, not {checks.short(data['allocation'])}"
+            )
         content = data["calibration"].get("content", "")
         if not checks.text(content):
             raise WrongSpec(f"spec.calibration.content must be a text, not {checks.short(content)}")
@@ -195,6 +202,7 @@ class RunSpec:
                 table=table_from_dict(data["table"]),
                 **{key: data[key] for key in ("bits", "protocol", "seed", "precision")},
                 scope=data.get("scope"),
+                allocation=data.get("allocation"),
             )
         except (MethodError, TypeError) as error:  # a bit width that is none, a part too many
             raise WrongSpec(f"spec: {error}") from error

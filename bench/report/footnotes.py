@@ -15,6 +15,9 @@ from vit_ptq_bench.methods.quantization.bits import (
     role_of,
 )
 
+NAMED = 3
+"""Sites that are named in a footnote; more are counted."""
+
 Table = Mapping[str, TensorSpec]
 
 
@@ -30,7 +33,25 @@ def convention(record: Record) -> str:
     if record.common_table is None:  # it ended before the method was asked
         return ""
     words = table_words(_in_order(record.spec.table))
+    words = (*words, *chosen_words(record))
     return "; ".join([*words, *transform_words(record.spec.method.transforms), *record.notes])
+
+
+def chosen_words(record: Record) -> tuple[str, ...]:
+    """In words, which bits were chosen for which sites; nothing where nobody was to choose.
+
+    At a width with at most `NAMED` sites these are named, else counted.
+    """
+    if record.found_bits is None:
+        return ()
+    by_width: dict[int, list[str]] = {}
+    for key, bits in record.found_bits.items():
+        by_width.setdefault(bits, []).append(key)
+    told = [
+        f"{bits} bits for {_sites(keys) if len(keys) <= NAMED else f'{len(keys)} sites'}"
+        for bits, keys in sorted(by_width.items())
+    ]
+    return (f"bits chosen by operation: {', '.join(told) or 'everywhere those of the width'}",)
 
 
 def _in_order(table: Table) -> Table:

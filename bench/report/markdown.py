@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY, Record
 from vit_ptq_bench.bench.report.factorial import Factorial, sections
-from vit_ptq_bench.bench.report.footnotes import deviation
+from vit_ptq_bench.bench.report.footnotes import chosen_words, deviation
 from vit_ptq_bench.bench.report.published import Published, extent, of_row, sentence
 from vit_ptq_bench.bench.report.summary import Average, Choice, Overall, choices, overall
 from vit_ptq_bench.bench.report.tables import Place, Row, Table, by_section
@@ -242,6 +242,11 @@ def _ranking(table: Table, notes: dict[str, str]) -> str:
         for line, row in zip(lines, own, strict=True):
             if row.runs:
                 line.insert(3, _paper(row, papers[row.label]))
+    chosen = any(row.record.own_bits for row in table.rows)
+    if chosen:
+        for line, row in zip(lines, own, strict=True):
+            if row.runs:
+                line.insert(-3, row.stored)
     lines += [["", plain(label), "not run"] for label in table.missing]
     titles = [f"{plain(title)}" for _, title in table.titles]
     head = [
@@ -251,7 +256,8 @@ def _ranking(table: Table, notes: dict[str, str]) -> str:
         *(["paper %"] if has_papers else []),
         *titles,
     ]
-    return _table(lines, [*head, "drop", "s", "MB", "size", "run", "notes"])
+    bits = ["bits"] if chosen else []
+    return _table(lines, [*head, "drop", "s", "MB", *bits, "size", "run", "notes"])
 
 
 def _paper(row: Row, found: Sequence[Published]) -> str:
@@ -318,6 +324,7 @@ def _note(row: Row, usual_images: int | None, papers: Sequence[Published]) -> st
     images = record.spec.calibration.images
     texts = [
         deviation(record),
+        *chosen_words(record),
         *transform_words(record.spec.method.transforms),
         *record.notes,
         "" if images == usual_images else f"{images} calibration images",

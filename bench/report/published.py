@@ -10,6 +10,7 @@ from functools import cache
 from importlib.resources import files
 
 from vit_ptq_bench.bench.report.tables import Row, Table
+from vit_ptq_bench.methods.quantization.bits import MIXED
 
 FOLDER = files("vit_ptq_bench.bench") / "published"
 
@@ -136,7 +137,8 @@ def of_row(table: Table, row: Row) -> tuple[Published, ...]:
         return ()
     record = row.record
     name = record.spec.method.name.removesuffix(RELEASED)
-    wanted = (name, model_of(table), dataset, record.spec.bits, table.metric)
+    bits = record.spec.bits.removesuffix(MIXED)
+    wanted = (name, model_of(table), dataset, bits, table.metric)
     return tuple(
         one
         for one in figures()

@@ -28,6 +28,7 @@ def describe(record: Record) -> str:
         *_pairs("seconds", record.seconds),
         f"memory       {record.peak_memory_mb} MB while calibrating",
         f"size         {record.size_mb} MB",
+        *_pairs("stored bits", {kind: _two(mean) for kind, mean in record.stored_bits.items()}),
         *_pairs("environment", {k: v for k, v in record.environment.items() if k != "warnings"}),
         *(f"warning      {text}" for text in record.environment.get("warnings", [])),
         f"time         {record.started} to {record.finished}",

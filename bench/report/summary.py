@@ -93,11 +93,13 @@ def overall(found: Sequence[Table]) -> list[Overall]:
     """Return how each method does over tables, those with most cells first, then by mean rank.
 
     Figures of unlike cells are never averaged, for the hardest cell would decide alone: within each table
-    methods have ranks, and these are averaged.
+    methods have ranks, and these are averaged. Tables of bits that differ from operation to operation have
+    other rows than the rest and are left out, unless there are no other tables.
 
     Args:
         found: tables of one task and protocol; what has fewer than two results tells nothing.
     """
+    found = [table for table in found if not table.place.shared_out] or found
     ranks: dict[str, list[float]] = {}
     wins: dict[str, list[float]] = {}
     for table in found:

@@ -54,6 +54,11 @@ class Place(NamedTuple):
     weights: str
     bits: str
 
+    @property
+    def shared_out(self) -> bool:
+        """Whether bits differ from operation to operation: `Record.standing_bits`."""
+        return ":" in self.bits
+
 
 @dataclass(frozen=True)
 class Row:
@@ -100,6 +105,13 @@ class Row:
     def metric(self, name: str) -> float | None:
         """A metric in percent, mean over the seeds that have it."""
         return self.mean(lambda record: record.metrics.get(name))
+
+    @property
+    def stored(self) -> str:
+        """The bits of weights and activations as stored on average, like ``4.00/3.98``; mean over seeds."""
+        means = [self.mean(lambda one: one.stored_bits.get("weight"))]
+        means.append(self.mean(lambda one: one.stored_bits.get("activation")))
+        return "/".join("" if mean is None else f"{mean:.2f}" for mean in means).strip("/")
 
     def mean(self, of: Callable[[Record], float | None]) -> float | None:
         """The mean over the runs that are ok and have it."""
@@ -168,14 +180,19 @@ def tables(records: Sequence[Record], evidence: Loader) -> list[Table]:
     found: list[Table] = []
     for _, section in frame[~is_reference].groupby(GROUP[:-2], dropna=False, sort=True):
         section = section.assign(label=labels(section))
-        everyone = sorted(set(section["label"]))
+        everyone = section.groupby(section["bits"].map(_sharing))["label"].agg(set)
         for key, part in section.groupby([*GROUP, "bits"], dropna=False, sort=True):
             rows = _rows(part, by_id, evidence)
             here = {row.label for row in rows}
-            missing = tuple(label for label in everyone if label not in here)
             place = _place(key)
+            missing = tuple(sorted(everyone[_sharing(place.bits)] - here))
             found.append(Table(place, references.get(_model_of(place)), rows, missing))
     return found
+
+
+def _sharing(bits: str) -> str:
+    """How a bit width is meant: everywhere the same, or on average; who runs the one need not the other."""
+    return bits.partition(":")[2]
 
 
 def _place(key: Any) -> Place:

@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_type_hints
 
 from vit_ptq_bench.methods import quantization as parts
-from vit_ptq_bench.methods.api.parameters import NoParameters, checked
+from vit_ptq_bench.methods.api.parameters import NoParameters, ReparameterizationParameters, checked
 from vit_ptq_bench.methods.api.words import table_words, transform_words
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import (
@@ -158,6 +158,57 @@ class Method(ABC):
         """Return the table of the authors, uniform everywhere; `schemes` is applied to it."""
         return equal_table(bits)
 
+    def folds(self) -> bool:
+        """Whether scales of LayerNorm outputs move into their readers: then channels differ less.
+
+        Asked where bits are shared out, which is before the method has done so.
+        """
+        return isinstance(self.parameters, ReparameterizationParameters)
+
+    def found_table(
+        self, model: nn.Module, table: BitTable, calibration: parts.Calibration
+    ) -> BitTable:
+        """Return the table that the method runs on: ``table``, unless it chooses bits for itself.
+
+        Args:
+            model: a supported architecture in float32, unchanged.
+            table: from `bit_table`.
+            calibration: images on the device of the model.
+        """
+        return table
+
+    @classmethod
+    def chooses_bits(cls) -> bool:
+        """Whether the method has a `found_table` of its own."""
+        return cls.found_table is not Method.found_table
+
+    def mixed_table(
+        self, model: nn.Module, table: BitTable, bits: BitWidth, calibration: parts.Calibration
+    ) -> BitTable:
+        """Return ``table`` with bits shared out by what each site loses (`quantization.mixed_table`).
+
+        Sensitivities are those of the model behind `transforms`, and behind the fold if the method `folds`.
+        A method that chooses bits for itself gets ``table`` as it is.
+
+        Args:
+            model: a supported architecture in float32, unchanged.
+            table: from `bit_table`.
+            bits: the mean of weights and of activations.
+            calibration: images on the device of the model.
+
+        Raises:
+            MethodError: unsupported model, or unusable activations.
+        """
+        if self.chooses_bits():
+            return table
+        wrapped = parts.wrap_model(model, table)
+        if self.transforms:
+            parts.apply_transforms(wrapped, self.transforms, calibration)
+        if self.folds():
+            rule = parts.best_percentile_rule(parts.PERCENTILES)
+            parts.fold_norm_outputs(wrapped, calibration, rule)
+        return parts.mixed_table(wrapped, calibration, bits)
+
     def supports(self, model: nn.Module, table: BitTable) -> str | None:
         """Return why this method, behind its transforms, cannot quantize this model so, or None."""
         try:
@@ -225,7 +276,7 @@ class Method(ABC):
         reason = self.supports(model, table)
         if reason is not None:
             raise MethodError(reason)
-        quantized = parts.wrap_model(model, table)
+        quantized = parts.wrap_model(model, self.found_table(model, table, calibration))
         self.check(quantized, calibration)
         if self.transforms:
             parts.apply_transforms(quantized, self.transforms, calibration)

@@ -1,3 +1,12 @@
+# Bits shared out among sites.
+from .allocation.knapsack import Item as Item
+from .allocation.knapsack import best_widths as best_widths
+from .allocation.mixed import mixed_table as mixed_table
+from .allocation.mixed import with_widths as with_widths
+from .allocation.sensitivity import sensitivities as sensitivities
+from .allocation.sites import mean_bits as mean_bits
+from .allocation.sites import site_sizes as site_sizes
+
 # Bit widths and tables; without torch.
 from .bits import FLOAT as FLOAT
 from .bits import BitTable as BitTable

@@ -51,34 +51,55 @@ Scope = Literal["backbone", "full"]
 """What of a detector is quantized."""
 
 
+MIXED = ":mixed"
+"""Behind a bit width: so many bits on average, not at every site."""
+
+KINDS = ("weight", "activation")
+"""Of what is quantized: stored once, or there for every image."""
+
+ALLOCATION = 1
+"""Version of `allocation.mixed.mixed_table`; raise it whenever the tables that it finds change."""
+
+
 @dataclass(frozen=True)
 class BitWidth:
-    """Weight bits and activation bits, each 2 to 8, or 32 for floating point."""
+    """Weight bits and activation bits, each 2 to 8, or 32 for floating point.
+
+    Attributes:
+        weight, activation: the bits; where ``mixed`` their mean over stored values.
+        mixed: bits are shared out among the sites of single operations.
+    """
 
     weight: int
     activation: int
+    mixed: bool = False
 
     def __post_init__(self) -> None:
         for kind, bits in (("weight", self.weight), ("activation", self.activation)):
             check_bits(bits, f"{kind} bits")
+        if self.mixed and self.weight == self.activation == FLOAT:
+            raise MethodError(f"{self}: nothing is quantized, so there are no bits to share out")
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``W4A4``, ``W4A8`` or ``W4A32``: a bit width has this one spelling.
+        """Read ``W4A4``, ``W4A8``, ``W4A32`` or ``W4A4:mixed``: a bit width has this one spelling.
 
         Raises:
             MethodError: the text is not of that form, or a number is out of range.
         """
-        pattern = r"W(0|[1-9][0-9]?)A(0|[1-9][0-9]?)"  # [0-9]: \d matches Arabic digits too
+        pattern = (
+            r"W(0|[1-9][0-9]?)A(0|[1-9][0-9]?)(:mixed)?"  # [0-9]: \d matches Arabic digits too
+        )
         match = re.fullmatch(pattern, text) if isinstance(text, str) else None
         if match is None:
             raise MethodError(
-                f"{shown(text)} is not a bit width; write it like W4A4, W4A8 or W4A32"
+                f"{shown(text)} is not a bit width; write it like W4A4, W4A8 or W4A32, or like "
+                "W4A4:mixed for the same bits on average"
             )
-        return cls(int(match[1]), int(match[2]))
+        return cls(int(match[1]), int(match[2]), match[3] is not None)
 
     def __str__(self) -> str:
-        return f"W{self.weight}A{self.activation}"
+        return f"W{self.weight}A{self.activation}{MIXED if self.mixed else ''}"
 
 
 def check_bits(bits: int, what: str) -> None:

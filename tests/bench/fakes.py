@@ -83,6 +83,25 @@ class ToyPlain(MinMax):
 
 
 @register_method
+class ToyChooser(MinMax):
+    """Keeps its head's input at eight bits."""
+
+    name = "toy-chooser"
+    paper = "none"
+
+    def found_table(self, model, table, calibration):
+        return table.change("head.input@head", bits=8)
+
+
+@register_method
+class ToyBlind(ToyPlain):
+    """Looks at no image."""
+
+    name = "toy-blind"
+    calibration_images = 0
+
+
+@register_method
 class ToyFew(MinMax):
     """Its authors calibrate with five images."""
 

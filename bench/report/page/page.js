@@ -27,6 +27,7 @@ const ALL_COLUMNS = [
   { key: "seconds", title: "s", number: true, show: (row) => digits(row.seconds, 1) },
   { key: "memory", title: "MB", number: true, show: (row) => digits(row.memory, 0) },
   { key: "size", title: "size, MB", number: true, show: (row) => digits(row.size, 2) },
+  { key: "stored", title: "bits stored", optional: true, show: (row) => row.stored === null ? "" : row.stored },
   { key: "images", title: "images", number: true, show: (row) => row.reference ? "" : String(row.images) },
   { key: "runs", title: "run", show: null },
 ];

@@ -84,6 +84,11 @@ class Quantizer(nn.Module, ABC):
         )
 
     @property
+    def stored_bits(self) -> float:
+        """Bits that a value takes: log2 of the number of codes, where that is not ``spec.bits``."""
+        return float(self.spec.bits)
+
+    @property
     def groups(self) -> int | None:
         """Number of equal blocks of a tensor that have a scale each; None: the form alone knows."""
         return None
