@@ -151,7 +151,7 @@ class RunSpec:
         return self.method.name if variant is None else f"{self.method.name} {variant}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the specification as JSON-ready data; without ``scope`` and ``allocation`` where there is none."""
+        """Return JSON-ready data; ``scope`` and ``allocation`` are left out where there are none."""
         data = {
             "method": self.method.to_dict(),
             "model": asdict(self.model),

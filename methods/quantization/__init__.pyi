@@ -2,10 +2,14 @@
 from .allocation.knapsack import Item as Item
 from .allocation.knapsack import best_widths as best_widths
 from .allocation.mixed import mixed_table as mixed_table
+from .allocation.mixed import shared_out as shared_out
 from .allocation.mixed import with_widths as with_widths
+from .allocation.reconstruction_error import reconstruction_errors as reconstruction_errors
+from .allocation.sensitivity import grids_at as grids_at
 from .allocation.sensitivity import sensitivities as sensitivities
 from .allocation.sites import mean_bits as mean_bits
 from .allocation.sites import site_sizes as site_sizes
+from .allocation.spikes import spike_ratios as spike_ratios
 
 # Bit widths and tables; without torch.
 from .bits import FLOAT as FLOAT

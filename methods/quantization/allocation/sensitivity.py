@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -36,6 +36,7 @@ def sensitivities(
     model: QuantizedModel,
     calibration: Calibration,
     widths: Sequence[int] = WIDTHS,
+    weights_only: bool = False,
 ) -> Errors:
     """Return what the loss grows by when one site alone is quantized, to second order.
 
@@ -50,32 +51,45 @@ def sensitivities(
             afterwards, and their ranges as they were.
         calibration: the images, of which the first `IMAGES` are looked at.
         widths: the bits to look at.
+        weights_only: of weights alone.
 
     Returns:
-        Of every quantized site but the image.
+        Of every quantized site but the image, or of every quantized weight.
 
     Raises:
         MethodError: NaN or infinite activations or gradients.
     """
     calibration = calibration.first(IMAGES)
-    grids = {bits: _grids(model, calibration, bits) for bits in widths}
+    grids = {bits: grids_at(model, calibration, bits, weights_only) for bits in widths}
     errors: Errors = {}
     for operation, recording in record_operations(model, calibration, fisher_loss):
         for bits, quantizers in grids.items():
-            with _in_place([operation], quantizers):
-                for name, error in _errors(operation, recording):
+            with in_place([operation], quantizers):
+                for name, error in _errors(operation, recording, quantizers):
                     errors.setdefault(name, {})[bits] = error / calibration.n_images
     model.activate(weights=False, activations=False)
-    return {site.name: errors[site.name] for site in model.sites() if counts(site)}
+    return {site.name: errors[site.name] for site in model.sites() if site.name in errors}
 
 
-def _grids(model: QuantizedModel, calibration: Calibration, bits: int) -> dict[str, Quantizer]:
-    """Quantizers of all sites that are quantized, at one width, by site name."""
-    new = {site.name: _at_width(site.quantizer, bits) for site in model.sites() if counts(site)}
+def grids_at(
+    model: QuantizedModel, calibration: Calibration, bits: int, weights_only: bool = False
+) -> dict[str, Quantizer]:
+    """Return quantizers of least error at one width for all sites that are quantized, by site name.
+
+    Args:
+        model: the wrapped model; keeps its own quantizers, inactive.
+        calibration: the images, of which the first `RANGE_IMAGES` are looked at.
+        bits: the width.
+        weights_only: for weights alone.
+    """
+    sites = [site for site in model.sites() if counts(site)]
+    sites = [site for site in sites if site.is_weight or not weights_only]
+    new = {site.name: _at_width(site.quantizer, bits) for site in sites}
     few = calibration.first(min(RANGE_IMAGES, range_images(model, calibration)))
-    with _in_place(model.operations, new):
+    with in_place(model.operations, new):
         calibrate_weights(model, shrink_rule())
-        calibrate_grids(model, few)
+        if not weights_only:
+            calibrate_grids(model, few)
     model.activate(weights=False, activations=False)
     return new
 
@@ -85,7 +99,7 @@ def _at_width(quantizer: Quantizer, bits: int) -> Quantizer:
 
 
 @contextmanager
-def _in_place(operations: Iterable[QuantOperation], new: Mapping[str, Quantizer]) -> Iterator[None]:
+def in_place(operations: Iterable[QuantOperation], new: Mapping[str, Quantizer]) -> Iterator[None]:
     """Put quantizers in the place of those of their names, and those back at the end."""
     kept = []
     for operation in operations:
@@ -101,13 +115,15 @@ def _in_place(operations: Iterable[QuantOperation], new: Mapping[str, Quantizer]
 
 
 @torch.no_grad()
-def _errors(operation: QuantOperation, recording: Recording) -> Iterator[tuple[str, float]]:
-    """The weighted error of the output with one of the operation's quantizers active, for each."""
+def _errors(
+    operation: QuantOperation, recording: Recording, own: Container[str]
+) -> Iterator[tuple[str, float]]:
+    """The weighted error of the output with one of the operation's quantizers active, for each of ``own``."""
     assert recording.squared_gradient is not None
-    own = [site.quantizer for site in sites_of([operation]) if counts(site)]
-    for quantizer in own:
-        for other in own:
-            other.active = other is quantizer
+    sites = list(sites_of([operation]))
+    for quantizer in (site.quantizer for site in sites if site.name in own):
+        for site in sites:
+            site.quantizer.active = site.quantizer is quantizer
         difference: Tensor = operation(*recording.inputs) - recording.output
         error = difference.square_().mul_(recording.squared_gradient).sum(dtype=torch.float64)
         yield quantizer.site, 0.5 * float(error)
