@@ -12,6 +12,7 @@ from .calibration.data import CalibrationProgress as CalibrationProgress
 from .calibration.gradients import fisher_loss as fisher_loss
 from .calibration.gradients import self_divergence_loss as self_divergence_loss
 from .calibration.group_rules import group_rule as group_rule
+from .calibration.level_search import level_rule as level_rule
 from .calibration.memory import range_images as range_images
 from .calibration.offset_search import offset_log_rule as offset_log_rule
 from .calibration.passes import RangeRule as RangeRule
