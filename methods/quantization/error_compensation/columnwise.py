@@ -134,6 +134,12 @@ def second_moment(tokens: Tensor) -> Tensor:
     return 2 * (tokens.T @ tokens).double()
 
 
+def within_blocks(hessian: Tensor, size: int) -> Tensor:
+    """Return ``hessian`` ([K, K]) with zeros between columns of different blocks of ``size`` columns."""
+    block = torch.arange(len(hessian), device=hessian.device) // size
+    return hessian * (block[:, None] == block)
+
+
 def compensated_codes(
     weight: Tensor,
     grid: Levels,
@@ -228,6 +234,7 @@ def round_columnwise(
     *,
     damping: float = 0.01,
     order_by_diagonal: bool = True,
+    neighbours: int | None = None,
     layers: Sequence[WeightedOperation] | None = None,
     progress: CalibrationProgress | None = None,
 ) -> None:
@@ -239,6 +246,7 @@ def round_columnwise(
             through.
         calibration: the images, shown as one batch.
         damping, order_by_diagonal: as in `compensated_codes`.
+        neighbours: errors are made up for within blocks of so many columns; None: by all that come.
         layers: in execution order; None: all.
         progress: called after each layer.
 
@@ -249,6 +257,8 @@ def round_columnwise(
     def visit(layer: WeightedOperation, x: Tensor) -> None:
         weight, tokens = layer.weight.flatten(1), layer.columns(layer.input_quantizer(x))
         grid, hessian = grid_of(layer.weight_quantizer, weight), second_moment(tokens)
+        if neighbours is not None:
+            hessian = within_blocks(hessian, neighbours)
         layer.set_codes(compensated_codes(weight, grid, hessian, damping, order_by_diagonal))
 
     layers = model.weighted_operations() if layers is None else layers
