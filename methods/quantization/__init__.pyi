@@ -25,12 +25,14 @@ from .calibration.data import CalibrationProgress as CalibrationProgress
 from .calibration.gradients import fisher_loss as fisher_loss
 from .calibration.gradients import self_divergence_loss as self_divergence_loss
 from .calibration.group_rules import group_rule as group_rule
+from .calibration.level_search import level_rule as level_rule
 from .calibration.memory import range_images as range_images
 from .calibration.offset_search import offset_log_rule as offset_log_rule
 from .calibration.passes import RangeRule as RangeRule
 from .calibration.passes import calibrate_activations as calibrate_activations
 from .calibration.passes import calibrate_sites as calibrate_sites
 from .calibration.passes import calibrate_weights as calibrate_weights
+from .calibration.piecewise_search import piecewise_rule as piecewise_rule
 from .calibration.range_rules import best_percentile_rule as best_percentile_rule
 from .calibration.range_rules import histogram_shrink_rule as histogram_shrink_rule
 from .calibration.range_rules import minmax_rule as minmax_rule
@@ -68,6 +70,7 @@ from .error_compensation.residual_aware import round_with_residuals as round_wit
 from .error_compensation.resolve import Resolve as Resolve
 from .error_compensation.resolve import Strength as Strength
 from .error_compensation.resolve import resolve_layers as resolve_layers
+from .error_compensation.row_moments import keep_row_moments as keep_row_moments
 from .error_compensation.two_streams import LayerStreams as LayerStreams
 from .error_compensation.two_streams import TokenWeights as TokenWeights
 from .error_compensation.two_streams import visit_streams as visit_streams

@@ -36,11 +36,8 @@ from vit_ptq_bench.methods.quantization.model.layers import (
     ensured_bias,
 )
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
-from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
-from vit_ptq_bench.methods.quantization.quantizers.uniform import (
-    DualUniformQuantizer,
-    UniformQuantizer,
-)
+from vit_ptq_bench.methods.quantization.quantizers.base import CodedQuantizer, Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.uniform import DualUniformQuantizer
 
 FORMAT = "vit-ptq-bench/2"
 
@@ -354,15 +351,13 @@ def _load_codes(quantized: QuantizedModel, tensors: dict[str, Tensor]) -> None:
         quantizer = operation.weight_quantizer
         if packed is None:
             continue
-        if not isinstance(quantizer, UniformQuantizer) or quantizer.spec.is_float:
+        if not isinstance(quantizer, CodedQuantizer) or quantizer.spec.is_float:
             raise MethodError(f"there are codes of {operation.name}, whose weight has none")
         if not quantizer.scale.numel():
             raise MethodError(f"there are codes, but no scales, of {operation.name}")
-        problem = quantizer.problem()
-        if problem is not None or quantizer.zero_point.dtype != torch.int32:
-            raise MethodError(
-                f"{quantizer.site} has {problem or 'zero points that are no whole numbers'}"
-            )
+        problem = quantizer.code_problem()
+        if problem is not None:
+            raise MethodError(f"{quantizer.site} has {problem}")
         _set_packed(operation, packed)
 
 
@@ -380,7 +375,7 @@ def _load_rest(quantized: QuantizedModel, tensors: dict[str, Tensor], loaded: se
     coded = {
         op.name: op.frozen
         for op in quantized.weighted_operations()
-        if op.frozen or (isinstance(op.weight_quantizer, UniformQuantizer) and _is_static(op))
+        if op.frozen or (isinstance(op.weight_quantizer, CodedQuantizer) and _is_static(op))
     }
     expected = {name for name, tensor in state.items() if tensor.numel()} - loaded
     expected -= {f"{name}.weight" for name in coded}

@@ -10,11 +10,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.error_compensation.descent import Levels
 from vit_ptq_bench.methods.quantization.error_compensation.solving import positive_factor
 from vit_ptq_bench.methods.quantization.error_compensation.visiting import visit_layers
 from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.levels import (
+    LevelQuantizer,
+    cell_bounds,
+    look_up,
+    nearest_places,
+)
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
 
 BLOCK = 128
@@ -64,14 +73,76 @@ class RowGrid:
         return (codes - self.zero_point) * self.scale
 
 
+@dataclass(frozen=True)
+class LevelGrid:
+    """The levels of a weight [R, K] in one table or in one per row; codes are places in it.
+
+    Attributes:
+        scale: float64 [R, 1].
+        table: ascending, float64, [1, n] or [R, n].
+        bounds: of `cell_bounds`, float64, [1, n - 1] or [R, n - 1].
+    """
+
+    scale: Tensor
+    table: Tensor
+    bounds: Tensor
+
+    @classmethod
+    def of(cls, quantizer: LevelQuantizer, weight: Tensor) -> "LevelGrid":
+        """Return the levels of a calibrated quantizer of ``weight`` ([R, K])."""
+        rows, table = len(weight), quantizer.table().double()
+        scale = _per_row(quantizer.scale.double()[:, None], rows)
+        table = table if len(table) == 1 else _per_row(table, rows)
+        return cls(scale, table, cell_bounds(table))
+
+    def at(self, columns: slice | Tensor) -> "LevelGrid":
+        """Return the levels of some columns, which are those of all."""
+        return self
+
+    def codes(self, weight: Tensor) -> Tensor:
+        """Return the places of the nearest levels of ``weight`` ([R, k], float64), as float64."""
+        return nearest_places(weight / self.scale, self.bounds).double()
+
+    def values(self, codes: Tensor) -> Tensor:
+        """Return what ``codes`` stand for."""
+        return look_up(codes.long(), self.table) * self.scale
+
+
+def _per_row(values: Tensor, rows: int) -> Tensor:
+    """What groups of neighbouring rows have in common, [groups, n], row by row, [rows, n]."""
+    return values.repeat_interleave(rows // len(values), dim=0)
+
+
+def grid_of(quantizer: Quantizer, weight: Tensor) -> Levels:
+    """Return the levels of a calibrated quantizer of ``weight`` ([R, K]), uniform or in a table.
+
+    Raises:
+        MethodError: the form has no codes.
+    """
+    if isinstance(quantizer, LevelQuantizer):
+        return LevelGrid.of(quantizer, weight)
+    if isinstance(quantizer, UniformQuantizer):
+        return RowGrid.of(quantizer, weight)
+    raise MethodError(
+        f"{quantizer.site}: weights of the form {quantizer.spec.scheme!r} have no codes to round to; "
+        "use 'uniform' there"
+    )
+
+
 def second_moment(tokens: Tensor) -> Tensor:
     """Return ``H = 2 sum x x^T`` (float64, [K, K]) of tokens [n, K]."""
     return 2 * (tokens.T @ tokens).double()
 
 
+def within_blocks(hessian: Tensor, size: int) -> Tensor:
+    """Return ``hessian`` ([K, K]) with zeros between columns of different blocks of ``size`` columns."""
+    block = torch.arange(len(hessian), device=hessian.device) // size
+    return hessian * (block[:, None] == block)
+
+
 def compensated_codes(
     weight: Tensor,
-    grid: RowGrid,
+    grid: Levels,
     hessian: Tensor,
     damping: float,
     order_by_diagonal: bool,
@@ -86,7 +157,7 @@ def compensated_codes(
 
     Args:
         weight: [R, K].
-        grid: the rows' scales, fixed beforehand.
+        grid: the rows' levels, fixed beforehand.
         hessian: [K, K], from `second_moment`.
         damping: added to the diagonal, as a share of its mean.
         order_by_diagonal: take the columns with the largest second moment first.
@@ -133,7 +204,7 @@ def residual_moves(residual: Tensor, factor: Tensor) -> Tensor:
 
 
 def _round_in_order(
-    remaining: Tensor, grid: RowGrid, factor: Tensor, moves: Tensor | None = None
+    remaining: Tensor, grid: Levels, factor: Tensor, moves: Tensor | None = None
 ) -> Tensor:
     codes = torch.empty_like(remaining)
     for start in range(0, remaining.shape[1], BLOCK):
@@ -163,6 +234,7 @@ def round_columnwise(
     *,
     damping: float = 0.01,
     order_by_diagonal: bool = True,
+    neighbours: int | None = None,
     layers: Sequence[WeightedOperation] | None = None,
     progress: CalibrationProgress | None = None,
 ) -> None:
@@ -174,18 +246,19 @@ def round_columnwise(
             through.
         calibration: the images, shown as one batch.
         damping, order_by_diagonal: as in `compensated_codes`.
+        neighbours: errors are made up for within blocks of so many columns; None: by all that come.
         layers: in execution order; None: all.
         progress: called after each layer.
 
     Raises:
-        MethodError: NaN or infinite activations, or too small a damping.
+        MethodError: NaN or infinite activations, too small a damping, or weights of a form without codes.
     """
 
     def visit(layer: WeightedOperation, x: Tensor) -> None:
-        quantizer = layer.weight_quantizer
-        assert isinstance(quantizer, UniformQuantizer)
         weight, tokens = layer.weight.flatten(1), layer.columns(layer.input_quantizer(x))
-        grid, hessian = RowGrid.of(quantizer, weight), second_moment(tokens)
+        grid, hessian = grid_of(layer.weight_quantizer, weight), second_moment(tokens)
+        if neighbours is not None:
+            hessian = within_blocks(hessian, neighbours)
         layer.set_codes(compensated_codes(weight, grid, hessian, damping, order_by_diagonal))
 
     layers = model.weighted_operations() if layers is None else layers

@@ -11,8 +11,8 @@ from torch import Tensor
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.error_compensation.columnwise import (
-    RowGrid,
     compensated_codes,
+    grid_of,
     round_columnwise,
 )
 from vit_ptq_bench.methods.quantization.error_compensation.solving import ridge_solution
@@ -22,7 +22,6 @@ from vit_ptq_bench.methods.quantization.error_compensation.two_streams import (
     visit_streams,
 )
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
-from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +111,6 @@ class ResidualAware:
         quantizer = layer.weight_quantizer
         if quantizer.spec.is_float:
             return
-        assert isinstance(quantizer, UniformQuantizer)
         weight = layer.weight.flatten(1)
         folds = self.folds if self.strength is None else 1
         moments = InputMoments.of(streams, folds)
@@ -122,7 +120,7 @@ class ResidualAware:
             logger.info("%s: strength %.3f", layer.name, strength)
         codes = compensated_codes(
             weight,
-            RowGrid.of(quantizer, weight),
+            grid_of(quantizer, weight),
             moments.second.sum(dim=0),
             self.damping,
             self.order_by_diagonal,

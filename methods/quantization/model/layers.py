@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import BitTable
-from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.base import CodedQuantizer, Quantizer
 from vit_ptq_bench.methods.quantization.quantizers.build import build_quantizer
-from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
 
 
 class QuantOperation(nn.Module, ABC):
@@ -106,7 +105,7 @@ class WeightedOperation(QuantOperation):
     @property
     def code_offset(self) -> int:
         """Lowest code: `codes` are stored relative to it, as unsigned bytes."""
-        assert isinstance(self.weight_quantizer, UniformQuantizer)
+        assert isinstance(self.weight_quantizer, CodedQuantizer)
         return self.weight_quantizer.code_range[0]
 
     def ensure_bias(self) -> nn.Parameter:
@@ -117,7 +116,7 @@ class WeightedOperation(QuantOperation):
     def freeze(self) -> None:
         """Quantize the weight once: keep its integer codes and put the dequantized values in place."""
         quantizer = self.weight_quantizer
-        if self.frozen or not quantizer.quantizes or not isinstance(quantizer, UniformQuantizer):
+        if self.frozen or not quantizer.quantizes or not isinstance(quantizer, CodedQuantizer):
             return
         self.set_codes(quantizer.quantize(self.weight))
 
@@ -125,7 +124,7 @@ class WeightedOperation(QuantOperation):
     def set_codes(self, codes: Tensor) -> None:
         """Take integer codes (one per entry) as the weight, with the quantizer's scales."""
         quantizer = self.weight_quantizer
-        assert isinstance(quantizer, UniformQuantizer)
+        assert isinstance(quantizer, CodedQuantizer)
         codes = codes.view(self.weight.shape)
         self.codes = (codes - self.code_offset).to(torch.uint8)
         self.weight = nn.Parameter(quantizer.dequantize(codes), requires_grad=False)

@@ -116,3 +116,24 @@ class Quantizer(nn.Module, ABC):
     def extra_repr(self) -> str:
         """Return what `print(model)` shows."""
         return f"{self.spec.bits} bit, {self.spec.scheme}, {self.spec.granularity}"
+
+
+class CodedQuantizer(Quantizer):
+    """Base of the forms that a weight can be kept in: every value has an integer code of the spec's bits."""
+
+    @property
+    @abstractmethod
+    def code_range(self) -> tuple[int, int]:
+        """Lowest and highest integer code; no more than 2^b of them."""
+
+    @abstractmethod
+    def quantize(self, x: Tensor) -> Tensor:
+        """Return the integer codes of ``x`` (int32, same shape)."""
+
+    @abstractmethod
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Return what ``codes`` (whole numbers, any shape that `quantize` takes) stand for, float32."""
+
+    def code_problem(self) -> str | None:
+        """Return in words why the parameters, in a file, cannot give codes a meaning, or None."""
+        return self.problem()

@@ -13,12 +13,12 @@ from vit_ptq_bench.methods.quantization.quantizers.arithmetic import (
     spread,
     widened,
 )
-from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.base import CodedQuantizer
 from vit_ptq_bench.methods.quantization.quantizers.registry import register_form
 
 
 @register_form("uniform", "power-of-two-factor")
-class UniformQuantizer(Quantizer):
+class UniformQuantizer(CodedQuantizer):
     """Affine or symmetric uniform quantizer, one scale per tensor, channel, head or token.
 
     Buffers ``scale`` (float32) and ``zero_point`` (int32), both of shape [groups]. Affine codes are
@@ -85,6 +85,11 @@ class UniformQuantizer(Quantizer):
         if not all(bool(torch.isfinite(end).all()) for end in ends):
             return "a range that is not finite"
         return None
+
+    def code_problem(self) -> str | None:
+        """Also of zero points that are no whole numbers."""
+        whole = self.zero_point.dtype == torch.int32
+        return self.problem() or (None if whole else "zero points that are no whole numbers")
 
     def quantize(self, x: Tensor) -> Tensor:
         """Return the integer codes of ``x`` (int32, same shape)."""

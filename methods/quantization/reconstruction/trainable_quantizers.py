@@ -20,7 +20,7 @@ from vit_ptq_bench.methods.quantization.quantizers.arithmetic import (
     spread,
     trainable_fake_quantize,
 )
-from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.base import CodedQuantizer, Quantizer
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
 
 ZETA, GAMMA = 1.1, -0.1
@@ -57,7 +57,7 @@ class TrainableWeight(TrainableQuantizer):
         settled: whether it gives the weight that its codes will be, not the one that is trained on.
     """
 
-    inner: UniformQuantizer
+    inner: CodedQuantizer
     settled: bool = False
 
     @abstractmethod
@@ -72,8 +72,25 @@ class TrainableWeight(TrainableQuantizer):
         return None
 
 
+def rectified(alpha: Tensor) -> Tensor:
+    """Return AdaRound's ``h = clip(1.2 sigmoid(alpha) - 0.1, 0, 1)`` (any shape)."""
+    return (alpha.sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+
+def logit_of(fraction: Tensor) -> Tensor:
+    """Return the alpha at which `rectified` is ``fraction``, in [0, 1] (any shape)."""
+    return -torch.log((ZETA - GAMMA) / (fraction - GAMMA) - 1)
+
+
+def undecided(up: Tensor, exponent: float) -> Tensor:
+    """Return AdaRound's penalty ``sum(1 - |2 h - 1|^exponent)`` of roundings h (any shape)."""
+    return (1 - (2 * up - 1).abs().pow(exponent)).sum()
+
+
 class TrainableCodes(TrainableWeight):
-    """Base of the two ways to learn codes on calibrated scales."""
+    """Base of the two ways to learn codes on calibrated uniform grids."""
+
+    inner: UniformQuantizer
 
     def __init__(self, inner: UniformQuantizer, weight: Tensor) -> None:
         super().__init__(inner)
@@ -97,13 +114,10 @@ class TrainableRounding(TrainableCodes):
         quotient = weight.detach() / self._step
         self._floor = quotient.floor() + self._zero
         fraction = quotient - quotient.floor()
-        self.alpha = nn.Parameter(-torch.log((ZETA - GAMMA) / (fraction - GAMMA) - 1))
-
-    def _up(self) -> Tensor:
-        return (self.alpha.sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+        self.alpha = nn.Parameter(logit_of(fraction))
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        up = (self.alpha >= 0) if self.settled else self._up()
+        up = (self.alpha >= 0) if self.settled else rectified(self.alpha)
         return self._values(self._floor + up)
 
     def codes(self, weight: Tensor) -> Tensor:
@@ -111,7 +125,7 @@ class TrainableRounding(TrainableCodes):
         return codes.clamp(self._low, self._high).to(torch.int32)
 
     def regulariser(self, exponent: float) -> Tensor:
-        return (1 - (2 * self._up() - 1).abs().pow(exponent)).sum()
+        return undecided(rectified(self.alpha), exponent)
 
 
 class TrainableOffset(TrainableCodes):
@@ -138,6 +152,8 @@ class TrainableClip(TrainableWeight):
         lower, upper: the logits l and u, [groups].
         gain: a factor on the dequantized row, [groups], folded into its scale at the end; None: 1.
     """
+
+    inner: UniformQuantizer
 
     def __init__(self, inner: UniformQuantizer, weight: Tensor, gain: bool) -> None:
         super().__init__(inner)

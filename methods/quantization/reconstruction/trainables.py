@@ -22,7 +22,9 @@ from vit_ptq_bench.methods.quantization.model.layers import (
 from vit_ptq_bench.methods.quantization.model.structure import Segment, Structure, sites_of
 from vit_ptq_bench.methods.quantization.quantizers.arithmetic import TINY
 from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.levels import LevelQuantizer
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
+from vit_ptq_bench.methods.quantization.reconstruction.level_rounding import TrainableLevelRounding
 from vit_ptq_bench.methods.quantization.reconstruction.trainable_quantizers import (
     BatchRange,
     TrainableActivation,
@@ -162,16 +164,20 @@ def _uniform(operation: WeightedOperation) -> UniformQuantizer:
 
 @dataclass(frozen=True)
 class Roundings(Trainable):
-    """AdaRound: whether each weight is rounded up or down (Nagel et al. 2020)."""
+    """AdaRound: whether each weight is rounded up or down (Nagel et al. 2020), between any levels."""
 
     rate: float = 1e-3
     cosine: bool = False
 
     def attach(self, unit: Unit) -> list[Attachment]:
-        return [
-            _WeightAttachment(op, TrainableRounding(_uniform(op), op.weight))
-            for op in unit.layers()
-        ]
+        return [_WeightAttachment(op, _rounding(op)) for op in unit.layers()]
+
+
+def _rounding(operation: WeightedOperation) -> TrainableWeight:
+    quantizer = operation.weight_quantizer
+    if isinstance(quantizer, LevelQuantizer):
+        return TrainableLevelRounding(quantizer, operation.weight)
+    return TrainableRounding(_uniform(operation), operation.weight)
 
 
 @dataclass(frozen=True)
