@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
 import torch
@@ -61,8 +61,9 @@ def reconstruction_errors(
     return errors
 
 
-def _keeping(kept: dict[str, Tensor]) -> object:
-    def hook(module: WeightedOperation, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _keeping(kept: dict[str, Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(module, WeightedOperation)
         kept[module.name] = output
 
     return hook
