@@ -39,8 +39,8 @@ class Hmptq(Method):
     error of its activation, (b) inside a layer, regions of low density and high value get more bits.
     Convention: the common table on average, for weights and for the inputs of layers; operands of attention
     products keep the width's bits; weights have the levels of PWLQ's three pieces, as many in the sparse
-    outer region as in the dense inner one, so more for each of its values; what is told are stored bits, log2 of
-    all codes. Static; 32 images.
+    outer region as in the dense inner one, so more for each of its values; bits are stored bits, log2 of all
+    codes. Static; 32 images.
     Deviations (this project's design): the budget is solved exactly by dynamic programming; the error is
     relative to the output's energy, and measured twice, at one width for all and at the bits found; the base
     is RepQ-ViT's.

@@ -48,7 +48,8 @@ FLOORS = {
     # A paper is a recipe over parts: it uses the contract and the parts, and nobody uses it.
     f"{PACKAGE}.methods": (("errors",), ("quantization",), ("api",), (REST,)),
     # Bits describe quantizers, quantizers are built into a model, a model is calibrated; the ways to better
-    # scales and weights need calibration and not each other; a transform may solve for weights;
+    # scales and weights need calibration and not each other; a transform may solve for weights,
+    # bits are shared out by what searched grids lose;
     # reconstruction starts where they end, and corrections of blocks go through a model as it does.
     f"{PACKAGE}.methods.quantization": (
         ("bits",),
@@ -56,7 +57,7 @@ FLOORS = {
         ("model",),
         ("calibration", "storage"),
         ("reparameterization", "search", "error_compensation"),
-        ("transforms",),
+        ("transforms", "allocation"),
         ("closed_form",),
         ("reconstruction",),
         ("correction",),

@@ -1,4 +1,4 @@
-"""Methods that choose bits: with nothing to choose they are the methods that they are built on, to the bit."""
+"""Methods that choose bits: with nothing to choose they are what they are built on, to the bit."""
 
 import pytest
 import torch
