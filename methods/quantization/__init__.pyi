@@ -49,6 +49,8 @@ from .error_compensation.descent import descend as descend
 from .error_compensation.descent import scale_factors as scale_factors
 from .error_compensation.layer_repair import RidgeRepair as RidgeRepair
 from .error_compensation.layer_repair import repair_layers as repair_layers
+from .error_compensation.output_adaptive import OutputAdaptive as OutputAdaptive
+from .error_compensation.output_adaptive import output_adaptive_hessian as output_adaptive_hessian
 from .error_compensation.residual_aware import ResidualAware as ResidualAware
 from .error_compensation.residual_aware import require_folds as require_folds
 from .error_compensation.residual_aware import round_with_residuals as round_with_residuals

@@ -4,7 +4,7 @@ A layer's output error on the calibration tokens is quadratic in the weight erro
 of the tokens is their second moment ``H = 2 sum x x^T``: [K, K] however many tokens there were.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +19,9 @@ from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantiz
 
 BLOCK = 128
 """Columns whose compensation of later blocks is applied together (GPTQ, section 3.3, step 2)."""
+
+HessianOf = Callable[[WeightedOperation, Tensor], Tensor]
+"""Maps a layer and the rows of its quantized input ([n, K]) to a matrix like `second_moment`, float64."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,7 @@ def round_columnwise(
     damping: float = 0.01,
     order_by_diagonal: bool = True,
     layers: Sequence[WeightedOperation] | None = None,
+    hessian_of: HessianOf | None = None,
     progress: CalibrationProgress | None = None,
 ) -> None:
     """Set the codes of every quantized weight by `compensated_codes`, layer by layer in one pass.
@@ -175,6 +179,7 @@ def round_columnwise(
         calibration: the images, shown as one batch.
         damping, order_by_diagonal: as in `compensated_codes`.
         layers: in execution order; None: all.
+        hessian_of: gives each layer's matrix; None: `second_moment`.
         progress: called after each layer.
 
     Raises:
@@ -185,7 +190,8 @@ def round_columnwise(
         quantizer = layer.weight_quantizer
         assert isinstance(quantizer, UniformQuantizer)
         weight, tokens = layer.weight.flatten(1), layer.columns(layer.input_quantizer(x))
-        grid, hessian = RowGrid.of(quantizer, weight), second_moment(tokens)
+        grid = RowGrid.of(quantizer, weight)
+        hessian = second_moment(tokens) if hessian_of is None else hessian_of(layer, tokens)
         layer.set_codes(compensated_codes(weight, grid, hessian, damping, order_by_diagonal))
 
     layers = model.weighted_operations() if layers is None else layers
