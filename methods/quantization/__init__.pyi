@@ -92,6 +92,7 @@ from .quantizers.registry import register_form as register_form
 from .reconstruction.affine import Biases as Biases
 from .reconstruction.affine import FloatWeights as FloatWeights
 from .reconstruction.affine import NormAffine as NormAffine
+from .reconstruction.affine import WeightScales as WeightScales
 from .reconstruction.choices import UnitGranularity as UnitGranularity
 from .reconstruction.choices import Weighting as Weighting
 from .reconstruction.curvature import FisherApproximation as FisherApproximation
@@ -114,6 +115,7 @@ from .reconstruction.start import calibrate_start as calibrate_start
 from .reconstruction.start import shift_rule as shift_rule
 from .reconstruction.trainables import Clipping as Clipping
 from .reconstruction.trainables import LogScales as LogScales
+from .reconstruction.trainables import LogSteps as LogSteps
 from .reconstruction.trainables import Ranges as Ranges
 from .reconstruction.trainables import Roundings as Roundings
 from .reconstruction.trainables import Steps as Steps
