@@ -26,7 +26,7 @@ class AdaquantParameters(ReparameterizationParameters):
     """
 
     iterations: int = bounded(100, at_least=0)
-    batch_size: int = counted(8)
+    batch_size: int = counted(4)
     weight_rate: float = bounded(1e-5, at_least=0)
     bias_rate: float = bounded(1e-3, at_least=0)
     step_rate: float = bounded(1e-3, at_least=0)

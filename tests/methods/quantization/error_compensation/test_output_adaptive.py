@@ -187,7 +187,7 @@ def test_rounding_by_tokens_leaves_less_where_the_prediction_looks(vit, calibrat
     exact = wrap_model(vit, table)
     moments, _ = _moments(exact, calibration, mode="tokens", draws=4)
     layer = next(op for op in exact.weighted_operations() if op.role == "fc1")
-    for name, settings in (("gptq", {}), ("oac", {"draws": 4})):
+    for name, settings in (("gptq", {}), ("oac", {"draws": 4, "floor": 0.0})):
         method = METHODS.get(name).create({"damping": 0.01, **settings})
         table = method.bit_table(BitWidth(4, 32))
         model = method.quantize(vit, table, calibration)
