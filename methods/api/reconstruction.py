@@ -69,7 +69,7 @@ class Reconstruction(Method):
     detection_images = 256
     quick = {"iterations": 3}
     profiles = {"paper": PAPER}
-    Parameters = ReconstructionParameters
+    Parameters: ClassVar[type] = ReconstructionParameters
 
     def notes(self) -> tuple[str, ...]:
         """Return the common words and how long is trained what: results depend on it."""

@@ -64,6 +64,8 @@ from .error_compensation.descent import descend as descend
 from .error_compensation.descent import scale_factors as scale_factors
 from .error_compensation.layer_repair import RidgeRepair as RidgeRepair
 from .error_compensation.layer_repair import repair_layers as repair_layers
+from .error_compensation.output_adaptive import OutputAdaptive as OutputAdaptive
+from .error_compensation.output_adaptive import output_adaptive_hessian as output_adaptive_hessian
 from .error_compensation.residual_aware import ResidualAware as ResidualAware
 from .error_compensation.residual_aware import require_folds as require_folds
 from .error_compensation.residual_aware import round_with_residuals as round_with_residuals
@@ -106,6 +108,7 @@ from .quantizers.registry import register_form as register_form
 from .reconstruction.affine import Biases as Biases
 from .reconstruction.affine import FloatWeights as FloatWeights
 from .reconstruction.affine import NormAffine as NormAffine
+from .reconstruction.affine import WeightScales as WeightScales
 from .reconstruction.choices import UnitGranularity as UnitGranularity
 from .reconstruction.choices import Weighting as Weighting
 from .reconstruction.curvature import FisherApproximation as FisherApproximation
@@ -128,6 +131,7 @@ from .reconstruction.start import calibrate_start as calibrate_start
 from .reconstruction.start import shift_rule as shift_rule
 from .reconstruction.trainables import Clipping as Clipping
 from .reconstruction.trainables import LogScales as LogScales
+from .reconstruction.trainables import LogSteps as LogSteps
 from .reconstruction.trainables import Ranges as Ranges
 from .reconstruction.trainables import Roundings as Roundings
 from .reconstruction.trainables import Steps as Steps

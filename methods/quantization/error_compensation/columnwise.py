@@ -4,7 +4,7 @@ A layer's output error on the calibration tokens is quadratic in the weight erro
 of the tokens is their second moment ``H = 2 sum x x^T``: [K, K] however many tokens there were.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,6 +28,9 @@ from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantiz
 
 BLOCK = 128
 """Columns whose compensation of later blocks is applied together (GPTQ, section 3.3, step 2)."""
+
+HessianOf = Callable[[WeightedOperation, Tensor], Tensor]
+"""Maps a layer and the rows of its quantized input ([n, K]) to a matrix like `second_moment`, float64."""
 
 
 @dataclass(frozen=True)
@@ -236,6 +239,7 @@ def round_columnwise(
     order_by_diagonal: bool = True,
     neighbours: int | None = None,
     layers: Sequence[WeightedOperation] | None = None,
+    hessian_of: HessianOf | None = None,
     progress: CalibrationProgress | None = None,
 ) -> None:
     """Set the codes of every quantized weight by `compensated_codes`, layer by layer in one pass.
@@ -248,6 +252,7 @@ def round_columnwise(
         damping, order_by_diagonal: as in `compensated_codes`.
         neighbours: errors are made up for within blocks of so many columns; None: by all that come.
         layers: in execution order; None: all.
+        hessian_of: gives each layer's matrix; None: `second_moment`.
         progress: called after each layer.
 
     Raises:
@@ -256,7 +261,8 @@ def round_columnwise(
 
     def visit(layer: WeightedOperation, x: Tensor) -> None:
         weight, tokens = layer.weight.flatten(1), layer.columns(layer.input_quantizer(x))
-        grid, hessian = grid_of(layer.weight_quantizer, weight), second_moment(tokens)
+        grid = grid_of(layer.weight_quantizer, weight)
+        hessian = second_moment(tokens) if hessian_of is None else hessian_of(layer, tokens)
         if neighbours is not None:
             hessian = within_blocks(hessian, neighbours)
         layer.set_codes(compensated_codes(weight, grid, hessian, damping, order_by_diagonal))

@@ -129,13 +129,25 @@ class TrainableRounding(TrainableCodes):
 
 
 class TrainableOffset(TrainableCodes):
-    """The weight itself is trained through the rounding (straight-through estimator; I&S-ViT)."""
+    """The weight itself is trained through the rounding (straight-through estimator; I&S-ViT).
+
+    Attributes:
+        trained: the weight.
+        log_scale: logarithm of the factors on the calibrated scales, [groups], where those are trained
+            too (AdaQuant); None: they stay.
+    """
+
+    log_scale: nn.Parameter | None
 
     def __init__(self, inner: UniformQuantizer, weight: Tensor) -> None:
         super().__init__(inner, weight)
         self.trained = nn.Parameter(weight.detach().clone())
+        self.log_scale = None
 
     def fake_quantize(self, x: Tensor) -> Tensor:
+        if self.log_scale is not None:
+            scale = self.inner.scale * self.log_scale.exp()
+            return quantize_through(self.trained, scale, self.inner.zero_point, self.inner)
         return self._values(round_through(self.trained / self._step) + self._zero)
 
     def codes(self, weight: Tensor) -> Tensor:
@@ -288,6 +300,29 @@ class TrainableStep(TrainableActivation):
     def _set(self, step: Tensor) -> None:
         assert isinstance(self.inner, UniformQuantizer)
         self.inner.set_parameters(step.clamp_min(TINY), self.inner.zero_point)
+
+
+class TrainableLogStep(TrainableStep):
+    """An activation quantizer that learns the logarithm of the factor on its step.
+
+    A rate then means the same share of every step, however large the activation is. LSQ's gradient scale
+    would change nothing, for Adam divides by the gradient's size.
+    """
+
+    def __init__(self, inner: Quantizer, generator: torch.Generator) -> None:
+        super().__init__(inner, generator)
+        if self.step is not None:
+            self._start = inner.scale.clone()
+            self.step = nn.Parameter(torch.zeros_like(inner.scale))
+
+    def _with_step(self, x: Tensor, step: Tensor) -> Tensor:
+        inner = self.inner
+        assert isinstance(inner, UniformQuantizer)
+        return quantize_through(x, self._start * step.exp(), inner.zero_point, inner)
+
+    def _set(self, step: Tensor) -> None:
+        assert isinstance(self.inner, UniformQuantizer)
+        self.inner.set_parameters(self._start * step.exp(), self.inner.zero_point)
 
 
 class TrainableLogScale(TrainableActivation):

@@ -30,6 +30,7 @@ from vit_ptq_bench.methods.quantization.reconstruction.trainable_quantizers impo
     TrainableActivation,
     TrainableClip,
     TrainableLogScale,
+    TrainableLogStep,
     TrainableOffset,
     TrainableQuantizer,
     TrainableRounding,
@@ -217,6 +218,9 @@ class _OffsetAttachment(_WeightAttachment):
         self._moment, self._weight = moment, weight
         self._start = trainable.trained.detach().flatten(1).clone()
 
+    def parameters(self) -> list[nn.Parameter]:
+        return [self.trainable.trained]
+
     def decay(self) -> Tensor | None:
         if self._moment is None:
             return None
@@ -309,6 +313,19 @@ class Steps(Trainable):
     def attach(self, unit: Unit) -> list[Attachment]:
         return [
             _StepAttachment(op, name, TrainableStep(quantizer, unit.generator))
+            for op, name, quantizer in _activations(unit.segment)
+        ]
+
+
+@dataclass(frozen=True)
+class LogSteps(Trainable):
+    """Logarithms of the steps of the activation quantizers: the rate is a share of each step (AdaQuant)."""
+
+    rate: float = 1e-3
+
+    def attach(self, unit: Unit) -> list[Attachment]:
+        return [
+            _StepAttachment(op, name, TrainableLogStep(quantizer, unit.generator))
             for op, name, quantizer in _activations(unit.segment)
         ]
 

@@ -105,7 +105,7 @@ def test_the_label_is_no_part_of_the_identity(tmp_path):
     assert store.read(plain).variant == "+x"
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(bits=st.lists(st.booleans(), max_size=70))
 def test_outcomes_pack_losslessly_and_deterministically(bits):
     array = np.array(bits, dtype=bool)
@@ -113,7 +113,7 @@ def test_outcomes_pack_losslessly_and_deterministically(bits):
     assert pack(array) == pack(array.copy())
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(
     bits=st.lists(st.booleans(), max_size=9),
     values=st.lists(st.floats(0, 100, width=32), max_size=9),

@@ -62,7 +62,7 @@ def test_methods_that_are_all_alike_have_no_order(tmp_path):
     assert "nan" not in agreement_text([one])
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=3, max_size=12), st.randoms(use_true_random=False))
 def test_the_interval_holds_within_what_a_correlation_can_be(values, random):
     other = random.sample(values, len(values))
