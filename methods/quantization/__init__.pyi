@@ -106,6 +106,8 @@ from .reconstruction.losses import MeanError as MeanError
 from .reconstruction.losses import NegativeLogCosine as NegativeLogCosine
 from .reconstruction.losses import OutputDivergence as OutputDivergence
 from .reconstruction.losses import PredictionDivergence as PredictionDivergence
+from .reconstruction.progressive import check_progression as check_progression
+from .reconstruction.progressive import reconstruct_progressively as reconstruct_progressively
 from .reconstruction.recipe import Recipe as Recipe
 from .reconstruction.smoothing import Smoothing as Smoothing
 from .reconstruction.start import calibrate_start as calibrate_start

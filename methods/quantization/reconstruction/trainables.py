@@ -48,6 +48,7 @@ class Unit:
         quantized: its inputs from the quantized prefix, for the images that ranges are taken from
             (`calibration.range_images`).
         generator: for random drops.
+        keep_open: see `Recipe.keep_open`.
     """
 
     segment: Segment
@@ -55,6 +56,7 @@ class Unit:
     inputs: Tensor
     quantized: Tensor
     generator: torch.Generator
+    keep_open: bool = False
 
     @property
     def is_quantized(self) -> bool:
@@ -191,7 +193,11 @@ class Weights(Trainable):
         moments = input_moments(layers, unit) if self.decay > 0 else {}
         return [
             _OffsetAttachment(
-                op, TrainableOffset(_uniform(op), op.weight), moments.get(op.name), self.decay
+                op,
+                TrainableOffset(_uniform(op), op.weight),
+                moments.get(op.name),
+                self.decay,
+                unit.keep_open,
             )
             for op in layers
         ]
@@ -206,9 +212,10 @@ class _OffsetAttachment(_WeightAttachment):
         trainable: TrainableOffset,
         moment: Tensor | None,
         weight: float,
+        keep_open: bool = False,
     ) -> None:
         super().__init__(operation, trainable)
-        self._moment, self._weight = moment, weight
+        self._moment, self._weight, self._keep_open = moment, weight, keep_open
         self._start = trainable.trained.detach().flatten(1).clone()
 
     def decay(self) -> Tensor | None:
@@ -217,6 +224,15 @@ class _OffsetAttachment(_WeightAttachment):
         moved = (self.trainable.trained.flatten(1) - self._start).square() @ self._moment
         size = (self._start.square() @ self._moment).sum()
         return self._weight * moved.sum() / size.clamp_min(TINY)
+
+    @torch.no_grad()
+    def detach(self, accept: bool) -> None:
+        if not self._keep_open:
+            super().detach(accept)
+            return
+        self.operation.weight_quantizer = self.trainable.inner
+        if accept:
+            self.operation.weight.copy_(self.trainable.trained)
 
 
 @torch.no_grad()
