@@ -96,6 +96,10 @@ from .reconstruction.curvature import FisherApproximation as FisherApproximation
 from .reconstruction.curvature import LeastSquaresHessian as LeastSquaresHessian
 from .reconstruction.curvature import PerturbationHessian as PerturbationHessian
 from .reconstruction.engine import reconstruct as reconstruct
+from .reconstruction.joint import ChannelFactors as ChannelFactors
+from .reconstruction.joint import LogSteps as LogSteps
+from .reconstruction.joint import WeightScales as WeightScales
+from .reconstruction.joint import WeightShifts as WeightShifts
 from .reconstruction.losses import BlockError as BlockError
 from .reconstruction.losses import FeatureError as FeatureError
 from .reconstruction.losses import FisherError as FisherError

@@ -126,7 +126,9 @@ class Trainable(ABC):
         """Put it into every place of ``unit`` where it belongs."""
 
 
-class _WeightAttachment(Attachment):
+class WeightAttachment(Attachment):
+    """A trainable quantizer in the place of a weight's; its codes become the weight if it is accepted."""
+
     operation: WeightedOperation
 
     def __init__(self, operation: WeightedOperation, trainable: TrainableWeight) -> None:
@@ -152,7 +154,12 @@ class _WeightAttachment(Attachment):
             self.operation.set_codes(codes)
 
 
-def _uniform(operation: WeightedOperation) -> UniformQuantizer:
+def uniform_of(operation: WeightedOperation) -> UniformQuantizer:
+    """Return the uniform quantizer of a weight.
+
+    Raises:
+        MethodError: it has another form, which cannot be trained.
+    """
     quantizer = operation.weight_quantizer
     if type(quantizer) is not UniformQuantizer:
         raise MethodError(
@@ -171,7 +178,7 @@ class Roundings(Trainable):
 
     def attach(self, unit: Unit) -> list[Attachment]:
         return [
-            _WeightAttachment(op, TrainableRounding(_uniform(op), op.weight))
+            WeightAttachment(op, TrainableRounding(uniform_of(op), op.weight))
             for op in unit.layers()
         ]
 
@@ -194,7 +201,7 @@ class Weights(Trainable):
         return [
             _OffsetAttachment(
                 op,
-                TrainableOffset(_uniform(op), op.weight),
+                TrainableOffset(uniform_of(op), op.weight),
                 moments.get(op.name),
                 self.decay,
                 unit.keep_open,
@@ -203,7 +210,7 @@ class Weights(Trainable):
         ]
 
 
-class _OffsetAttachment(_WeightAttachment):
+class _OffsetAttachment(WeightAttachment):
     trainable: TrainableOffset
 
     def __init__(
@@ -261,7 +268,7 @@ class Clipping(Trainable):
 
     def attach(self, unit: Unit) -> list[Attachment]:
         return [
-            _WeightAttachment(op, TrainableClip(_uniform(op), op.weight, self.gain))
+            WeightAttachment(op, TrainableClip(uniform_of(op), op.weight, self.gain))
             for op in unit.layers()
         ]
 
@@ -280,7 +287,9 @@ class _ActivationAttachment(Attachment):
         self.trainable.active = on
 
 
-class _StepAttachment(_ActivationAttachment):
+class StepAttachment(_ActivationAttachment):
+    """A trainable quantizer in the place of an activation's; it gives that one its step if it is accepted."""
+
     trainable: TrainableActivation
 
     def parameters(self) -> list[nn.Parameter]:
@@ -301,7 +310,7 @@ class _RangeAttachment(_ActivationAttachment):
         setattr(self.operation, self.name, self.trainable.inner)
 
 
-class _RangedStepAttachment(_StepAttachment):
+class _RangedStepAttachment(StepAttachment):
     """A step that was calibrated behind what is trained: without that it is as good as none."""
 
     def detach(self, accept: bool) -> None:
@@ -318,8 +327,8 @@ class Steps(Trainable):
 
     def attach(self, unit: Unit) -> list[Attachment]:
         return [
-            _StepAttachment(op, name, TrainableStep(quantizer, unit.generator))
-            for op, name, quantizer in _activations(unit.segment)
+            StepAttachment(op, name, TrainableStep(quantizer, unit.generator))
+            for op, name, quantizer in activations_of(unit.segment)
         ]
 
 
@@ -335,8 +344,8 @@ class LogScales(Trainable):
 
     def attach(self, unit: Unit) -> list[Attachment]:
         return [
-            _StepAttachment(op, name, TrainableLogScale(quantizer, unit.generator))
-            for op, name, quantizer in _activations(unit.segment)
+            StepAttachment(op, name, TrainableLogScale(quantizer, unit.generator))
+            for op, name, quantizer in activations_of(unit.segment)
             if quantizer.levels_scale
         ]
 
@@ -365,7 +374,7 @@ class Ranges(Trainable):
         for site in sites:
             site.quantizer.active = False
         found: list[Attachment] = []
-        for op, name, quantizer in _activations(unit.segment):
+        for op, name, quantizer in activations_of(unit.segment):
             if quantizer.spec.dynamic:
                 found.append(_RangeAttachment(op, name, BatchRange(quantizer)))
             else:
@@ -382,8 +391,8 @@ def clear(quantizer: Quantizer) -> None:
                 module._buffers[name] = buffer.new_empty(0)
 
 
-def _activations(segment: Segment) -> list[tuple[QuantOperation, str, Quantizer]]:
-    """Every quantized activation that nothing trained stands for: operation, attribute, quantizer."""
+def activations_of(segment: Segment) -> list[tuple[QuantOperation, str, Quantizer]]:
+    """Return every quantized activation that nothing trained stands for: operation, attribute, quantizer."""
     found = []
     for operation in segment.operations:
         pair = isinstance(operation, QuantMatMul)
