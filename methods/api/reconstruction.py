@@ -161,7 +161,7 @@ class Reconstruction(Method):
         progress: parts.CalibrationProgress | None = None,
     ) -> None:
         """Calibrate to start from, then reconstruct."""
-        recipe, closed = self.recipe(), self.closed_form()
+        closed = self.closed_form()
         teacher: parts.QuantizedModel | None
         if closed is not None:
             teacher = self._solved(model, calibration, closed)
@@ -172,7 +172,17 @@ class Reconstruction(Method):
             model.activate()
             images = few.whole()
             parts.search_maps(model.operations, lambda: model(images))
-        parts.reconstruct(model, calibration, recipe, progress, teacher)
+        self.train(model, calibration, teacher, progress)
+
+    def train(
+        self,
+        model: parts.QuantizedModel,
+        calibration: parts.Calibration,
+        teacher: parts.QuantizedModel | None,
+        progress: parts.CalibrationProgress | None = None,
+    ) -> None:
+        """Reconstruct by `recipe` what has been calibrated; arguments as in `quantization.reconstruct`."""
+        parts.reconstruct(model, calibration, self.recipe(), progress, teacher)
 
     def _solved(
         self, model: parts.QuantizedModel, calibration: parts.Calibration, closed: parts.ClosedForm
@@ -244,7 +254,7 @@ class Frontier(Reconstruction):
 
     quick = {"iterations": 2, "batch_size": 4, "measured_images": 4}
     profiles = {"paper": FRONTIER_PAPER}
-    Parameters = FrontierParameters
+    Parameters: ClassVar[type] = FrontierParameters
 
     def bit_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:
         """Return the table with the forms of the attention map and of GELU's output."""

@@ -108,13 +108,15 @@ from .quantizers.registry import register_form as register_form
 from .reconstruction.affine import Biases as Biases
 from .reconstruction.affine import FloatWeights as FloatWeights
 from .reconstruction.affine import NormAffine as NormAffine
-from .reconstruction.affine import WeightScales as WeightScales
 from .reconstruction.choices import UnitGranularity as UnitGranularity
 from .reconstruction.choices import Weighting as Weighting
 from .reconstruction.curvature import FisherApproximation as FisherApproximation
 from .reconstruction.curvature import LeastSquaresHessian as LeastSquaresHessian
 from .reconstruction.curvature import PerturbationHessian as PerturbationHessian
 from .reconstruction.engine import reconstruct as reconstruct
+from .reconstruction.joint import ChannelFactors as ChannelFactors
+from .reconstruction.joint import WeightScales as WeightScales
+from .reconstruction.joint import WeightShifts as WeightShifts
 from .reconstruction.losses import BlockError as BlockError
 from .reconstruction.losses import FeatureError as FeatureError
 from .reconstruction.losses import FisherError as FisherError
@@ -125,6 +127,8 @@ from .reconstruction.losses import MeanError as MeanError
 from .reconstruction.losses import NegativeLogCosine as NegativeLogCosine
 from .reconstruction.losses import OutputDivergence as OutputDivergence
 from .reconstruction.losses import PredictionDivergence as PredictionDivergence
+from .reconstruction.progressive import check_progression as check_progression
+from .reconstruction.progressive import reconstruct_progressively as reconstruct_progressively
 from .reconstruction.recipe import Recipe as Recipe
 from .reconstruction.smoothing import Smoothing as Smoothing
 from .reconstruction.start import calibrate_start as calibrate_start

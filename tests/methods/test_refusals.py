@@ -38,6 +38,8 @@ def idle(monkeypatch):
         ("ls-vit", {"start": "closed-form"}, 3, "in batches of 8 images"),
         ("i-and-s-vit", {}, 3, "in batches of 8 images"),
         ("lrquant", {}, 3, "in batches of 4 images"),
+        ("pfcr", {}, 3, "in batches of 8 images"),
+        ("qft", {"holdout": 0.25}, 8, "got 6 to train on"),
     ],
 )
 @pytest.mark.parametrize("transforms", [(), ("shift-norms",)])

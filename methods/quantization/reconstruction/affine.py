@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from vit_ptq_bench.methods.quantization.model.layers import QuantOperation, WeightedOperation
-from vit_ptq_bench.methods.quantization.reconstruction.trainable_quantizers import TrainableOffset
 from vit_ptq_bench.methods.quantization.reconstruction.trainables import (
     Attachment,
     Trainable,
@@ -80,41 +78,3 @@ class FloatWeights(Trainable):
             _Replaced(op, op, ("weight",) if op.bias is None else ("weight", "bias"))
             for op in unit.layers()
         ]
-
-
-class _WeightScale(Attachment):
-    """The logarithm of the factor on the scales of a weight that is trained."""
-
-    def __init__(self, operation: WeightedOperation, weight: TrainableOffset) -> None:
-        self.operation, self._weight = operation, weight
-        self._logarithm = nn.Parameter(torch.zeros_like(weight.inner.scale))
-        weight.log_scale = self._logarithm
-
-    def parameters(self) -> list[nn.Parameter]:
-        return [self._logarithm]
-
-    def detach(self, accept: bool) -> None:
-        inner = self._weight.inner
-        if accept:
-            inner.set_parameters(inner.scale * self._logarithm.detach().exp(), inner.zero_point)
-        self._weight.log_scale = None
-
-
-@dataclass(frozen=True)
-class WeightScales(Trainable):
-    """Logarithms of the scales of weights that are trained: the rate is a share of each scale (AdaQuant).
-
-    Stands behind `Weights` in a recipe: what comes last is taken out first, and codes are made on the scales.
-    """
-
-    rate: float = 1e-3
-
-    def attach(self, unit: Unit) -> list[Attachment]:
-        found: list[Attachment] = []
-        for operation in unit.segment.operations:
-            if not isinstance(operation, WeightedOperation):
-                continue
-            weight = operation.weight_quantizer
-            if isinstance(weight, TrainableOffset) and weight.log_scale is None:
-                found.append(_WeightScale(operation, weight))
-        return found

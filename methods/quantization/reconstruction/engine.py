@@ -72,7 +72,8 @@ def reconstruct(
         recipe: how.
         progress: called after every iteration with all units' iterations and the unit's name.
         teacher: a copy of the model (`copy.deepcopy`) in full precision that gives the targets, for a model
-            whose own function is no longer the original's; None: the model itself, quantizers off.
+            whose own function is no longer the original's; None: the model itself, quantizers off. Units
+            of one layer compare layers of both, so its activations must have the model's scales.
 
     Raises:
         MethodError: see `Recipe.check` and `activations.allocate`.
@@ -82,11 +83,17 @@ def reconstruct(
         # The second block of a pair stays open: what is trained in it must not give targets.
         model.activate(weights=False, activations=False)
         teacher = copy.deepcopy(model)
-    _Engine(model, calibration, recipe, progress, teacher).run()
+    Engine(model, calibration, recipe, progress, teacher).run()
 
 
-class _Engine:
-    """One reconstruction."""
+class Engine:
+    """One reconstruction.
+
+    Attributes:
+        recipe: how.
+        steps, teachers: the units, and those of the model that gives the targets.
+        streams: activations in front of the next unit.
+    """
 
     def __init__(
         self,
@@ -97,7 +104,7 @@ class _Engine:
         teacher: QuantizedModel | None,
     ) -> None:
         self._structure, self._device = model.structure, model.device
-        self._recipe, self._progress = recipe, progress
+        self.recipe, self._progress = recipe, progress
         self._generator = torch.Generator(self._device).manual_seed(calibration.seed)
         # Labels are drawn apart: what a loss draws must not move the batches.
         self._labels = calibration.generator()
@@ -105,44 +112,50 @@ class _Engine:
             if each is not None:
                 each.activate(weights=False, activations=False)
         self._exact = (teacher or model).structure
-        self._steps = steps_of(model.structure, recipe.unit)
-        self._teachers = self._steps if teacher is None else steps_of(self._exact, recipe.unit)
-        self._done, self._total = 0, _count(self._steps, recipe) * recipe.iterations
+        self.steps = steps_of(model.structure, recipe.unit)
+        self.teachers = self.steps if teacher is None else steps_of(self._exact, recipe.unit)
+        self._done, self._total = 0, count_of(self.steps, recipe) * recipe.iterations
         self._range_images = range_images(model, calibration)
         images = with_views(calibration.whole(), recipe.crops, calibration.seed)
         self._trained, self._held = split(calibration, recipe, self._device)
         self._model, self._judged = model, images[self._held.to(images.device)]
         self._start = copy.deepcopy(model) if len(self._held) else None
         self._say_need(images)
-        self._streams = Streams(images, images, *self._say(images, teacher or model))
+        self.streams = Streams(images, images, *self._say(images, teacher or model))
         self._taps: list[Tensor] = []
         self._open: list[tuple[Trainable, Attachment]] = []
 
     def run(self) -> None:
-        for step, exact in zip(self._steps, self._teachers, strict=True):
-            streams = self._streams
-            target = send_through(exact.unit.run, streams.exact, self._device)
-            if self._recipe.unit == "layer" and step.unit.kind == "block":
-                self._train_layers(step.unit)
-            else:
-                self._train(step, exact, streams, target)
-            _finish(step.finished, self._recipe.quantize_weights)
-            if step.finished is not step.unit:
-                target = send_through(exact.finished.run, streams.exact, self._device)
-            quantized = send_through(step.finished.run, streams.quantized, self._device)
-            self._streams = replace(streams, exact=target, quantized=quantized)
+        """Go through all units."""
+        for step, exact in zip(self.steps, self.teachers, strict=True):
+            self.streams = self.advance(step, exact, self.streams)
             if exact.finished.tap is not None:
-                self._taps.append(send_through(exact.finished.tap, target, self._device))
+                self._taps.append(
+                    send_through(exact.finished.tap, self.streams.exact, self._device)
+                )
         if self._start is not None:
             self._settle(self._start)
         if self._progress is not None:
             self._progress(self._total, self._total, "")
 
+    def advance(self, step: Step, exact: Step, streams: Streams) -> Streams:
+        """Train one unit on the activations in front of it, and return those behind it."""
+        target = send_through(exact.unit.run, streams.exact, self._device)
+        if self.recipe.unit == "layer" and step.unit.kind == "block":
+            self._train_layers(step.unit, exact.unit, streams)
+        else:
+            self._train(step, exact, streams, target)
+        finish(step.finished, self.recipe)
+        if step.finished is not step.unit:
+            target = send_through(exact.finished.run, streams.exact, self._device)
+        quantized = send_through(step.finished.run, streams.quantized, self._device)
+        return replace(streams, exact=target, quantized=quantized)
+
     def _settle(self, start: QuantizedModel) -> None:
         """Take the start back, unless the held-out images are now clearly nearer to full precision."""
         for segment in start.structure.segments:
-            _finish(segment, self._recipe.quantize_weights)
-        exact = take_output(self._streams.prediction, self._held, self._device)
+            finish(segment, self.recipe)
+        exact = take_output(self.streams.prediction, self._held, self._device)
         now, before = (
             distances(exact, _predictions(each, self._judged, self._device))
             for each in (self._model, start)
@@ -173,7 +186,7 @@ class _Engine:
         """Prediction and, if a loss asks for it, penultimate feature of the full-precision model."""
         predict = partial(predict_all, self._exact)
         prediction = _predictions(model, images, self._device)
-        asked = [loss for step in self._steps for loss in losses_of(step.unit, self._recipe.losses)]
+        asked = [loss for step in self.steps for loss in losses_of(step.unit, self.recipe.losses)]
         if not any(loss.needs_features for loss in asked):
             return prediction, None
         return prediction, predictions(
@@ -183,40 +196,44 @@ class _Engine:
     def _rest(self, step: Step, x: Tensor, chosen: Tensor) -> Output:
         """The rest of the model behind a unit, for its output ``x`` of the images ``chosen``."""
         if step.unit.kind == "model":
-            return prediction_in(x, self._streams.prediction)
+            return prediction_in(x, self.streams.prediction)
         taps = [take(tap, chosen, self._device) for tap in self._taps]
         return run_rest(step.behind, self._exact.tail, taps, x)
 
     def _features(self, step: Step, x: Tensor, chosen: Tensor) -> Output:
         """The penultimate feature for a unit's output ``x`` of the images ``chosen``."""
         if step.unit.kind == "model":
-            assert self._streams.features is not None
-            return features_in(x, self._streams.features)
+            assert self.streams.features is not None
+            return features_in(x, self.streams.features)
         return features_of(self._exact, partial(self._rest, step, x, chosen))
 
-    def _train_layers(self, segment: Segment) -> None:
+    def _train_layers(self, segment: Segment, original: Segment, streams: Streams) -> None:
         """Take a block layer by layer, each on what the layers before it now give."""
-        streams, device = self._streams, self._device
-        layers = [op for op in segment.operations if isinstance(op, WeightedOperation)]
-        exact = {op.name: input_of(op, segment, streams.exact, device) for op in layers}
+        device = self._device
+        originals = {op.name: op for op in original.operations if isinstance(op, WeightedOperation)}
+        exact = {
+            name: input_of(op, original, streams.exact, device) for name, op in originals.items()
+        }
         for operation in segment.operations:
             if not isinstance(operation, WeightedOperation):
                 _switch_on(operation)
                 continue
-            alone = Segment(operation.name, "layer", operation, (operation,), segment.stage)
+            step = _layer_step(operation, segment.stage)
+            aim = step
+            if original is not segment:
+                aim = _layer_step(originals[operation.name], segment.stage)
             own = replace(
                 streams,
                 exact=exact.pop(operation.name),
                 quantized=input_of(operation, segment, streams.quantized, device),
             )
-            target = send_through(alone.run, own.exact, device)
-            step = Step(alone, alone, [alone])
-            self._train(step, step, own, target)
-            _finish(alone, self._recipe.quantize_weights)
+            target = send_through(aim.unit.run, own.exact, device)
+            self._train(step, aim, own, target)
+            finish(step.unit, self.recipe)
 
     def _train(self, step: Step, exact: Step, streams: Streams, target: Tensor) -> None:
         """Train one unit, with half the batch as long as memory does not suffice."""
-        size = self._recipe.batch_size
+        size = self.recipe.batch_size
         while True:
             try:
                 self._attempt(step, exact, streams, target, size)
@@ -228,14 +245,14 @@ class _Engine:
                 logger.warning(
                     "%s: out of memory; goes on with batches of %d images", step.unit.name, size
                 )
-        self._done += self._recipe.iterations
-        if self._recipe.rule is not None:
-            _calibrate(step.unit, self._for_ranges(streams), self._recipe.rule)
+        self._done += self.recipe.iterations
+        if self.recipe.rule is not None:
+            _calibrate(step.unit, self._for_ranges(streams), self.recipe.rule)
 
     def _attempt(
         self, step: Step, exact: Step, streams: Streams, target: Tensor, batch_size: int
     ) -> None:
-        recipe, segment = self._recipe, step.unit
+        recipe, segment = self.recipe, step.unit
         losses = losses_of(segment, recipe.losses)
         data = Data(
             streams,
@@ -276,7 +293,14 @@ class _Engine:
             taken = {place.operation for _, place in self._open}
             operations = tuple(op for op in segment.operations if op not in taken)
             segment = replace(segment, operations=operations)
-        return Unit(segment, self._structure, streams.exact, few, self._generator)
+        return Unit(
+            segment,
+            self._structure,
+            streams.exact,
+            few,
+            self._generator,
+            self.recipe.keep_open,
+        )
 
     def _for_ranges(self, streams: Streams) -> Tensor:
         return streams.quantized[: self._range_images].to(self._device)
@@ -293,13 +317,14 @@ def _predictions(model: QuantizedModel, images: Tensor, device: torch.device) ->
     return predictions(whole, images, device)
 
 
-def _run_alone(layer: Segment, x: Tensor, chosen: Tensor) -> Tensor:
-    """A unit of one layer has no rest that a loss could ask for."""
-    return layer.run(x)
+def _layer_step(operation: WeightedOperation, stage: int) -> Step:
+    """One layer as a unit, which has no rest that a loss could ask for."""
+    alone = Segment(operation.name, "layer", operation, (operation,), stage)
+    return Step(alone, alone, [alone])
 
 
-def _count(steps: Sequence[Step], recipe: Recipe) -> int:
-    """How many times the loop runs."""
+def count_of(steps: Sequence[Step], recipe: Recipe) -> int:
+    """Return how many times the loop runs."""
     if recipe.unit != "layer":
         return len(steps)
     layers = [
@@ -327,16 +352,16 @@ def _take_out(attached: Sequence[tuple[Trainable, Attachment]], accept: bool) ->
         place.detach(accept)
 
 
-def _finish(segment: Segment, quantize_weights: bool) -> None:
-    """Leave a segment fully quantized, or but for its weights."""
+def finish(segment: Segment, recipe: Recipe) -> None:
+    """Leave a segment fully quantized, its weights as codes or open, or but for its weights."""
     for operation in segment.operations:
         _switch_on(operation)
         if not isinstance(operation, WeightedOperation):
             continue
-        if quantize_weights:
-            operation.freeze()
-        else:
+        if not recipe.quantize_weights:
             operation.weight_quantizer.active = False
+        elif not recipe.keep_open:
+            operation.freeze()
 
 
 def _calibrate(segment: Segment, images: Tensor, rule: RangeRule) -> None:

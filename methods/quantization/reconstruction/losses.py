@@ -208,8 +208,12 @@ class FeatureError(Loss):
     layer, the class token or the mean of the tokens (a distilled DeiT's two tokens side by side). For a
     detector the mean relative squared error of the neck's feature maps; the authors compare the features of
     regions of interest there, of fixed proposals.
+
+    Attributes:
+        relative: divide a classifier's error by the feature's mean square over the batch.
     """
 
+    relative: bool = False
     needs_features: ClassVar[bool] = True
     of_model: ClassVar[bool] = True
 
@@ -217,7 +221,10 @@ class FeatureError(Loss):
         assert batch.features is not None and batch.features_of is not None
         found = batch.features_of(batch.output)
         if isinstance(found, Tensor) and isinstance(batch.features, Tensor):
-            return (found - batch.features).square().mean()
+            error = (found - batch.features).square().mean()
+            if not self.relative:
+                return error
+            return error / batch.features.square().mean().clamp_min(1e-30)
         return prediction_difference(batch.features, found, 1.0)
 
 

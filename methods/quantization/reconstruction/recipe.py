@@ -15,7 +15,12 @@ from vit_ptq_bench.methods.quantization.reconstruction.losses import (
     Loss,
     OutputDivergence,
 )
-from vit_ptq_bench.methods.quantization.reconstruction.trainables import Roundings, Steps, Trainable
+from vit_ptq_bench.methods.quantization.reconstruction.trainables import (
+    Clipping,
+    Roundings,
+    Steps,
+    Trainable,
+)
 
 INNER_ROLES = ("qkv", "context", "proj", "fc1", "fc2", "reduction")
 """Operations whose outputs the local loss compares."""
@@ -49,6 +54,8 @@ class Recipe:
         measured_images: most images that losses are measured on in each unit; 0: all that are trained on.
         quantize_weights: whether units end with their weights as codes; else weights stay in floating point,
             as trained.
+        keep_open: whether weights that were trained through their rounding stay in floating point behind it,
+            quantized by their quantizers, for another reconstruction to go on from; it needs a teacher.
     """
 
     losses: Sequence[Loss] = (BlockError(),)
@@ -66,6 +73,7 @@ class Recipe:
     crops: int = 0
     measured_images: int = 0
     quantize_weights: bool = True
+    keep_open: bool = False
 
     def held_out(self, images: int) -> int:
         """Return how many of so many images are kept from training."""
@@ -81,6 +89,8 @@ class Recipe:
         self._check_schedule(images)
         if self.unit == "layer":
             self._check_layers()
+        if self.keep_open:
+            self.check_open()
         if any(loss.needs_inner for loss in self.losses):
             _check_inner(structure)
 
@@ -122,6 +132,20 @@ class Recipe:
                 "activations that are calibrated after training cannot be judged on held-out images; "
                 "use holdout = 0",
                 parameter="holdout",
+            )
+
+    def check_open(self) -> None:
+        """Refuse what leaves no weights in floating point to go on from.
+
+        Raises:
+            MethodError: roundings or clipping are trained, or activations calibrated afterwards.
+        """
+        if self.rule is not None or any(
+            isinstance(t, Roundings | Clipping) for t in self.trainables
+        ):
+            raise MethodError(
+                "only weights that are trained through their rounding, with activations calibrated before, "
+                "stay open for another reconstruction; train weights, without a rule"
             )
 
     def _check_layers(self) -> None:

@@ -48,7 +48,7 @@ class Smoothing(Trainable):
         found: list[Attachment] = []
         for link in links:
             shift = self.shift and not (isinstance(link, ValueLink) and link.attention_quantized)
-            found.append(_Smoothed(link, *_start(seen[link.reader.name], shift), self.gain))
+            found.append(Smoothed(link, *_start(seen[link.reader.name], shift), self.gain))
         return found
 
 
@@ -88,7 +88,7 @@ def _start(ends: tuple[Tensor, Tensor], shift: bool) -> tuple[Tensor, Tensor | N
     return scale, ((low + high) / 2).mean(0) if shift else None
 
 
-class _Smoothed(Attachment):
+class Smoothed(Attachment):
     """One pair (s, z) at work through hooks, so that nothing is rewritten before it is accepted."""
 
     def __init__(self, link: Link, scale: Tensor, shift: Tensor | None, gain: bool) -> None:

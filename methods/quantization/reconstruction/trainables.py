@@ -51,6 +51,7 @@ class Unit:
         quantized: its inputs from the quantized prefix, for the images that ranges are taken from
             (`calibration.range_images`).
         generator: for random drops.
+        keep_open: see `Recipe.keep_open`.
     """
 
     segment: Segment
@@ -58,6 +59,7 @@ class Unit:
     inputs: Tensor
     quantized: Tensor
     generator: torch.Generator
+    keep_open: bool = False
 
     @property
     def is_quantized(self) -> bool:
@@ -127,7 +129,9 @@ class Trainable(ABC):
         """Put it into every place of ``unit`` where it belongs."""
 
 
-class _WeightAttachment(Attachment):
+class WeightAttachment(Attachment):
+    """A trainable quantizer in the place of a weight's; its codes become the weight if it is accepted."""
+
     operation: WeightedOperation
 
     def __init__(self, operation: WeightedOperation, trainable: TrainableWeight) -> None:
@@ -153,7 +157,12 @@ class _WeightAttachment(Attachment):
             self.operation.set_codes(codes)
 
 
-def _uniform(operation: WeightedOperation) -> UniformQuantizer:
+def uniform_of(operation: WeightedOperation) -> UniformQuantizer:
+    """Return the uniform quantizer of a weight.
+
+    Raises:
+        MethodError: it has another form, which cannot be trained.
+    """
     quantizer = operation.weight_quantizer
     if type(quantizer) is not UniformQuantizer:
         raise MethodError(
@@ -171,14 +180,14 @@ class Roundings(Trainable):
     cosine: bool = False
 
     def attach(self, unit: Unit) -> list[Attachment]:
-        return [_WeightAttachment(op, _rounding(op)) for op in unit.layers()]
+        return [WeightAttachment(op, _rounding(op)) for op in unit.layers()]
 
 
 def _rounding(operation: WeightedOperation) -> TrainableWeight:
     quantizer = operation.weight_quantizer
     if isinstance(quantizer, LevelQuantizer):
         return TrainableLevelRounding(quantizer, operation.weight)
-    return TrainableRounding(_uniform(operation), operation.weight)
+    return TrainableRounding(uniform_of(operation), operation.weight)
 
 
 @dataclass(frozen=True)
@@ -198,13 +207,17 @@ class Weights(Trainable):
         moments = input_moments(layers, unit) if self.decay > 0 else {}
         return [
             _OffsetAttachment(
-                op, TrainableOffset(_uniform(op), op.weight), moments.get(op.name), self.decay
+                op,
+                TrainableOffset(uniform_of(op), op.weight),
+                moments.get(op.name),
+                self.decay,
+                unit.keep_open,
             )
             for op in layers
         ]
 
 
-class _OffsetAttachment(_WeightAttachment):
+class _OffsetAttachment(WeightAttachment):
     trainable: TrainableOffset
 
     def __init__(
@@ -213,9 +226,10 @@ class _OffsetAttachment(_WeightAttachment):
         trainable: TrainableOffset,
         moment: Tensor | None,
         weight: float,
+        keep_open: bool = False,
     ) -> None:
         super().__init__(operation, trainable)
-        self._moment, self._weight = moment, weight
+        self._moment, self._weight, self._keep_open = moment, weight, keep_open
         self._start = trainable.trained.detach().flatten(1).clone()
 
     def parameters(self) -> list[nn.Parameter]:
@@ -227,6 +241,15 @@ class _OffsetAttachment(_WeightAttachment):
         moved = (self.trainable.trained.flatten(1) - self._start).square() @ self._moment
         size = (self._start.square() @ self._moment).sum()
         return self._weight * moved.sum() / size.clamp_min(TINY)
+
+    @torch.no_grad()
+    def detach(self, accept: bool) -> None:
+        if not self._keep_open:
+            super().detach(accept)
+            return
+        self.operation.weight_quantizer = self.trainable.inner
+        if accept:
+            self.operation.weight.copy_(self.trainable.trained)
 
 
 @torch.no_grad()
@@ -255,7 +278,7 @@ class Clipping(Trainable):
 
     def attach(self, unit: Unit) -> list[Attachment]:
         return [
-            _WeightAttachment(op, TrainableClip(_uniform(op), op.weight, self.gain))
+            WeightAttachment(op, TrainableClip(uniform_of(op), op.weight, self.gain))
             for op in unit.layers()
         ]
 
@@ -274,7 +297,9 @@ class _ActivationAttachment(Attachment):
         self.trainable.active = on
 
 
-class _StepAttachment(_ActivationAttachment):
+class StepAttachment(_ActivationAttachment):
+    """A trainable quantizer in the place of an activation's; it gives that one its step if it is accepted."""
+
     trainable: TrainableActivation
 
     def parameters(self) -> list[nn.Parameter]:
@@ -295,7 +320,7 @@ class _RangeAttachment(_ActivationAttachment):
         setattr(self.operation, self.name, self.trainable.inner)
 
 
-class _RangedStepAttachment(_StepAttachment):
+class _RangedStepAttachment(StepAttachment):
     """A step that was calibrated behind what is trained: without that it is as good as none."""
 
     def detach(self, accept: bool) -> None:
@@ -312,8 +337,8 @@ class Steps(Trainable):
 
     def attach(self, unit: Unit) -> list[Attachment]:
         return [
-            _StepAttachment(op, name, TrainableStep(quantizer, unit.generator))
-            for op, name, quantizer in _activations(unit.segment)
+            StepAttachment(op, name, TrainableStep(quantizer, unit.generator))
+            for op, name, quantizer in activations_of(unit.segment)
         ]
 
 
@@ -325,8 +350,8 @@ class LogSteps(Trainable):
 
     def attach(self, unit: Unit) -> list[Attachment]:
         return [
-            _StepAttachment(op, name, TrainableLogStep(quantizer, unit.generator))
-            for op, name, quantizer in _activations(unit.segment)
+            StepAttachment(op, name, TrainableLogStep(quantizer, unit.generator))
+            for op, name, quantizer in activations_of(unit.segment)
         ]
 
 
@@ -342,8 +367,8 @@ class LogScales(Trainable):
 
     def attach(self, unit: Unit) -> list[Attachment]:
         return [
-            _StepAttachment(op, name, TrainableLogScale(quantizer, unit.generator))
-            for op, name, quantizer in _activations(unit.segment)
+            StepAttachment(op, name, TrainableLogScale(quantizer, unit.generator))
+            for op, name, quantizer in activations_of(unit.segment)
             if quantizer.levels_scale
         ]
 
@@ -372,7 +397,7 @@ class Ranges(Trainable):
         for site in sites:
             site.quantizer.active = False
         found: list[Attachment] = []
-        for op, name, quantizer in _activations(unit.segment):
+        for op, name, quantizer in activations_of(unit.segment):
             if quantizer.spec.dynamic:
                 found.append(_RangeAttachment(op, name, BatchRange(quantizer)))
             else:
@@ -389,8 +414,8 @@ def clear(quantizer: Quantizer) -> None:
                 module._buffers[name] = buffer.new_empty(0)
 
 
-def _activations(segment: Segment) -> list[tuple[QuantOperation, str, Quantizer]]:
-    """Every quantized activation that nothing trained stands for: operation, attribute, quantizer."""
+def activations_of(segment: Segment) -> list[tuple[QuantOperation, str, Quantizer]]:
+    """Return every quantized activation that nothing trained stands for: operation, attribute, quantizer."""
     found = []
     for operation in segment.operations:
         pair = isinstance(operation, QuantMatMul)

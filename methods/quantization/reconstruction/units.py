@@ -59,6 +59,7 @@ def units_of(structure: Structure, granularity: UnitGranularity) -> list[Segment
     """Return units whose composition is the model, in execution order.
 
     ``model`` is one unit, whose output is that of `run_whole`;
+    ``disjoint-pair`` joins each two consecutive blocks of one resolution, the last of an odd number alone;
     ``stage`` joins the blocks (and the merging before them) of one resolution: in a ViT all blocks.
     ``half`` cuts blocks into attention and MLP, each with its residual. ``layer`` gives blocks, which the
     engine takes layer by layer.
@@ -69,9 +70,19 @@ def units_of(structure: Structure, granularity: UnitGranularity) -> list[Segment
         return [Segment("model", "model", partial(run_whole, structure), operations)]
     if granularity == "half":
         return [part for segment in segments for part in (segment.halves or (segment,))]
+    if granularity == "disjoint-pair":
+        return _disjoint_pairs(segments)
     if granularity == "stage":
         return [_joined(list(group)) for _, group in groupby(segments, key=_stage)]
     return list(segments)
+
+
+def _disjoint_pairs(segments: Sequence[Segment]) -> list[Segment]:
+    found: list[Segment] = []
+    for (kind, _), group in groupby(segments, key=lambda s: (s.kind, s.stage)):
+        members, size = list(group), 2 if kind == "block" else 1
+        found += [_joined(members[i : i + size]) for i in range(0, len(members), size)]
+    return found
 
 
 def _stage(segment: Segment) -> tuple[str, int]:

@@ -110,7 +110,7 @@ def test_one_pair_is_the_stage(vit, images, calibration):
 def test_the_second_block_of_a_pair_goes_on_where_it_was(deeper, images, calibration, monkeypatch):
     """What is trained in it stays in place, and the full-precision stream never sees it."""
     seen = []
-    attempt = engine._Engine._attempt
+    attempt = engine.Engine._attempt
 
     def watched(self, step, exact, *rest):
         before = {place.operation.name: place for _, place in self._open}
@@ -124,7 +124,7 @@ def test_the_second_block_of_a_pair_goes_on_where_it_was(deeper, images, calibra
             )
         )
 
-    monkeypatch.setattr(engine._Engine, "_attempt", watched)
+    monkeypatch.setattr(engine.Engine, "_attempt", watched)
     model = _reconstruct(deeper, calibration, unit="pair")
     for (_, left, _), (taken, _, _) in pairwise(seen):
         assert taken == left
