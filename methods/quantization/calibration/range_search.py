@@ -119,8 +119,8 @@ def _range_error(quantizer: UniformQuantizer, groups: Tensor) -> Callable[[Tenso
     spec = quantizer.spec
 
     def error(low: Tensor, high: Tensor) -> Tensor:
-        scale, zero_point = scale_and_zero_point(low, high, spec.bits, spec.symmetric)
-        return uniform_errors(groups, scale, zero_point, quantizer.code_range)
+        grid = scale_and_zero_point(low, high, spec.bits, spec.symmetric)
+        return uniform_errors(groups, *quantizer.representable(*grid), quantizer.code_range)
 
     return error
 

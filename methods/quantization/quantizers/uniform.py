@@ -56,14 +56,27 @@ class UniformQuantizer(Quantizer):
         """Set scale (> 0) and zero point, each of shape [groups].
 
         A zero point that is not an integer (RepQ-ViT's released code) is kept as float32; codes are
-        then no integers, which is allowed for activations only.
+        then no integers, which is allowed for activations only. What is kept is `representable`.
+
+        Raises:
+            MethodError: a value is not finite.
         """
         self._require_finite(scale, zero_point)
+        scale, zero_point = self.representable(scale.detach(), zero_point.detach())
         self.scale = scale.detach().float().reshape(-1).contiguous()
         whole = bool((zero_point == zero_point.round()).all())
         kind = torch.int32 if whole else torch.float32
         self.zero_point = zero_point.detach().to(kind).reshape(-1).contiguous()
         self._fusible = None
+
+    def representable(self, scale: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scale and zero point that this form has in the place of others; here they are the same.
+
+        Args:
+            scale: > 0, float, any shape.
+            zero_point: of the same shape.
+        """
+        return scale, zero_point
 
     @property
     def groups(self) -> int | None:
@@ -120,8 +133,8 @@ class UniformQuantizer(Quantizer):
             return x
         dims = (-1,) if self.spec.granularity == "token" else tuple(range(x.dim()))
         minimum, maximum = x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
-        scale, zero_point = scale_and_zero_point(
-            minimum, maximum, self.spec.bits, self.spec.symmetric
+        scale, zero_point = self.representable(
+            *scale_and_zero_point(minimum, maximum, self.spec.bits, self.spec.symmetric)
         )
         codes = torch.round(x / scale)
         if self.spec.symmetric:

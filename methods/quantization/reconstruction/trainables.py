@@ -22,7 +22,10 @@ from vit_ptq_bench.methods.quantization.model.layers import (
 from vit_ptq_bench.methods.quantization.model.structure import Segment, Structure, sites_of
 from vit_ptq_bench.methods.quantization.quantizers.arithmetic import TINY
 from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
-from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
+from vit_ptq_bench.methods.quantization.quantizers.uniform import (
+    DualUniformQuantizer,
+    UniformQuantizer,
+)
 from vit_ptq_bench.methods.quantization.reconstruction.trainable_quantizers import (
     BatchRange,
     TrainableActivation,
@@ -152,7 +155,8 @@ class _WeightAttachment(Attachment):
 
 def _uniform(operation: WeightedOperation) -> UniformQuantizer:
     quantizer = operation.weight_quantizer
-    if type(quantizer) is not UniformQuantizer:
+    dual = isinstance(quantizer, DualUniformQuantizer)
+    if dual or not isinstance(quantizer, UniformQuantizer):
         raise MethodError(
             f"{quantizer.site}: only uniform weight quantizers can be trained, "
             f"not {quantizer.spec.scheme}"
