@@ -12,6 +12,7 @@ from .calibration.data import CalibrationProgress as CalibrationProgress
 from .calibration.gradients import fisher_loss as fisher_loss
 from .calibration.gradients import self_divergence_loss as self_divergence_loss
 from .calibration.group_rules import group_rule as group_rule
+from .calibration.least_squares import least_squares_rule as least_squares_rule
 from .calibration.memory import range_images as range_images
 from .calibration.offset_search import offset_log_rule as offset_log_rule
 from .calibration.passes import RangeRule as RangeRule
@@ -136,6 +137,7 @@ from .search.candidates import SearchMode as SearchMode
 from .search.operation import search_model as search_model
 from .search.operation import search_operation as search_operation
 from .search.output_error import search_progressively as search_progressively
+from .search.output_factors import fold_output_factors as fold_output_factors
 from .search.progressive import Progression as Progression
 from .search.progressive import progressive_rule as progressive_rule
 from .search.scores import CosineMetric as CosineMetric

@@ -78,5 +78,5 @@ class FixedPointQuantizer(RoundedScaleQuantizer):
         """Return the nearest ``m 2^-s``; see `RoundedScaleQuantizer.rounded`."""
         # The fraction is in [0.5, 1) and the quotient exact; m = 256 is 128, one exponent up.
         fraction: Tensor = torch.frexp(scale).mantissa
-        mantissa = torch.round(fraction * 2**MANTISSA_BITS)
-        return scale / fraction * (mantissa / 2**MANTISSA_BITS)
+        allowed: Tensor = (fraction * 2**MANTISSA_BITS).round() / 2**MANTISSA_BITS
+        return scale / fraction * allowed
