@@ -138,6 +138,7 @@ from .search.operation import search_model as search_model
 from .search.operation import search_operation as search_operation
 from .search.output_error import search_progressively as search_progressively
 from .search.output_factors import fold_output_factors as fold_output_factors
+from .search.powers_of_two import calibrate_powers_of_two as calibrate_powers_of_two
 from .search.progressive import Progression as Progression
 from .search.progressive import progressive_rule as progressive_rule
 from .search.scores import CosineMetric as CosineMetric

@@ -50,7 +50,11 @@ class UniformQuantizer(Quantizer):
         self._require_finite(low, high)
         if not self.spec.symmetric:
             low, high = widened(low, high)
-        self.set_parameters(*scale_and_zero_point(low, high, self.spec.bits, self.spec.symmetric))
+        self.set_parameters(*self.grid_over(low, high))
+
+    def grid_over(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scale and zero point of this form's grid over a range, of the shape of its ends."""
+        return scale_and_zero_point(low, high, self.spec.bits, self.spec.symmetric)
 
     def set_parameters(self, scale: Tensor, zero_point: Tensor) -> None:
         """Set scale (> 0) and zero point, each of shape [groups].
@@ -133,9 +137,7 @@ class UniformQuantizer(Quantizer):
             return x
         dims = (-1,) if self.spec.granularity == "token" else tuple(range(x.dim()))
         minimum, maximum = x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
-        scale, zero_point = self.representable(
-            *scale_and_zero_point(minimum, maximum, self.spec.bits, self.spec.symmetric)
-        )
+        scale, zero_point = self.grid_over(minimum, maximum)
         codes = torch.round(x / scale)
         if self.spec.symmetric:
             return codes.clamp_(*self.code_range).mul_(scale)

@@ -86,6 +86,16 @@ def test_the_value_of_the_range_nearest_to_zero_stays(low, width, bits, scheme):
         assert abs(found - nearest) <= 0.51 * float(quantizer.scale + plain.scale) + 1e-4
 
 
+@settings(max_examples=100, deadline=None)
+@given(low=st.floats(-50, 0), high=st.floats(0.1, 50), bits=st.integers(2, 8))
+def test_powers_of_two_cover_the_range_and_are_no_wider_than_they_must(low, high, bits):
+    quantizer, plain = _built(ROUNDED_SCHEMES[0], bits), UniformQuantizer(TensorSpec(bits), "x")
+    for one in (quantizer, plain):
+        one.set_range(torch.tensor([low]), torch.tensor([high]))
+    assert float(plain.scale) <= float(quantizer.scale) < 2 * float(plain.scale)
+    assert is_allowed(quantizer.scale, ROUNDED_SCHEMES[0])
+
+
 @pytest.mark.parametrize("scheme", ROUNDED_SCHEMES)
 def test_symmetric_and_dynamic_grids_are_rounded_too(scheme):
     x = torch.randn(64, 9, generator=torch.Generator().manual_seed(0))
