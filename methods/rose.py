@@ -35,7 +35,8 @@ class RoseParameters:
             share of the solution that is taken, by cross-validation over images.
         folds: of the images, for the cross-validation.
         ranges: of activations on uniform grids: both ends ``searched``, and attention maps by the error of
-            attention x value; or RepQ-ViT's best ``percentile``. A logarithmic grid's is found with its base.
+            attention x value; RepQ-ViT's best ``percentile``; the ``stable`` range of folds of the images; or
+            the ``chunked-percentile`` of chunks of tokens. A logarithmic grid's is found with its base.
         correction: ``folded``: in layers that write the residual stream, QwT's regression of what it lacks is
             put into the weight before anything else is done to it.
         correction_ridge: of that regression.
@@ -60,7 +61,7 @@ class RoseParameters:
     token_weights: bool = True
     ridge: float | None = bounded(2.0, at_least=0)
     folds: int = counted(4, at_least=2)
-    ranges: Literal["searched", "percentile"] = "searched"
+    ranges: Literal["searched", "percentile", "stable", "chunked-percentile"] = "searched"
     correction: Literal["none", "folded"] = "none"
     correction_ridge: float = bounded(0.01, at_least=0)
     profile: Literal["closed-form", "train"] = "closed-form"

@@ -24,6 +24,7 @@ CLOSE = 0.15
 """Relative error of the outputs at 8 bits."""
 
 CLOSE_BY_MAP = {
+    "log2": 0.45,
     "log-sqrt2": 0.25,
     "log-sqrt2-plus-zero": 0.25,
     "log-int-softmax": 0.45,

@@ -25,6 +25,7 @@ from .calibration.data import CalibrationProgress as CalibrationProgress
 from .calibration.gradients import fisher_loss as fisher_loss
 from .calibration.gradients import self_divergence_loss as self_divergence_loss
 from .calibration.group_rules import group_rule as group_rule
+from .calibration.least_squares import least_squares_rule as least_squares_rule
 from .calibration.level_search import level_rule as level_rule
 from .calibration.memory import range_images as range_images
 from .calibration.offset_search import offset_log_rule as offset_log_rule
@@ -45,6 +46,9 @@ from .calibration.recording import Recording as Recording
 from .calibration.recording import record_operations as record_operations
 from .calibration.segment_recording import SegmentRecording as SegmentRecording
 from .calibration.segment_recording import record_segments as record_segments
+from .calibration.stable_rules import StableRule as StableRule
+from .calibration.stable_rules import chunked_percentile_rule as chunked_percentile_rule
+from .calibration.stable_rules import percentile_grid as percentile_grid
 
 # A whole calibration in closed form.
 from .closed_form import ClosedForm as ClosedForm
@@ -160,6 +164,8 @@ from .search.candidates import SearchMode as SearchMode
 from .search.operation import search_model as search_model
 from .search.operation import search_operation as search_operation
 from .search.output_error import search_progressively as search_progressively
+from .search.output_factors import fold_output_factors as fold_output_factors
+from .search.powers_of_two import calibrate_powers_of_two as calibrate_powers_of_two
 from .search.progressive import Progression as Progression
 from .search.progressive import progressive_rule as progressive_rule
 from .search.scores import CosineMetric as CosineMetric

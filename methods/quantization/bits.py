@@ -20,6 +20,9 @@ Granularity = Literal["tensor", "channel", "projection", "head", "token"]
 Scheme: TypeAlias = str
 """Name of a quantizer form, lower-case kebab; `quantizers.registry.FORMS` has those that exist."""
 
+ROUNDED_SCHEMES = ("uniform-power-of-two", "uniform-fixed-point")
+"""Uniform forms whose scales are rounded to what integer hardware applies by shifts (`rounded_scales`)."""
+
 Protocol = Literal["equal", "authors"]
 """Whose bit table: the common one of the benchmark, or that of a method's authors."""
 
@@ -259,7 +262,8 @@ class BitTable(Mapping[str, TensorSpec]):
         """Return the table for a detector: ``full`` adds neck, RPN and RoI heads, ``backbone`` nothing.
 
         Weights there have one scale per output channel and inputs one per tensor, with the bits, symmetry and
-        (static or dynamic) of the blocks' ``fc1``; the quantizers are uniform.
+        (static or dynamic) of the blocks' ``fc1``; the quantizers are uniform, with scales rounded as those
+        of ``fc1`` are (`ROUNDED_SCHEMES`).
 
         Raises:
             MethodError: another scope.
@@ -270,8 +274,10 @@ class BitTable(Mapping[str, TensorSpec]):
             return self
         weight, given = self["fc1.weight"], self["fc1.input"]
         specs = {
-            "weight": TensorSpec(weight.bits, "channel", weight.symmetric),
-            "input": TensorSpec(given.bits, "tensor", given.symmetric, given.dynamic),
+            "weight": TensorSpec(weight.bits, "channel", weight.symmetric, scheme=_rounded(weight)),
+            "input": TensorSpec(
+                given.bits, "tensor", given.symmetric, given.dynamic, _rounded(given)
+            ),
         }
         return BitTable(dict(self) | {key: specs[key.split(".")[1]] for key in DETECTOR_KEYS})
 
@@ -288,6 +294,10 @@ class BitTable(Mapping[str, TensorSpec]):
     def from_dict(cls, data: Mapping[str, Mapping[str, Any]]) -> "BitTable":
         """Inverse of `to_dict`; raises `MethodError` on missing or unknown sites or fields."""
         return cls({key: TensorSpec.from_dict(spec) for key, spec in data.items()})
+
+
+def _rounded(spec: TensorSpec) -> Scheme:
+    return spec.scheme if spec.scheme in ROUNDED_SCHEMES else "uniform"
 
 
 def _changed(spec: TensorSpec, changes: Mapping[str, Any]) -> TensorSpec:

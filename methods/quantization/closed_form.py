@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.calibration.memory import range_images
-from vit_ptq_bench.methods.quantization.calibration.passes import check_finite
+from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule, check_finite
 from vit_ptq_bench.methods.quantization.calibration.range_rules import best_percentile_rule
+from vit_ptq_bench.methods.quantization.calibration.stable_rules import (
+    StableRule,
+    chunked_percentile_rule,
+)
 from vit_ptq_bench.methods.quantization.error_compensation.resolve import (
     Resolve,
     Strength,
@@ -34,8 +38,15 @@ TRANSFORMS = ("rotate-residual", "shift-norms", "rotate-heads", "equalise-heads"
 STRENGTH = Strength(2.0)
 """As good as a cross-validated one at three and four bits (ViT-Tiny), and needs no eigenvalues."""
 
-Ranges = Literal["searched", "percentile"]
-"""Of activations on uniform grids: ``searched`` (`calibrate_grids`), or RepQ-ViT's best percentile."""
+Ranges = Literal["searched", "percentile", "stable", "chunked-percentile"]
+"""Of activations on uniform grids: ``searched`` (`calibrate_grids`), or by one of `PLAIN_RULES`."""
+
+PLAIN_RULES: dict[str, Callable[[], RangeRule]] = {
+    "percentile": lambda: best_percentile_rule(PERCENTILES),
+    "stable": StableRule,
+    "chunked-percentile": chunked_percentile_rule,
+}
+"""Name -> makes a rule that looks at the tensor alone."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +117,7 @@ def solve(
     Arguments and errors as `calibrate_closed_form`.
     """
     settings.resolve.check(calibration.n_images)
-    plain = best_percentile_rule(PERCENTILES) if settings.ranges == "percentile" else None
+    plain = None if settings.ranges == "searched" else PLAIN_RULES[settings.ranges]()
     calibrate_grids(model, calibration.first(range_images(model, calibration)), plain)
     resolve_layers(
         model,

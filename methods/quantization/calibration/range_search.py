@@ -11,7 +11,6 @@ from vit_ptq_bench.methods.quantization.calibration.range_rules import grouped, 
 from vit_ptq_bench.methods.quantization.model.structure import Site
 from vit_ptq_bench.methods.quantization.quantizers.arithmetic import (
     fake_quantize,
-    scale_and_zero_point,
     widened,
 )
 from vit_ptq_bench.methods.quantization.quantizers.log_grid import LogGridQuantizer
@@ -116,11 +115,9 @@ def two_ended_rule(factors: int = FACTORS, rounds: int = 2) -> RangeRule:
 
 def _range_error(quantizer: UniformQuantizer, groups: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """Return a function from candidate ranges, both [K, G], to their errors [K, G]."""
-    spec = quantizer.spec
 
     def error(low: Tensor, high: Tensor) -> Tensor:
-        scale, zero_point = scale_and_zero_point(low, high, spec.bits, spec.symmetric)
-        return uniform_errors(groups, scale, zero_point, quantizer.code_range)
+        return uniform_errors(groups, *quantizer.grid_over(low, high), quantizer.code_range)
 
     return error
 

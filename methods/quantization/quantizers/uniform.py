@@ -50,20 +50,37 @@ class UniformQuantizer(CodedQuantizer):
         self._require_finite(low, high)
         if not self.spec.symmetric:
             low, high = widened(low, high)
-        self.set_parameters(*scale_and_zero_point(low, high, self.spec.bits, self.spec.symmetric))
+        self.set_parameters(*self.grid_over(low, high))
+
+    def grid_over(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scale and zero point of this form's grid over a range, of the shape of its ends."""
+        return scale_and_zero_point(low, high, self.spec.bits, self.spec.symmetric)
 
     def set_parameters(self, scale: Tensor, zero_point: Tensor) -> None:
         """Set scale (> 0) and zero point, each of shape [groups].
 
         A zero point that is not an integer (RepQ-ViT's released code) is kept as float32; codes are
-        then no integers, which is allowed for activations only.
+        then no integers, which is allowed for activations only. What is kept is `representable`.
+
+        Raises:
+            MethodError: a value is not finite.
         """
         self._require_finite(scale, zero_point)
+        scale, zero_point = self.representable(scale.detach(), zero_point.detach())
         self.scale = scale.detach().float().reshape(-1).contiguous()
         whole = bool((zero_point == zero_point.round()).all())
         kind = torch.int32 if whole else torch.float32
         self.zero_point = zero_point.detach().to(kind).reshape(-1).contiguous()
         self._fusible = None
+
+    def representable(self, scale: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scale and zero point that this form has in the place of others; here they are the same.
+
+        Args:
+            scale: > 0, float, any shape.
+            zero_point: of the same shape.
+        """
+        return scale, zero_point
 
     @property
     def groups(self) -> int | None:
@@ -125,9 +142,7 @@ class UniformQuantizer(CodedQuantizer):
             return x
         dims = (-1,) if self.spec.granularity == "token" else tuple(range(x.dim()))
         minimum, maximum = x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
-        scale, zero_point = scale_and_zero_point(
-            minimum, maximum, self.spec.bits, self.spec.symmetric
-        )
+        scale, zero_point = self.grid_over(minimum, maximum)
         codes = torch.round(x / scale)
         if self.spec.symmetric:
             return codes.clamp_(*self.code_range).mul_(scale)

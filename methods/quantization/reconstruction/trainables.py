@@ -23,7 +23,10 @@ from vit_ptq_bench.methods.quantization.model.structure import Segment, Structur
 from vit_ptq_bench.methods.quantization.quantizers.arithmetic import TINY
 from vit_ptq_bench.methods.quantization.quantizers.base import Quantizer
 from vit_ptq_bench.methods.quantization.quantizers.levels import LevelQuantizer
-from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
+from vit_ptq_bench.methods.quantization.quantizers.uniform import (
+    DualUniformQuantizer,
+    UniformQuantizer,
+)
 from vit_ptq_bench.methods.quantization.reconstruction.level_rounding import TrainableLevelRounding
 from vit_ptq_bench.methods.quantization.reconstruction.trainable_quantizers import (
     BatchRange,
@@ -164,7 +167,8 @@ def uniform_of(operation: WeightedOperation) -> UniformQuantizer:
         MethodError: it has another form, which cannot be trained.
     """
     quantizer = operation.weight_quantizer
-    if type(quantizer) is not UniformQuantizer:
+    dual = isinstance(quantizer, DualUniformQuantizer)
+    if dual or not isinstance(quantizer, UniformQuantizer):
         raise MethodError(
             f"{quantizer.site}: only uniform weight quantizers can be trained, "
             f"not {quantizer.spec.scheme}"

@@ -22,6 +22,7 @@ from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantiz
 
 BUILT_IN = {
     *("uniform", "dual-uniform", "power-of-two-factor"),
+    *("uniform-power-of-two", "uniform-fixed-point"),
     *("log2", "log-sqrt2", "log-sqrt2-plus-zero", "log-int-softmax"),
     *("log", "shifted-log", "adalog", "shifted-adalog", "offset-log"),
     *("twin-softmax", "twin-softmax-summed", "twin-gelu"),
