@@ -55,7 +55,7 @@ FLOORS = {
         ("quantizers",),
         ("model",),
         ("calibration", "storage"),
-        ("reparameterization", "search", "error_compensation"),
+        ("reparameterization", "search", "error_compensation", "inspection"),
         ("transforms",),
         ("closed_form",),
         ("reconstruction",),
