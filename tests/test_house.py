@@ -42,6 +42,7 @@ FLOORS = {
         ("planning",),
         ("report", "contract"),
         ("execution", "site"),
+        ("tuning",),
         ("cli",),
         ("__main__",),
     ),

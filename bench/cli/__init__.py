@@ -28,6 +28,7 @@ from vit_ptq_bench.bench.cli import (
     run,
     show,
     streams,
+    tune,
     upgrade,
 )
 from vit_ptq_bench.errors import UserError
@@ -42,6 +43,7 @@ VERBS = (
     compare,
     repeat,
     inspect,
+    tune,
     published,
     new_method,
     check,

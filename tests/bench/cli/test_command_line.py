@@ -42,6 +42,7 @@ sys.exit(f"{status} {heavy}" if status or heavy else 0)
         "--version",
         "run --help",
         "inspect --help",
+        "tune --help",
         "list methods",
         "list transforms",
         "list tasks",
