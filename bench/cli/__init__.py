@@ -19,6 +19,7 @@ from vit_ptq_bench.bench.cli import (
     compare,
     convert,
     evaluate,
+    inspect,
     leaderboard,
     list_,
     new_method,
@@ -27,6 +28,7 @@ from vit_ptq_bench.bench.cli import (
     run,
     show,
     streams,
+    tune,
     upgrade,
 )
 from vit_ptq_bench.errors import UserError
@@ -40,6 +42,8 @@ VERBS = (
     show,
     compare,
     repeat,
+    inspect,
+    tune,
     published,
     new_method,
     check,

@@ -40,7 +40,15 @@ CONTENTS = {
         "parts",
         "performance",
     ),
-    "Using it": ("data", "mixed_precision", "detection", "api", "scale", "reliability"),
+    "Using it": (
+        "data",
+        "mixed_precision",
+        "detection",
+        "diagnosis",
+        "api",
+        "scale",
+        "reliability",
+    ),
     "Taking part": ("extending", "contributing", "development", "architecture", "changelog"),
 }
 """Captions of the table of contents -> pages, with a title where it is not the page's own."""

@@ -261,6 +261,8 @@ class Method(ABC):
         table: BitTable,
         calibration: parts.Calibration,
         progress: parts.CalibrationProgress | None = None,
+        *,
+        keep_unrounded: bool = False,
     ) -> parts.QuantizedModel:
         """Return a quantized copy of ``model``; the original is untouched.
 
@@ -269,6 +271,7 @@ class Method(ABC):
             table: from `bit_table`.
             calibration: images on the device of the model.
             progress: called with (finished, all) steps of the calibration.
+            keep_unrounded: keep what each weight was just before it was rounded, to inspect what that lost.
 
         Raises:
             MethodError: unsupported model, unusable activations, or an uncalibrated site.
@@ -277,6 +280,8 @@ class Method(ABC):
         if reason is not None:
             raise MethodError(reason)
         quantized = parts.wrap_model(model, self.found_table(model, table, calibration))
+        for layer in quantized.weighted_operations():
+            layer.keeps_unrounded = keep_unrounded
         self.check(quantized, calibration)
         if self.transforms:
             parts.apply_transforms(quantized, self.transforms, calibration)

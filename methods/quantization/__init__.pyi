@@ -81,6 +81,12 @@ from .error_compensation.two_streams import LayerStreams as LayerStreams
 from .error_compensation.two_streams import TokenWeights as TokenWeights
 from .error_compensation.two_streams import visit_streams as visit_streams
 from .error_compensation.visiting import visit_layers as visit_layers
+
+# Diagnostics of tensors and blocks.
+from .inspection.propagation import SegmentGain as SegmentGain
+from .inspection.propagation import propagation_gains as propagation_gains
+from .inspection.sites import SiteFigures as SiteFigures
+from .inspection.sites import inspect_sites as inspect_sites
 from .model.families.base import Family as Family
 from .model.families.registry import FAMILIES as FAMILIES
 from .model.families.registry import find_family as find_family

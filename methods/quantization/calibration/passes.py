@@ -61,6 +61,22 @@ def calibrate_sites(
     Arguments and errors as in `calibrate_activations`.
     """
     sites = [site for site in sites if not site.is_weight and needs_calibration(site)]
+    visit_sites(sites, run, rule, sequential, progress)
+
+
+@torch.no_grad()
+def visit_sites(
+    sites: Sequence[Site],
+    run: Callable[[], Any],
+    rule: RangeRule,
+    sequential: bool = False,
+    progress: CalibrationProgress | None = None,
+) -> None:
+    """Show ``rule`` what arrives at each of ``sites`` while ``run`` runs, whatever it makes of it.
+
+    Arguments and errors as in `calibrate_activations`; all sites are activations. Where a layer sees several
+    feature maps the rule is called once for each, with all that came so far.
+    """
     seen: set[str] = set()
     with ExitStack() as stack:
         for site in sites:

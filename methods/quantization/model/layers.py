@@ -54,9 +54,17 @@ class QuantOperation(nn.Module, ABC):
 
 
 class WeightedOperation(QuantOperation):
-    """A layer with a weight: its second operand is the weight, quantized along dimension 0."""
+    """A layer with a weight: its second operand is the weight, quantized along dimension 0.
+
+    Attributes:
+        codes: of a frozen layer, the weight's integer codes, from 0 up.
+        keeps_unrounded: whether `set_codes` keeps the weight that it replaces, to measure what was lost.
+        unrounded: that weight, [C_out, ...]; None unless kept.
+    """
 
     codes: Tensor | None
+    keeps_unrounded: bool = False
+    unrounded: Tensor | None = None
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, name: str, role: str, table: BitTable) -> None:
         super().__init__()
@@ -125,6 +133,8 @@ class WeightedOperation(QuantOperation):
         """Take integer codes (one per entry) as the weight, with the quantizer's scales."""
         quantizer = self.weight_quantizer
         assert isinstance(quantizer, CodedQuantizer)
+        if self.keeps_unrounded and not self.frozen:
+            self.unrounded = self.weight.detach().clone()
         codes = codes.view(self.weight.shape)
         self.codes = (codes - self.code_offset).to(torch.uint8)
         self.weight = nn.Parameter(quantizer.dequantize(codes), requires_grad=False)

@@ -93,6 +93,14 @@ class Quantizer(nn.Module, ABC):
         """Number of equal blocks of a tensor that have a scale each; None: the form alone knows."""
         return None
 
+    def reach(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the lowest and the highest value that is not clipped, float32, of shapes that meet ``x``.
+
+        What lies farther out than half a step beyond the outermost level becomes that level whatever it is.
+        None: the form does not say.
+        """
+        return None
+
     def problem(self) -> str | None:
         """Return in words what is wrong with the parameters that calibration or a file has set, or None.
 

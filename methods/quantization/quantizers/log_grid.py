@@ -85,6 +85,12 @@ class LogGridQuantizer(Quantizer):
         powers = self.powers() * self.scale[:, None].double()
         return F.pad(powers, (0, 1)).sub_(self.shift).float()
 
+    def reach(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What the code of zero stands for, and half a step above the largest level."""
+        scale, steps = (spread(values, x, self.axis) for values in (self.scale, self.steps()))
+        shift = self.shift_at(x)
+        return torch.zeros_like(scale) - shift, scale * torch.exp2(0.5 / steps) - shift
+
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return the nearest level in the logarithmic sense; NaN stays NaN."""
         if torch.is_grad_enabled() and x.requires_grad:

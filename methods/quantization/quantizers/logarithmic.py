@@ -37,6 +37,11 @@ class LogQuantizer(Quantizer):
         self._require_finite(low, high)
         self.scale = high.detach().float().reshape(-1).clamp_min(TINY)
 
+    def reach(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Zero, and half a step above the largest level."""
+        scale = spread(self.scale, x, self.axis)
+        return torch.zeros_like(scale), scale * 2 ** (0.5 / self.steps_per_octave)
+
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return the nearest level in the logarithmic sense; 0 maps to 0."""
         k, scale = self.steps_per_octave, spread(self.scale, x, self.axis)
@@ -66,6 +71,10 @@ class LogIntSoftmaxQuantizer(Quantizer):
         """The scale is 1 and nothing else."""
         found = super().problem()
         return found or (None if bool((self.scale == 1).all()) else "scales that are not 1")
+
+    def reach(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Zero to one: a softmax gives nothing else."""
+        return torch.zeros_like(self.scale), torch.ones_like(self.scale)
 
     def codes(self, x: Tensor) -> Tensor:
         """Return the codes of probabilities as whole floats, not clipped; 0 gives infinity."""

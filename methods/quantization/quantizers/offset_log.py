@@ -63,6 +63,13 @@ class OffsetLogQuantizer(FreeLogQuantizer):
     def shift_at(self, x: Tensor) -> Tensor:
         return spread(self.offset, x, self.axis)
 
+    def reach(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Half a step beyond the smallest and the largest power."""
+        scale, steps = (spread(values, x, self.axis) for values in (self.scale, self.steps()))
+        shift, last = self.shift_at(x), 2**self.spec.bits - 1
+        low, high = torch.exp2(-(last + 0.5) / steps), torch.exp2(0.5 / steps)
+        return scale * low - shift, scale * high - shift
+
     def problem(self) -> str | None:
         """Also of the offsets, one for each scale, above GELU's minimum and finite."""
         c = self.offset

@@ -50,6 +50,10 @@ class TwinSoftmaxQuantizer(Quantizer):
         found = super().problem()
         return found or ("a split above 1" if bool((self.scale > 1).any()) else None)
 
+    def reach(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Zero to one: a softmax gives nothing else, and the coarse grid ends there."""
+        return torch.zeros_like(self.scale), torch.ones_like(self.scale)
+
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return x on the union of both grids (or their sum)."""
         h, split = self.last_code, self.scale
@@ -85,6 +89,12 @@ class TwinGeluQuantizer(Quantizer):
         self._require_finite(low, high)
         step = high.reshape(-1) / (2 ** (self.spec.bits - 1) - 0.5)
         self.scale = step.detach().float().clamp_min(TINY)
+
+    def reach(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Half a step beyond the outermost codes of either sign."""
+        half = 2 ** (self.spec.bits - 1)
+        low = torch.full_like(self.scale, -GELU_MINIMUM * (half + 0.5) / half)
+        return low, self.scale * (half - 0.5)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return x with its positive and negative part on their own grids."""

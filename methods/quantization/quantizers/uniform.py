@@ -108,6 +108,15 @@ class UniformQuantizer(CodedQuantizer):
         whole = self.zero_point.dtype == torch.int32
         return self.problem() or (None if whole else "zero points that are no whole numbers")
 
+    def reach(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Half a step beyond the levels of both outermost codes; a dynamic range holds all there is."""
+        if self.spec.dynamic:
+            everything = x.new_tensor(torch.inf)
+            return -everything, everything
+        scale, zero_point = self.shaped(x)
+        low, high = self.code_range
+        return scale * (low - 0.5 - zero_point), scale * (high + 0.5 - zero_point)
+
     def quantize(self, x: Tensor) -> Tensor:
         """Return the integer codes of ``x`` (int32, same shape)."""
         scale, zero_point = self.shaped(x)

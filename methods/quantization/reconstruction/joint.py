@@ -43,6 +43,8 @@ class TrainableShift(TrainableWeight):
         log_scale: logarithm of each scale's factor, [groups], 0 at the start.
     """
 
+    inner: UniformQuantizer
+
     def __init__(self, inner: UniformQuantizer, weight: Tensor) -> None:
         super().__init__(inner)
         self.trained = nn.Parameter(torch.zeros_like(weight))

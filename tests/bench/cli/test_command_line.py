@@ -41,6 +41,8 @@ sys.exit(f"{status} {heavy}" if status or heavy else 0)
         "--help",
         "--version",
         "run --help",
+        "inspect --help",
+        "tune --help",
         "list methods",
         "list transforms",
         "list tasks",

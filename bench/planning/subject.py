@@ -1,0 +1,83 @@
+"""Options of commands that load one model of one task, and what they refuse before it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.bench.planning import plugins, registry
+from vit_ptq_bench.bench.planning.answers import ask
+from vit_ptq_bench.bench.planning.names import hint, unknown
+from vit_ptq_bench.bench.planning.options import option
+from vit_ptq_bench.bench.planning.settings import resolve_task
+from vit_ptq_bench.bench.planning.suite import MAX_IMAGES
+from vit_ptq_bench.methods import Method
+from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, Protocol
+from vit_ptq_bench.tasks import Task
+
+IMAGES = {"at_least": 1, "at_most": MAX_IMAGES}
+
+
+@dataclass(frozen=True)
+class SubjectOptions:
+    """What is quantized, and how it is drawn.
+
+    Attributes:
+        bits: bit width, like ``W4A4``.
+        scope: what of a detector is quantized; None: the task's usual one.
+        seed: of the draw of images and of every random generator.
+        device: name of a torch device.
+        plugin: Python files that register methods or tasks.
+    """
+
+    bits: str = option("W4A4", "bit width (default: W4A4)", "BITS")
+    scope: str | None = option(None, "of a detector: backbone (default) or full", "NAME")
+    seed: int = option(0, "draw of the images (default: 0)", "N", at_least=0, at_most=2**32 - 1)
+    device: str = option("cpu", "cpu (default) or cuda:0", "NAME")
+    plugin: tuple[Path, ...] = option(
+        (), "Python file that registers methods or tasks; may be repeated", "FILE"
+    )
+
+
+def prepared_task(name: str, model: str, options: SubjectOptions, words: Mapping[str, Any]) -> Task:
+    """Return the task called ``name``, which knows ``model``; plug-ins are loaded.
+
+    Args:
+        name, model: of the task and its model.
+        options: what else was asked for.
+        words: what the command line says, with the options of the task.
+
+    Raises:
+        BenchError: an unknown task or model, a scope that the task does not have, wrong options.
+        TaskError: the task refuses its options.
+    """
+    plugins.load(options.plugin)
+    task = registry.make_task(name, resolve_task(name, words))
+    if not ask(task, "knows_model", model):
+        raise unknown("model", model, ask(task, "model_names"))
+    if options.scope is not None and options.scope not in task.scopes:
+        there = f"has scopes {', '.join(task.scopes)}" if task.scopes else "has no scopes"
+        raise BenchError(f"--scope: task {name} {there}{hint(options.scope, task.scopes)}")
+    return task
+
+
+def scope_of(task: Task, options: SubjectOptions) -> str | None:
+    """Return what of a model is quantized: as asked for, else the task's usual scope, None without scopes."""
+    return options.scope or (task.scopes[0] if task.scopes else None)
+
+
+def planned_table(
+    method: Method, task: Task, options: SubjectOptions, protocol: Protocol
+) -> BitTable:
+    """Return the bit table of a method at the bits, protocol and scope asked for.
+
+    Raises:
+        BenchError: the method answers what it must not.
+        MethodError: a bit width of the wrong form.
+    """
+    table: BitTable = ask(method, "bit_table", BitWidth.parse(options.bits), protocol)
+    scope = scope_of(task, options)
+    return table if scope is None else table.with_scope(scope)
