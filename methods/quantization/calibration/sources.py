@@ -38,7 +38,7 @@ class SynthesisSettings:
     steps: int = field(default=60, metadata={"at_least": 1, "at_most": 100_000})
     rate: float = field(default=0.25, metadata={"more_than": 0.0, "at_most": 100.0})
     batch: int = field(default=16, metadata={"at_least": 1, "at_most": 4096})
-    smoothness: float = field(default=0.05, metadata={"at_least": 0.0, "at_most": 1e6})
+    smoothness: float = field(default=20.0, metadata={"at_least": 0.0, "at_most": 1e6})
     class_weight: float = field(default=1.0, metadata={"at_least": 0.0, "at_most": 1e6})
     bandwidth: float = field(default=0.05, metadata={"at_least": 0.005, "at_most": 1.0})
     jitter: float = field(default=0.0625, metadata={"at_least": 0.0, "at_most": 0.5})

@@ -10,10 +10,10 @@ entropy of their kernel density (`patch_similarity`), c a class drawn by seed an
 difference between neighbouring pixels, both directions added.
 
 Deviations, for cost or where nothing is known to us: 60 steps in the place of 500, a fixed bandwidth of the
-kernel, total variation as above, shifts of a sixteenth of the side. Pixels are kept in the range that real
-ones have. Class and register tokens are no patches. Of a Swin the pairs are those within windows, all windows
-of an image in one density. A detector has no class of an image: the entropies of its backbone and TV alone
-are left, and neck and heads are not run.
+kernel, total variation as above with a weight chosen on held-out training images (docs/data_free.md), shifts
+of a sixteenth of the side. Pixels are kept in the range that real ones have. Class and register tokens are no
+patches. Of a Swin the pairs are those within windows, all windows of an image in one density. A detector has
+no class of an image: the entropies of its backbone and TV alone are left, and neck and heads are not run.
 """
 
 from contextlib import ExitStack
