@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_ptq_bench.tasks import classification, storage
 from vit_ptq_bench.tasks.api.registry import register_task
 from vit_ptq_bench.tasks.api.selection import drawn, subset
-from vit_ptq_bench.tasks.api.task import Evaluation, EvaluationProgress, LoadedModel, Task
-from vit_ptq_bench.tasks.classification.fashion_pictures import SLICES, fashion_slice
-from vit_ptq_bench.tasks.classification.zoo import ARCHITECTURES, build_architecture
+from vit_ptq_bench.tasks.api.task import Evaluation, EvaluationProgress, ImageForm, LoadedModel
+from vit_ptq_bench.tasks.classification.fashion_pictures import (
+    SIZE,
+    SLICES,
+    fashion_slice,
+    read_pictures,
+)
+from vit_ptq_bench.tasks.classification.image_folder import FolderCalibration
+from vit_ptq_bench.tasks.classification.zoo import ARCHITECTURES, MEAN, STD, build_architecture
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @register_task
-class Fashion(Task):
+class Fashion(FolderCalibration):
     """Name the garment on a picture of Fashion-MNIST: 10 classes, 28 x 28 pixels.
 
     The first 2000 pictures of the test set, 200 of every class, judge; calibration draws from 2000 of the
@@ -60,6 +68,17 @@ class Fashion(Task):
         pictures = fashion_slice("training").images
         chosen = drawn(len(pictures), n, seed, SLICES)
         return classification.picture_batches(pictures[chosen], self.options.batch_size)
+
+    def read_images(
+        self, loaded: LoadedModel, paths: Sequence[Path], contents: Sequence[str]
+    ) -> list[Tensor]:
+        """Read any images as pictures of this task: grey, the middle square, 28 x 28 pixels."""
+        pictures = read_pictures(paths, contents)
+        return classification.picture_batches(pictures, self.options.batch_size)
+
+    def image_form(self, loaded: LoadedModel) -> ImageForm:
+        """Return the form of the bundled models' pictures."""
+        return ImageForm((SIZE, SIZE), (MEAN,) * 3, (STD,) * 3)
 
     def evaluate(
         self,

@@ -13,8 +13,9 @@ import numpy as np
 from vit_ptq_bench.tasks import classification, storage
 from vit_ptq_bench.tasks.api.registry import register_task
 from vit_ptq_bench.tasks.api.selection import drawn, subset
-from vit_ptq_bench.tasks.api.task import Evaluation, EvaluationProgress, LoadedModel, Task
+from vit_ptq_bench.tasks.api.task import Evaluation, EvaluationProgress, ImageForm, LoadedModel
 from vit_ptq_bench.tasks.classification.contents import Contents, contents_id, names_id
+from vit_ptq_bench.tasks.classification.image_folder import FolderCalibration
 from vit_ptq_bench.tasks.classification.image_listing import (
     Listing,
     Sample,
@@ -68,7 +69,7 @@ FAMILIES = ("vit_*", "deit_*", "deit3_*", "swin_*")
 
 
 @register_task
-class ImageNet(Task):
+class ImageNet(FolderCalibration):
     """Classify the ImageNet-1k validation images with a timm model.
 
     ``data_dir`` holds ``train/<class>/<image>`` and ``val/<class>/<image>``, or flat images in ``val``
@@ -141,8 +142,21 @@ class ImageNet(Task):
 
     def calibration_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:
         """Draw ``n`` training images without replacement."""
-        samples = [(path, 0) for path in self._drawn(n, seed)]
-        return [images for images, _ in self._images(samples, loaded)]
+        paths = self._drawn(n, seed)
+        return self.read_images(loaded, paths, self._contents.of(paths))
+
+    def read_images(
+        self, loaded: LoadedModel, paths: Sequence[Path], contents: Sequence[str]
+    ) -> list[Tensor]:
+        """Read images with the transform of the evaluation."""
+        samples = [(path, 0) for path in paths]
+        return [images for images, _ in self._images(samples, loaded, contents=contents)]
+
+    def image_form(self, loaded: LoadedModel) -> ImageForm:
+        """Return size and normalisation of timm's data config of the model."""
+        config, _ = classification.preprocessing(loaded.module)
+        _, height, width = config["input_size"]
+        return ImageForm((height, width), tuple(config["mean"]), tuple(config["std"]))
 
     def evaluate(
         self,
@@ -157,10 +171,14 @@ class ImageNet(Task):
         return classification.classify(module, images, device, len(self._chosen), progress)
 
     def _images(
-        self, samples: Sequence[Sample], loaded: LoadedModel, loader_workers: int = 0
+        self,
+        samples: Sequence[Sample],
+        loaded: LoadedModel,
+        loader_workers: int = 0,
+        contents: Sequence[str] | None = None,
     ) -> CachedImages:
         config, transform = classification.preprocessing(loaded.module)
-        contents = self._contents.of([path for path, _ in samples])
+        contents = contents or self._contents.of([path for path, _ in samples])
         files = classification.ImageFiles(samples, transform, contents)
         return classification.CachedImages(
             files, self.options.batch_size, loader_workers, config, self.cache

@@ -214,7 +214,7 @@ def _cell(record: Record) -> tuple[Any, ...]:
 
 
 def _kind(record: Record) -> tuple[Any, ...]:
-    """Method with its settings, protocol, scope and images: what seeds and bits leave alike."""
+    """Method with its settings, protocol, scope, images and source: what seeds and bits leave alike."""
     spec = record.spec
     settings = sorted((key, str(value)) for key, value in spec.method.settings.items())
     return (
@@ -224,6 +224,7 @@ def _kind(record: Record) -> tuple[Any, ...]:
         spec.protocol,
         spec.scope,
         spec.calibration.images,
+        spec.calibration.source_title,
     )
 
 

@@ -52,7 +52,7 @@ def _kinds(run: Run) -> list[tuple[str, ...]]:
     The settings come before the model: variants of one method can differ a hundredfold.
     """
     method, model = run.spec.method, run.spec.model.name
-    settings = canonical_json(method.settings)
+    settings = canonical_json(method.settings) + run.spec.calibration.source_title
     return [
         ("settings and model", method.name, settings, model),
         ("settings", method.name, settings),

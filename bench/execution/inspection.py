@@ -10,7 +10,7 @@ import torch
 
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.execution.devices import check_device, core_count
-from vit_ptq_bench.bench.execution.run import calibration_set, prepare_process
+from vit_ptq_bench.bench.execution.run import prepare_process
 from vit_ptq_bench.bench.planning import registry
 from vit_ptq_bench.bench.planning.answers import blamed
 from vit_ptq_bench.bench.planning.inspect_options import InspectOptions
@@ -24,7 +24,7 @@ from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY
 from vit_ptq_bench.bench.report.inspection import Inspection
 from vit_ptq_bench.methods import Method
 from vit_ptq_bench.methods.quantization import inspect_sites, propagation_gains, wrap_model
-from vit_ptq_bench.methods.quantization.bits import BitTable
+from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 from vit_ptq_bench.methods.quantization.calibration.range_rules import minmax_rule
 from vit_ptq_bench.methods.quantization.inspection.sites import SiteFigures
@@ -61,7 +61,10 @@ def inspected(
     loaded.module.to(device)
     wrapped = wrap_model(loaded.module, table)
     names = _matching(wrapped, options)
-    images = calibration_set(task, loaded, options.calibration_images, options.seed).to(device)
+    seed = options.seed
+    drawn = task.calibration_batches(loaded, options.calibration_images, seed)
+    images = Calibration(drawn, seed=seed).to(device)
+    table = method.mixed_table(loaded.module, table, BitWidth.parse(options.bits), images)
     chosen = None if options.method is None else method
     figures = _site_figures(chosen, loaded, table, images)
     return Inspection(

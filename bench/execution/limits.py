@@ -89,6 +89,7 @@ def _kind(run: Run, device: str, threads: int) -> str:
         "model": spec.model.name,
         "task": [spec.task.name, spec.task.limit],
         "images": spec.calibration.images,
+        "source": spec.calibration.source_title,
         "scope": spec.scope,
         "device": [device.partition(":")[0], threads],
     }

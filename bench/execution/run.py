@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.execution import failures, logs
 from vit_ptq_bench.bench.execution.cache import CacheFolder
+from vit_ptq_bench.bench.execution.calibration_images import calibration_set, made_set
 from vit_ptq_bench.bench.execution.environment import environment
 from vit_ptq_bench.bench.execution.inputs import check_data
 from vit_ptq_bench.bench.execution.measure import MB, PeakMemory, Stopwatch
@@ -149,15 +149,19 @@ class _Execution:
             if reason is not None:
                 raise failures.Skip(reason)
             module = loaded.module.to(self._device)
-            images, seed = self._spec.calibration.images, self._spec.seed
-            calibration = calibration_set(task, loaded, images, seed).to(self._device)
-            calibration.cache = self._cache
+            drawn = calibration_set(task, loaded, self._spec.calibration)
         self._memory.reset()
         with self._watch.phase("calibrate"), logs.collected_warnings() as texts:
             # Whatever happens, the record has them: a unit that was given back, a batch cut in half.
             self.made.environment["warnings"] = texts
             progress = _phase(self._report, "calibrate")
-            table = self._shared_out(module, calibration)
+            # Images that are made belong to what a calibration costs, real ones do not.
+            if drawn is None:
+                drawn = made_set(task, loaded, self._spec.calibration, self._cache, progress)
+            calibration = drawn.to(self._device)
+            calibration.cache = self._cache
+            bits = BitWidth.parse(self._spec.bits)
+            table = self._method.mixed_table(module, self._table, bits, calibration)
             quantized = quantize_within_memory(
                 self._method,
                 lambda method: method.quantize(module, table, calibration, progress),
@@ -170,13 +174,6 @@ class _Execution:
             self._watch.credit("calibrate", self._cache.seconds)
         self._note_bits(quantized, calibration)
         return quantized
-
-    def _shared_out(self, module: nn.Module, calibration: Calibration) -> BitTable:
-        """The planned table, with bits of single operations where the bit width asks for them."""
-        bits = BitWidth.parse(self._spec.bits)
-        if not bits.mixed:
-            return self._table
-        return self._method.mixed_table(module, self._table, bits, calibration)
 
     def _note_bits(self, quantized: QuantizedModel, calibration: Calibration) -> None:
         """What is stored on average, and which bits were chosen in the place of the planned."""
@@ -213,17 +210,6 @@ def prepare_process(seed: int, threads: int) -> None:
     # cuBLAS repeats itself only with a fixed workspace; what has no deterministic form warns.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-
-
-def calibration_set(task: Task, loaded: LoadedModel, images: int, seed: int) -> Calibration:
-    """The calibration images of a run.
-
-    A method that asks for no image gets a blank one: it has promised not to look, and a data set
-    without calibration images must not stop it.
-    """
-    if images == 0:
-        return Calibration([torch.zeros(1, 3, 1, 1)], seed=seed)
-    return Calibration(task.calibration_batches(loaded, images, seed), seed=seed)
 
 
 def check_gate(model: str, loaded: LoadedModel, reached: float, metric: str) -> None:

@@ -41,6 +41,8 @@ FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "data_id": ("a text", is_text),
     "weights_id": ("a text", is_text),
     "calibration_id": ("a text or None", lambda value: value is None or is_text(value)),
+    "folder_id": ("a text", is_text),
+    "check_folder": ("a tuple of texts", are_texts),
     "data_notes": ("a tuple of texts", are_texts),
     "model_names": (
         f"a list of names of at most {LONGEST_NAME} printable characters",

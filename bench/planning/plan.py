@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache, partial
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -21,11 +21,11 @@ from vit_ptq_bench.bench.planning.method_settings import (
 )
 from vit_ptq_bench.bench.planning.names import choose, is_glob
 from vit_ptq_bench.bench.planning.size import Say, Size, check_size, silent
+from vit_ptq_bench.bench.planning.sources import Sources, check_sources
 from vit_ptq_bench.bench.planning.suite import Suite
 from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY
 from vit_ptq_bench.bench.records.spec import (
     REFERENCE_METHOD,
-    CalibrationSpec,
     MethodSpec,
     ModelSpec,
     RunSpec,
@@ -33,6 +33,7 @@ from vit_ptq_bench.bench.records.spec import (
 )
 from vit_ptq_bench.methods import Method
 from vit_ptq_bench.methods.quantization.bits import ALLOCATION, BitTable, BitWidth, Protocol
+from vit_ptq_bench.methods.quantization.calibration.sources import TRAINING
 from vit_ptq_bench.tasks import Task, TaskOptions
 
 EQUAL_CALIBRATION_IMAGES = 32
@@ -100,6 +101,7 @@ class Cell:
     protocol: Protocol
     scope: str | None
     seed: int
+    source: str = TRAINING
 
 
 @dataclass(frozen=True)
@@ -128,14 +130,14 @@ class Common:
         suite: the suite.
         task: its task.
         data: the task with its data, as specifications have it.
-        calibration_id: the task's, remembered.
+        sources: of calibration images.
         parts: what was made of cells, by method, variant, bits, protocol and scope.
     """
 
     suite: Suite
     task: Task
     data: TaskSpec
-    calibration_id: Callable[[int, int], str | None]
+    sources: Sources
     parts: dict[tuple[str | None, ...], Part] = field(default_factory=dict)
 
     def part(self, cell: Cell) -> Part:
@@ -193,6 +195,7 @@ def build_plan(suite: Suite, options: TaskOptions, say: Say = silent) -> list[Ru
     check_variants(suite, names)
     check_factorials(suite, names)
     check_single_draw(suite, names)
+    check_sources(suite)
     scopes = _scopes(suite, task)
     chosen = choices(suite, names)
     check_size(suite, Size.of(suite, len(models), [one.name for one in chosen], len(scopes)), say)
@@ -200,7 +203,7 @@ def build_plan(suite: Suite, options: TaskOptions, say: Say = silent) -> list[Ru
     data = TaskSpec(task.name, task.version, ask(task, "data_id"), options.limit)
     for note in ask(task, "data_notes"):
         say(f"{task.name}: {note}")
-    common = Common(suite, task, data, cache(partial(ask, task, "calibration_id")))
+    common = Common(suite, task, data, Sources(suite, task, say))
     runs: dict[str, Run] = {}
     for name in models:
         model = ModelSpec(name, ask(task, "weights_id", name))
@@ -287,11 +290,11 @@ def _scopes(suite: Suite, task: Task) -> tuple[str | None, ...]:
 
 def _cells(suite: Suite, chosen: Sequence[Choice], scopes: Sequence[str | None]) -> Iterator[Cell]:
     # What runs can reuse (images, full-precision results) depends on seed and method, not on the bits.
-    order = product(suite.protocols, scopes, suite.seeds, chosen, suite.bits)
-    for protocol, scope, seed, choice, bits in order:
+    order = product(suite.calibration, suite.protocols, scopes, suite.seeds, chosen, suite.bits)
+    for source, protocol, scope, seed, choice, bits in order:
         if seed != suite.seeds[0] and choice.name in suite.single_draw:
             continue
-        yield Cell(choice, bits, protocol, scope, seed)
+        yield Cell(choice, bits, protocol, scope, seed, source)
 
 
 def _model_runs(common: Common, model: ModelSpec, cells: Sequence[Cell]) -> Iterator[Run]:
@@ -305,7 +308,6 @@ def _model_runs(common: Common, model: ModelSpec, cells: Sequence[Cell]) -> Iter
 
 def _run(common: Common, model: ModelSpec, cell: Cell, reference: str | None) -> Run:
     part = common.part(cell)
-    content = common.calibration_id(part.images, cell.seed) if part.images else None
     spec = RunSpec(
         method=part.method,
         model=model,
@@ -313,7 +315,7 @@ def _run(common: Common, model: ModelSpec, cell: Cell, reference: str | None) ->
         bits=cell.bits,
         protocol=cell.protocol,
         table=part.table,
-        calibration=CalibrationSpec(part.images, cell.seed, content),
+        calibration=common.sources.spec(cell.source, part.images, cell.seed),
         seed=cell.seed,
         scope=cell.scope,
         allocation=_allocation(common, cell, part),

@@ -10,12 +10,14 @@ from vit_ptq_bench.bench.planning.suite import Suite
 from vit_ptq_bench.bench.records.record import Record
 from vit_ptq_bench.bench.records.spec import RunSpec
 from vit_ptq_bench.methods.quantization.bits import Protocol
+from vit_ptq_bench.methods.quantization.calibration.sources import TRAINING
 
 
 def suite_of(record: Record) -> Suite:
     """Return the suite of one run: that of ``record``, and the full-precision run that it needs."""
     spec = record.spec
     name, settings = spec.method.name, spec.method.settings
+    source = spec.calibration.source
     variants = {} if record.variant is None else {name: {record.variant: settings}}
     return Suite(
         name="repeat",
@@ -26,6 +28,8 @@ def suite_of(record: Record) -> Suite:
         protocols=(cast(Protocol, spec.protocol),),
         seeds=(spec.seed,),
         calibration_images=spec.calibration.images or None,
+        calibration=(TRAINING if source is None else source.name,),
+        sources={source.name: source.parameters} if source and source.parameters else {},
         limit=spec.task.limit,
         parameters={} if variants else {name: settings},
         variants=variants,

@@ -129,6 +129,12 @@ class SuiteOverrides:
     scope: tuple[str, ...] = option((), None, "LIST", replaces="scopes")
     seed: tuple[int, ...] = option((), None, "LIST", replaces="seeds")
     calibration_images: int | None = option(None, None, "N", replaces="calibration_images")
+    calibration: tuple[str, ...] = option(
+        (),
+        "where calibration images come from: training, folder, psaq-vit",
+        "LIST",
+        replaces="calibration",
+    )
     limit: int | None = option(None, "evaluate on N images only", "N", replaces="limit")
 
 

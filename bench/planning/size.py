@@ -23,7 +23,7 @@ def silent(sentence: str) -> None:
 class Size:
     """How many of each a suite has; a method with variants counts once per variant.
 
-    ``single``: so many of the methods run with one of the seeds.
+    ``single``: so many of the methods run with one of the seeds. ``sources``: of calibration images.
     """
 
     models: int
@@ -33,6 +33,7 @@ class Size:
     scopes: int
     seeds: int
     single: int = 0
+    sources: int = 1
 
     @classmethod
     def of(cls, suite: Suite, models: int, methods: Sequence[str], scopes: int) -> Self:
@@ -46,13 +47,15 @@ class Size:
             scopes,
             len(suite.seeds),
             sum(several and name in suite.single_draw for name in methods),
+            len(suite.calibration),
         )
 
     @property
     def runs(self) -> int:
         """Number of runs: each model has one in full precision besides."""
         draws = self.methods * self.seeds - self.single * (self.seeds - 1)
-        return self.models * (1 + draws * self.bits * self.protocols * self.scopes)
+        cells = self.bits * self.protocols * self.scopes * self.sources
+        return self.models * (1 + draws * cells)
 
     def __str__(self) -> str:
         counts = (
@@ -60,6 +63,7 @@ class Size:
             _counted(self.bits, "bit width"),
             _counted(self.protocols, "protocol"),
             *([_counted(self.scopes, "scope")] if self.scopes > 1 else []),
+            *([_counted(self.sources, "source")] if self.sources > 1 else []),
             _counted(self.seeds, "seed") + (f" ({self.single} with 1)" if self.single else ""),
         )
         models = _counted(self.models, "model")

@@ -33,6 +33,8 @@ KEYS = (
     "seeds",
     "single_draw",
     "calibration_images",
+    "calibration",
+    "sources",
     "limit",
     "parameters",
     "variants",
@@ -68,6 +70,9 @@ class Suite:
         seeds: each seed is one draw of calibration images and one state of every random generator.
         single_draw: methods that run with the first of the seeds only, for what they cost.
         calibration_images: number for all methods; None: see `bench.plan.calibration_images`.
+        calibration: where calibration images come from: ``training``, ``folder`` and/or ``psaq-vit``; see
+            `bench.planning.sources`.
+        sources: settings of sources, by their name.
         limit: evaluate on this many images only; None: on all.
         parameters: settings of methods by method name; the rest keep their defaults. Besides the method's
             own there is ``transforms``, the names of transforms that go in front of it.
@@ -94,6 +99,8 @@ class Suite:
     calibration_images: int | None = field(
         default=None, metadata={"at_least": 1, "at_most": MAX_IMAGES}
     )
+    calibration: tuple[str, ...] = ("training",)
+    sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     limit: int | None = field(default=None, metadata={"at_least": 1, "at_most": MAX_IMAGES})
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     variants: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
@@ -164,6 +171,8 @@ def read_suite(path: Path) -> Suite:
         seeds=file.items(int, Suite.seeds, "seeds"),
         single_draw=file.items(str, (), "single_draw"),
         calibration_images=file.value(int, None, "calibration_images"),
+        calibration=file.items(str, Suite.calibration, "calibration"),
+        sources={name: file.table("sources", name) for name in file.table("sources")},
         limit=file.value(int, None, "limit"),
         parameters={name: file.table("parameters", name) for name in file.table("parameters")},
         variants={name: _variants(file, name) for name in file.table("variants")},
@@ -241,12 +250,13 @@ def check_texts(suite: Suite) -> None:
     Raises:
         BenchError: naming file, line and key where they are known.
     """
-    for key in ("models", "methods", "bits", "protocols", "single_draw", "scopes", "include"):
+    lists = ("models", "methods", "bits", "protocols", "single_draw", "scopes", "include")
+    for key in (*lists, "calibration"):
         for text in getattr(suite, key):
             problem = unusable(text)
             if problem is not None:
                 raise suite.error(problem, key, value=text)
-    for key in ("parameters", "variants", "factorial"):
+    for key in ("parameters", "variants", "factorial", "sources"):
         for text in getattr(suite, key):
             problem = unusable(text)
             if problem is not None:

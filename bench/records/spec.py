@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.records import checks
+from vit_ptq_bench.bench.records.source import SourceSpec
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import TensorSpec
 from vit_ptq_bench.methods.quantization.transforms.names import SETTING
@@ -83,17 +84,49 @@ class CalibrationSpec:
     Attributes:
         images: how many.
         draw: the seed that draws them.
-        content: hash over their content; None where the task's data cover it.
+        content: hash over their content; None where the task's data cover it, or the source.
+        source: where they come from; None: from the task's training data.
     """
 
     images: int
     draw: int
     content: str | None = None
+    source: SourceSpec | None = None
+
+    @property
+    def source_title(self) -> str:
+        """The source in tables; empty for the training data."""
+        return "" if self.source is None else self.source.title
+
+    @property
+    def marking(self) -> str:
+        """What has to be said of the source, in words; empty for the training data."""
+        return "" if self.source is None else self.source.marking
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready data; ``content`` is left out where there is none."""
-        data = asdict(self)
-        return {key: value for key, value in data.items() if value is not None}
+        """Return JSON-ready data; ``content`` and ``source`` are left out where there is none."""
+        data: dict[str, Any] = {"images": self.images, "draw": self.draw}
+        if self.content is not None:
+            data["content"] = self.content
+        return data if self.source is None else data | {"source": self.source.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`.
+
+        Raises:
+            WrongSpec: ``content`` or ``source`` are none.
+            TypeError: a part too many.
+        """
+        content = data.get("content", "")
+        if not checks.text(content):
+            raise WrongSpec(f"spec.calibration.content must be a text, not {checks.short(content)}")
+        if "source" not in data:
+            return cls(**data)
+        try:
+            return cls(**{**data, "source": SourceSpec.from_dict(data["source"])})
+        except ValueError as error:
+            raise WrongSpec(f"spec.calibration.source {error}") from error
 
 
 @dataclass(frozen=True)
@@ -147,8 +180,10 @@ class RunSpec:
         }
 
     def title(self, variant: str | None) -> str:
-        """Name of the method under a suite's label, for people: ``mgrq +obwr``."""
-        return self.method.name if variant is None else f"{self.method.name} {variant}"
+        """Name of the method under a suite's label, for people: ``mgrq +obwr``, ``minmax on psaq-vit``."""
+        name = self.method.name if variant is None else f"{self.method.name} {variant}"
+        source = self.calibration.source_title
+        return f"{name} on {source}" if source else name
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready data; ``scope`` and ``allocation`` are left out where there are none."""
@@ -185,9 +220,6 @@ class RunSpec:
             raise WrongSpec(
                 f"spec.allocation must be a whole number, not {checks.short(data['allocation'])}"
             )
-        content = data["calibration"].get("content", "")
-        if not checks.text(content):
-            raise WrongSpec(f"spec.calibration.content must be a text, not {checks.short(content)}")
         transforms = data["method"].get(SETTING, [])
         if not checks.list_of(checks.text)(transforms):
             raise WrongSpec(
@@ -198,7 +230,7 @@ class RunSpec:
                 method=MethodSpec(**{**data["method"], SETTING: tuple(transforms)}),
                 model=ModelSpec(**data["model"]),
                 task=TaskSpec(**data["task"]),
-                calibration=CalibrationSpec(**data["calibration"]),
+                calibration=CalibrationSpec.from_dict(data["calibration"]),
                 table=table_from_dict(data["table"]),
                 **{key: data[key] for key in ("bits", "protocol", "seed", "precision")},
                 scope=data.get("scope"),

@@ -101,7 +101,7 @@ def _cells(folder: Path) -> Cells:
         if place.model in models:
             raise BenchError(
                 f"{folder} has several tables of {place.model} at {place.bits} {place.protocol}; keep those "
-                "of one data set, limit and scope in a folder of their own"
+                "of one data set, limit, scope and source in a folder of their own"
             )
         models[place.model] = _figures(table)
     return cells

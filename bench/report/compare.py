@@ -100,4 +100,5 @@ def _outcomes(store: Store, record: Record) -> Outcomes:
 
 def _described(record: Record, name: str) -> str:
     spec = record.spec
-    return f"{spec.run_id}  {spec.model.name} {name} {spec.bits} {spec.protocol}"
+    images = f" on {spec.calibration.source_title}" if spec.calibration.source else ""
+    return f"{spec.run_id}  {spec.model.name} {name}{images} {spec.bits} {spec.protocol}"

@@ -151,6 +151,7 @@ def _line(change: Change) -> tuple[str, ...]:
     where = f"{place.model} {place.bits} {place.protocol}" + (
         f" {place.scope}" if place.scope else ""
     )
+    where += f" on {place.source}" if place.source else ""
     old, new = change.versions
     label = (
         change.label

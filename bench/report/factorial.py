@@ -13,6 +13,7 @@ from tabulate import tabulate
 
 from vit_ptq_bench.bench.records.combination import Level, combination_label, levels_of
 from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY, Record
+from vit_ptq_bench.bench.records.spec import CalibrationSpec
 from vit_ptq_bench.bench.report.effects import (
     Corner,
     Estimate,
@@ -160,7 +161,7 @@ def factorials(records: Sequence[Record], outcomes: Loader) -> list[Factorial]:
         place = (
             *(spec.task.name, spec.task.version, spec.task.data or "", spec.task.limit),
             *(spec.protocol, spec.scope or "", spec.method.name, spec.method.version),
-            *(spec.calibration.images, factors),
+            *(_images(spec.calibration), factors),
         )
         model, weights = spec.model.name, spec.model.weights or ""
         names = tuple((set[str](), set[str]()) for _ in factors)
@@ -170,6 +171,13 @@ def factorials(records: Sequence[Record], outcomes: Loader) -> list[Factorial]:
     for one in found.values():
         one.full = full.get((*one.place[:4], one.model, one.weights))
     return [found[key] for key in sorted(found, key=repr)]
+
+
+def _images(calibration: CalibrationSpec) -> int | str:
+    """How many calibration images; with their source, where that is not the training data."""
+    if calibration.source is None:
+        return calibration.images
+    return f"{calibration.images} ({calibration.source.title})"
 
 
 def _references(records: Sequence[Record]) -> dict[tuple[object, ...], float]:

@@ -29,12 +29,14 @@ def deviation(record: Record) -> str:
 
 
 def convention(record: Record) -> str:
-    """In words, what a run leaves in floating point, what is dynamic, its transforms, the method's notes."""
+    """In words, what a run leaves in floating point, what is dynamic, transforms, notes, foreign images."""
     if record.common_table is None:  # it ended before the method was asked
         return ""
     words = table_words(_in_order(record.spec.table))
-    words = (*words, *chosen_words(record))
-    return "; ".join([*words, *transform_words(record.spec.method.transforms), *record.notes])
+    chosen = chosen_words(record)
+    transforms = transform_words(record.spec.method.transforms)
+    marking = record.spec.calibration.marking
+    return "; ".join(filter(None, [*words, *chosen, *transforms, *record.notes, marking]))
 
 
 def chosen_words(record: Record) -> tuple[str, ...]:

@@ -16,6 +16,9 @@ from vit_ptq_bench.bench.report.footnotes import convention, deviation
 Loader = Callable[[Record], "np.ndarray[Any, np.dtype[np.bool_]] | None"]
 """Gives the per-image outcomes of a record, or None."""
 
+SOURCE = "calibration_source"
+"""Column: where calibration images come from, if not from the training data. Such rows have own tables."""
+
 GROUP = ["task", "task_version", "data", "limit", "protocol", "scope", "model", "weights"]
 """What rows must share to stand in one table, bit width apart."""
 
@@ -25,7 +28,7 @@ def to_frame(records: Sequence[Record]) -> pd.DataFrame:
     rows = [_row(record) for record in records]
     frame = pd.DataFrame(rows, columns=list(_row_columns(rows)))
     return frame.sort_values(
-        ["task", "model", "protocol", "scope", "bits", "method", "seed", "run_id"]
+        ["task", "model", "protocol", "scope", SOURCE, "bits", "method", "seed", "run_id"]
     )
 
 
@@ -49,6 +52,7 @@ def _row(record: Record) -> dict[str, Any]:
         "scope": spec.scope or "",
         "seed": spec.seed,
         "calibration_images": spec.calibration.images,
+        SOURCE: spec.calibration.source_title,
         "fidelity": record.fidelity,
         "family": record.family,
         "status": record.status,
@@ -130,7 +134,7 @@ def _each_seed_once(frame: pd.DataFrame, names: pd.Series[str]) -> pd.Series[str
 
     Their calibration images or their bit tables differ, which no setting tells.
     """
-    keys = frame[[*GROUP, "bits", "seed"]].assign(name=names)
+    keys = frame[[*GROUP, SOURCE, "bits", "seed"]].assign(name=names)
     twice = keys.duplicated(keep=False)
     return names.where(~twice, names + " (run " + frame["run_id"].str[:8] + ")")
 

@@ -55,6 +55,7 @@ def _label(place: Place) -> str:
         place.protocol,
         place.scope,
         "" if place.limit is None else str(place.limit),
+        place.source.replace(" ", "-"),
     )
     return "-".join(filter(None, words))
 
@@ -82,7 +83,9 @@ def _caption(tables: Sequence[Table]) -> str:
     place, metric = tables[0].place, tables[0].metric
     scope = f", scope {place.scope}" if place.scope else ""
     part = "" if place.limit is None else f", {place.limit} images"
-    text = escaped(f"{place.task}{part}, protocol {place.protocol}{scope}: {metric}, %")
+    text = escaped(
+        f"{place.task}{part}, protocol {place.protocol}{scope}{place.images}: {metric}, %"
+    )
     return f"{text}; of several seeds mean and standard deviation."
 
 

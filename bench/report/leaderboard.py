@@ -20,7 +20,7 @@ from vit_ptq_bench.bench.records.record import Record
 from vit_ptq_bench.bench.records.store import Store
 from vit_ptq_bench.bench.report.factorial import Factorial, factorials
 from vit_ptq_bench.bench.report.factorial import to_csv as effects_csv
-from vit_ptq_bench.bench.report.frame import to_frame
+from vit_ptq_bench.bench.report.frame import SOURCE, to_frame
 from vit_ptq_bench.bench.report.markdown import render
 from vit_ptq_bench.bench.report.page.html import render_page, unpacked
 from vit_ptq_bench.bench.report.tables import Evidence, Loader, Table, tables
@@ -196,9 +196,12 @@ def harmless(value: object) -> object:
 
 
 def to_csv(records: list[Record]) -> str:
-    """Return one row per record."""
+    """Return one row per record; the source of calibration images only where not all are training images."""
     if not records:
         return ""
     buffer = io.StringIO()
-    to_frame(records).map(harmless).to_csv(buffer, index=False, lineterminator="\n")
+    frame = to_frame(records)
+    if not frame[SOURCE].any():
+        frame = frame.drop(columns=SOURCE)
+    frame.map(harmless).to_csv(buffer, index=False, lineterminator="\n")
     return buffer.getvalue()

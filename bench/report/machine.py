@@ -24,7 +24,7 @@ def leaderboard_json(
     """Return what the page shows as JSON-ready data.
 
     ``choices``: for each cell the best method, those like it and the cheapest of them. ``overall``: places
-    over cells by task, protocol and scope. ``cells``, ``rows``, ``effects``: see `page.data`; records
+    over cells by task, protocol, scope and source. ``cells``, ``rows``, ``effects``: see `page.data`; records
     themselves are files already, rows have their ids. ``findings``: what is wrong, in words.
     """
     data = page_data(records, found, parts)
@@ -55,6 +55,7 @@ def _overall(found: Sequence[Table]) -> list[Json]:
             "task": own[0].place.task,
             "protocol": own[0].place.protocol,
             "scope": own[0].place.scope,
+            "source": own[0].place.source,
             "limit": own[0].place.limit,
             "places": [asdict(one) for one in overall(own)],
         }

@@ -135,7 +135,7 @@ def _hardware(records: Sequence[Record]) -> str:
 
 
 def _by_place(found: Sequence[Table]) -> Iterator[tuple[str, list[Table]]]:
-    """The tables of one task, protocol and scope, under their title."""
+    """The tables of one task, protocol, scope and source, under their title."""
     for tables in by_section(found):
         yield _title(tables[0].place), tables
 
@@ -143,7 +143,8 @@ def _by_place(found: Sequence[Table]) -> Iterator[tuple[str, list[Table]]]:
 def _title(place: Place) -> str:
     part = "" if place.limit is None else f", {place.limit} images of the evaluation set"
     scope = f", scope `{place.scope}`" if place.scope else ""
-    return f"{place.task} (version {place.version}{part}), protocol `{place.protocol}`{scope}"
+    how = f"protocol `{place.protocol}`{scope}{place.images}"
+    return f"{place.task} (version {place.version}{part}), {how}"
 
 
 def _answers(found: Sequence[Table]) -> Iterator[str]:
@@ -323,6 +324,7 @@ def _note(row: Row, usual_images: int | None, papers: Sequence[Published]) -> st
     record = row.record
     images = record.spec.calibration.images
     texts = [
+        record.spec.calibration.marking,
         deviation(record),
         *chosen_words(record),
         *transform_words(record.spec.method.transforms),

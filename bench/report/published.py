@@ -108,7 +108,7 @@ def dataset_of(table: Table) -> str:
 
     A set is known by the number of its images, and by the full-precision figure: other sets may have as many.
     """
-    if table.place.limit is not None:
+    if table.place.limit is not None or table.place.source:  # papers calibrate on real images
         return ""
     counts = {run.n for row in table.ranked for run in row.runs}
     if len(counts) != 1:

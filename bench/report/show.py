@@ -23,7 +23,11 @@ def describe(record: Record) -> str:
         + (f", scope {spec.scope}" if spec.scope else ""),
         f"convention   {convention(record)}",
         f"differs from the common table: {deviation(record) or 'nowhere'}",
-        f"calibration  {spec.calibration.images} images, draw {spec.calibration.draw}",
+        f"calibration  {spec.calibration.images} images, draw {spec.calibration.draw}"
+        + (f"; {spec.calibration.marking}" if spec.calibration.source else ""),
+        *_pairs(
+            "made with", (spec.calibration.source and spec.calibration.source.parameters) or {}
+        ),
         *_metrics(record),
         *_pairs("seconds", record.seconds),
         f"memory       {record.peak_memory_mb} MB while calibrating",

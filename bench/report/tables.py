@@ -12,8 +12,12 @@ import pandas as pd
 
 from vit_ptq_bench.bench.records.outcomes import Outcomes, Replicates
 from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY, Record
-from vit_ptq_bench.bench.report.frame import GROUP, labels, to_frame
+from vit_ptq_bench.bench.report.frame import GROUP, SOURCE, labels, to_frame
 from vit_ptq_bench.bench.report.standings import Seen, Standing, standings
+from vit_ptq_bench.methods.quantization.calibration.sources import PSAQ
+
+SECTION = [*GROUP[:-2], SOURCE]
+"""What the tables under one title share."""
 
 
 class Evidence(NamedTuple):
@@ -42,6 +46,7 @@ class Place(NamedTuple):
         scope: what of the model is quantized; empty: it is always the whole.
         model, weights: of the model.
         bits: such as ``W4A4``.
+        source: where calibration images come from; empty: from the training data.
     """
 
     task: str
@@ -53,6 +58,15 @@ class Place(NamedTuple):
     model: str
     weights: str
     bits: str
+    source: str = ""
+
+    @property
+    def images(self) -> str:
+        """The source in a title, behind a comma; empty for the training data."""
+        if not self.source:
+            return ""
+        none = " (0 real images)" if self.source.startswith(PSAQ) else ""
+        return f", calibration on {self.source}{none}"
 
     @property
     def shared_out(self) -> bool:
@@ -157,15 +171,15 @@ class Table:
 
 
 def by_section(found: Sequence[Table]) -> list[list[Table]]:
-    """Return the tables of each task, evaluation set, protocol and scope together, in the order given."""
+    """Return the tables of each task, evaluation set, protocol, scope and source together, as they come."""
     sections: dict[tuple[object, ...], list[Table]] = {}
     for table in found:
-        sections.setdefault(table.place[:6], []).append(table)
+        sections.setdefault((*table.place[:6], table.place.source), []).append(table)
     return list(sections.values())
 
 
 def tables(records: Sequence[Record], evidence: Loader) -> list[Table]:
-    """Return the tables of records, ordered by task, protocol, scope, model and bit width.
+    """Return the tables of records, ordered by task, protocol, scope, source, model and bit width.
 
     Args:
         records: in any order.
@@ -178,10 +192,10 @@ def tables(records: Sequence[Record], evidence: Loader) -> list[Table]:
     is_reference = frame["fidelity"] == REFERENCE_FIDELITY
     references = _references(frame[is_reference], by_id)
     found: list[Table] = []
-    for _, section in frame[~is_reference].groupby(GROUP[:-2], dropna=False, sort=True):
+    for _, section in frame[~is_reference].groupby(SECTION, dropna=False, sort=True):
         section = section.assign(label=labels(section))
         everyone = section.groupby(section["bits"].map(_sharing))["label"].agg(set)
-        for key, part in section.groupby([*GROUP, "bits"], dropna=False, sort=True):
+        for key, part in section.groupby([*GROUP, "bits", SOURCE], dropna=False, sort=True):
             rows = _rows(part, by_id, evidence)
             here = {row.label for row in rows}
             place = _place(key)

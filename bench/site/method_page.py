@@ -139,7 +139,8 @@ def _measured(name: str, title: str, found: Sequence[Table]) -> Iterator[str]:
     for tables, rows in sections:
         place = tables[0].place
         scope = f", scope `{place.scope}`" if place.scope else ""
-        yield f"Task `{place.task}`, protocol `{place.protocol}`{scope}, first metric in percent:"
+        how = f"protocol `{place.protocol}`{scope}{place.images}"
+        yield f"Task `{place.task}`, {how}, first metric in percent:"
         yield _figures(tables, rows)
     yield (
         "Mean and standard deviation over calibration draws, in brackets the rank among those of the same "

@@ -101,6 +101,8 @@ class Judge:
         kept: dict[str, Any] = {"keep_unrounded": True} if options.by == "local" else {}
         with blamed(self._method, "quantize()"):
             calibration = Calibration(batches, seed=options.seed)
+            bits = BitWidth.parse(options.bits)
+            table = method.mixed_table(self._module, table, bits, calibration)
             quantized = method.quantize(self._module, table, calibration, **kept)
         value = self._local(quantized) if options.by == "local" else self._difference(quantized)
         if not math.isfinite(value):

@@ -40,7 +40,7 @@ def quantize(
     Args:
         model: a supported architecture in float32.
         method: name of a registered method.
-        bits: like ``W4A4``; 32 stands for floating point.
+        bits: like ``W4A4``; 32 stands for floating point; ``W4A4:mixed`` shares the same bits out.
         images: calibration images, float32 [n, 3, H, W], preprocessed as for the model; taken to its device.
         protocol: ``equal`` for the common bit table, ``authors`` for the method's own.
         seed: of the random choices of method and transforms.
@@ -54,9 +54,12 @@ def quantize(
     """
     _check_images(images)
     chosen = _method_class(method).create(settings).with_transforms(transforms)
-    table = chosen.bit_table(BitWidth.parse(bits), protocol)
+    width = BitWidth.parse(bits)
+    table = chosen.bit_table(width, protocol)
     device = next((parameter.device for parameter in model.parameters()), images.device)
-    return chosen.quantize(model, table, parts.Calibration([images.to(device)], seed))
+    calibration = parts.Calibration([images.to(device)], seed)
+    table = chosen.mixed_table(model, table, width, calibration)
+    return chosen.quantize(model, table, calibration)
 
 
 def _method_class(name: str) -> type[Method]:

@@ -185,7 +185,9 @@ class Method(ABC):
     def mixed_table(
         self, model: nn.Module, table: BitTable, bits: BitWidth, calibration: parts.Calibration
     ) -> BitTable:
-        """Return ``table`` with bits shared out by what each site loses (`quantization.mixed_table`).
+        """Return ``table``, where ``bits`` is mixed with bits shared out by what each site loses.
+
+        See `quantization.mixed_table`.
 
         Sensitivities are those of the model behind `transforms`, and behind the fold if the method `folds`.
         A method that chooses bits for itself gets ``table`` as it is.
@@ -199,7 +201,7 @@ class Method(ABC):
         Raises:
             MethodError: unsupported model, or unusable activations.
         """
-        if self.chooses_bits():
+        if not bits.mixed or self.chooses_bits():
             return table
         wrapped = parts.wrap_model(model, table)
         if self.transforms:

@@ -46,9 +46,12 @@ from .calibration.recording import Recording as Recording
 from .calibration.recording import record_operations as record_operations
 from .calibration.segment_recording import SegmentRecording as SegmentRecording
 from .calibration.segment_recording import record_segments as record_segments
+from .calibration.sources import InputForm as InputForm
+from .calibration.sources import SynthesisSettings as SynthesisSettings
 from .calibration.stable_rules import StableRule as StableRule
 from .calibration.stable_rules import chunked_percentile_rule as chunked_percentile_rule
 from .calibration.stable_rules import percentile_grid as percentile_grid
+from .calibration.synthesis import synthesise as synthesise
 
 # A whole calibration in closed form.
 from .closed_form import ClosedForm as ClosedForm

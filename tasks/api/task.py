@@ -39,6 +39,7 @@ class TaskOptions:
         holdout: judge on training images that calibration cannot draw, instead of the evaluation images: for
             choosing the settings of a method.
         class_map: class names of the labels, one a line, in the order of the model's outputs.
+        calibration_dir: folder of the images that calibration draws where a suite calibrates on a ``folder``.
         incomplete: go on where more than a few images or labels have to be left out.
     """
 
@@ -96,6 +97,13 @@ class TaskOptions:
             "metavar": "FILE",
         },
     )
+    calibration_dir: Path | None = field(
+        default=None,
+        metadata={
+            "help": "folder of images of another domain, for suites with calibration = 'folder'",
+            "metavar": "DIR",
+        },
+    )
     incomplete: bool = field(
         default=False,
         metadata={
@@ -103,6 +111,21 @@ class TaskOptions:
             "metavar": None,
         },
     )
+
+
+@dataclass(frozen=True)
+class ImageForm:
+    """What the images are like that a model takes, for images that are made and not read.
+
+    Attributes:
+        size: height and width in pixels.
+        mean: of each of the three channels, what is subtracted from pixels in [0, 1].
+        std: of each channel, what the difference is divided by.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -242,6 +265,40 @@ class Task(ABC):
         Raises:
             TaskError: there are fewer than ``n`` training images, or one cannot be read.
         """
+
+    def folder_id(self) -> str:
+        """Return what identifies the images of ``options.calibration_dir``: their contents, not their place.
+
+        Raises:
+            TaskError: there is no such folder, it has no images, or this task cannot calibrate on a folder.
+        """
+        raise TaskError(f"task {self.name} cannot calibrate on the images of a folder")
+
+    def check_folder(self, n: int, seed: int) -> tuple[str, ...]:
+        """Refuse images that `folder_batches` could not give, and return what has to be said of the others.
+
+        Raises:
+            TaskError: there are fewer than ``n`` images in the folder, or one of those drawn cannot be read.
+        """
+        raise TaskError(f"task {self.name} cannot calibrate on the images of a folder")
+
+    def folder_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:
+        """Return ``n`` images of the folder, drawn by seed, as float32 batches [b, 3, H, W].
+
+        Raises:
+            TaskError: what `check_folder` raises.
+        """
+        raise TaskError(f"task {self.name} cannot calibrate on the images of a folder")
+
+    def image_form(self, loaded: LoadedModel) -> ImageForm:
+        """Return what images of a model are like, for a calibration on images that are made.
+
+        Raises:
+            TaskError: this task does not say.
+        """
+        raise TaskError(
+            f"task {self.name} does not say what its models' images are like, so none can be made"
+        )
 
     @abstractmethod
     def evaluate(

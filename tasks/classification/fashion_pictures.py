@@ -5,12 +5,17 @@ The file is made by ``python -m vit_ptq_bench.tasks.training.fashion_slices``; i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from vit_ptq_bench.tasks.classification.decoding import decoded
+from vit_ptq_bench.tasks.storage.contents import read_content
 
 SLICES = Path(__file__).parents[1] / "data" / "fashion_mnist.npz"
 
@@ -44,3 +49,20 @@ def fashion_slice(name: str) -> Pictures:
 def as_pictures(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return Fashion-MNIST's images uint8 [n, 28, 28] as models take them: uint8 [n, 28, 28, 3]."""
     return np.ascontiguousarray(np.broadcast_to(grey[..., None], (*grey.shape, 3)))
+
+
+def read_pictures(paths: Sequence[Path], contents: Sequence[str]) -> NDArray[np.uint8]:
+    """Return image files as pictures, uint8 [n, 28, 28, 3]: grey, the middle square, resized (bicubic).
+
+    Args:
+        paths: of the files.
+        contents: SHA-256 of each.
+
+    Raises:
+        TaskError: one cannot be read, or holds other bytes.
+    """
+    grey = []
+    for path, content in zip(paths, contents, strict=True):
+        image = decoded(path, read_content(path, content)).convert("L")
+        grey.append(np.asarray(ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BICUBIC)))
+    return as_pictures(np.stack(grey))

@@ -174,6 +174,27 @@ def list_flat(folder: Path, but: Path) -> Listing:
     return listing
 
 
+def list_below(folder: Path) -> Listing:
+    """Return the images in ``folder`` and all folders below it, sorted by path, whatever they show.
+
+    Raises:
+        TaskError: there are none, or the folder cannot be read.
+    """
+    _entries(folder)  # walking says nothing of a folder that cannot be read
+    left_out: dict[str, list[Path]] = {}
+    images = []
+    for path in sorted(_files_below(folder)):
+        fault = _fault_of(path)
+        if fault is None:
+            images.append(path)
+        else:
+            left_out.setdefault(fault, []).append(path)
+    listing = Listing(folder, tuple(images), left_out=left_out)
+    if not images:
+        raise _nothing(listing, "images found")
+    return listing
+
+
 def _nothing(listing: Listing, what: str) -> TaskError:
     files = listing.losses()[0]
     return TaskError(f"{listing.folder}: no {what}" + (f"; {files}" if files.count else ""))
@@ -206,12 +227,15 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _fault(entry: os.DirEntry[str]) -> str | None:
     """Why a file cannot be an image."""
-    if entry.is_symlink() and not os.path.exists(entry.path):
+    return _fault_of(Path(entry.path))
+
+
+def _fault_of(path: Path) -> str | None:
+    if path.is_symlink() and not path.exists():
         return DANGLING
-    if not entry.is_file():
+    if not path.is_file():
         return IRREGULAR
-    suffix = os.path.splitext(entry.name)[1].lower()
-    return None if suffix in EXTENSIONS else UNKNOWN
+    return None if path.suffix.lower() in EXTENSIONS else UNKNOWN
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

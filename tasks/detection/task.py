@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,10 +13,11 @@ from vit_ptq_bench.tasks.api.selection import drawn, subset
 from vit_ptq_bench.tasks.api.task import (
     Evaluation,
     EvaluationProgress,
+    ImageForm,
     LoadedModel,
-    Task,
     TaskOptions,
 )
+from vit_ptq_bench.tasks.classification.image_folder import FolderCalibration
 from vit_ptq_bench.tasks.detection.data import CocoFiles, Picture
 from vit_ptq_bench.tasks.detection.figures import METRICS, TITLES
 from vit_ptq_bench.tasks.detection.zoo import BUNDLED, config_path
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class DetectionTask(Task):
+class DetectionTask(FolderCalibration):
     """Detection and instance segmentation judged by COCO's average precision.
 
     Attributes:
@@ -91,8 +92,27 @@ class DetectionTask(Task):
 
     def calibration_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:
         """Draw ``n`` training images; all padded to the size of the largest."""
-        dataset = detection.PictureSet(self.drawn_pictures(n, seed), self._pipeline(loaded))
-        return detection.calibration_batches(loaded.module, dataset, self.options.batch_size)
+        return self._batches(loaded, self.drawn_pictures(n, seed))
+
+    def read_images(
+        self, loaded: LoadedModel, paths: Sequence[Path], contents: Sequence[str]
+    ) -> list[Tensor]:
+        """Read images as those of the training set, all padded to the size of the largest."""
+        pairs = enumerate(zip(paths, contents, strict=True))
+        pictures = [Picture(path, number, content) for number, (path, content) in pairs]
+        return self._batches(loaded, pictures)
+
+    def image_form(self, loaded: LoadedModel) -> ImageForm:
+        """Return the form of an image of the largest size that lies on its long side, padded."""
+        preprocessor: Any = loaded.module.data_preprocessor
+        long, short = self._scale_of(loaded)
+        divisor = int(preprocessor.pad_size_divisor)
+        height, width = (side + -side % divisor for side in (short, long))
+        mean, std = (
+            tuple(float(value) / 255 for value in values.flatten())
+            for values in (preprocessor.mean, preprocessor.std)
+        )
+        return ImageForm((height, width), mean, std)
 
     def evaluate(
         self,
@@ -143,9 +163,16 @@ class DetectionTask(Task):
     def _judged(self) -> list[Picture]:
         return detection.judged_pictures(self.files(), self._chosen)
 
+    def _batches(self, loaded: LoadedModel, pictures: Sequence[Picture]) -> list[Tensor]:
+        dataset = detection.PictureSet(pictures, self._pipeline(loaded))
+        return detection.calibration_batches(loaded.module, dataset, self.options.batch_size)
+
     def _pipeline(self, loaded: LoadedModel) -> list[Any]:
+        return detection.test_pipeline(self._scale_of(loaded), self.cache)
+
+    def _scale_of(self, loaded: LoadedModel) -> tuple[int, int]:
         """Of the config that the model was built from, whatever its file says by now."""
         if loaded.name not in self._scales:
             config = detection.read_config(config_path(loaded.name))
             self._scales[loaded.name] = self.scale(config)
-        return detection.test_pipeline(self._scales[loaded.name], self.cache)
+        return self._scales[loaded.name]

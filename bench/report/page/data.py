@@ -70,12 +70,17 @@ def cell_name(place: Place) -> str:
     """Return the title of a table in one line."""
     part = "" if place.limit is None else f", {place.limit} images"
     scope = f", {place.scope}" if place.scope else ""
-    return f"{place.model} {place.bits}, {place.task}{part}, {place.protocol}{scope}"
+    return f"{place.model} {place.bits}, {place.task}{part}, {place.protocol}{scope}{place.images}"
 
 
 def _cell(table: Table) -> Json:
     full = table.reference
-    return table.place._asdict() | {
+    place = table.place._asdict()
+    source = place.pop("source")
+    if source:  # the page filters and groups by scope, so that the two kinds of images stay apart
+        scope = f"{place['scope'] or 'whole model'}{table.place.images}"
+        place |= {"scope": scope, "source": source}
+    return place | {
         "name": cell_name(table.place),
         "metric": table.metric,
         "titles": [list(pair) for pair in table.titles],

@@ -88,7 +88,8 @@ def _places(found: Sequence[Table]) -> list[tuple[str, list[Overall]]]:
     placed = []
     for own in by_section(found):
         place = own[0].place
-        title = f"{place.task}, {place.protocol}" + (f", {place.scope}" if place.scope else "")
+        scope = f", {place.scope}" if place.scope else ""
+        title = f"{place.task}, {place.protocol}{scope}{place.images}"
         rows = overall(own)
         if rows and len(own) > 1:
             placed.append((f"{title}, {len(own)} cells", rows))

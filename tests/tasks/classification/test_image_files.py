@@ -10,8 +10,9 @@ from PIL import Image, ImageDraw
 from pytest import fixture, mark, raises
 from torchvision.transforms.functional import pil_to_tensor
 
+from vit_ptq_bench.tasks.classification.decoding import decoded
 from vit_ptq_bench.tasks.classification.image_cache import CachedImages
-from vit_ptq_bench.tasks.classification.image_files import ImageFiles, decoded
+from vit_ptq_bench.tasks.classification.image_files import ImageFiles
 from vit_ptq_bench.tasks.errors import TaskError
 
 

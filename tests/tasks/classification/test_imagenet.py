@@ -201,7 +201,7 @@ def test_images_that_another_run_has_decoded_are_the_same_to_the_bit(
         "bytes" if exact else "floats"
     }
     monkeypatch.setattr(
-        "vit_ptq_bench.tasks.classification.image_files.Image.open", None
+        "vit_ptq_bench.tasks.classification.decoding.Image.open", None
     )  # no file is opened from here on
     again = task.calibration_batches(loaded, 6, seed=1)
     assert all(torch.equal(a, b) for a, b in zip(alone, again, strict=True))
@@ -221,7 +221,7 @@ def test_only_batches_that_are_missing_are_decoded(tree, checkpoint, monkeypatch
     opened = []
     real = Image.open
     monkeypatch.setattr(
-        "vit_ptq_bench.tasks.classification.image_files.Image.open",
+        "vit_ptq_bench.tasks.classification.decoding.Image.open",
         lambda file, **words: opened.append(file) or real(file, **words),
     )
     # One more goes between the first look and its turn.
