@@ -46,18 +46,20 @@ def search_pieces(quantizer: PiecewiseQuantizer, weight: Tensor, border: Border)
         split = deviation / largest * (factor * largest / deviation + shift).log()
         split = split.clamp(SMALLEST_SPLIT, 1 - SMALLEST_SPLIT)
     else:
-        split = _best_split(SortedRows.of(rows), largest, quantizer.spec.bits)
+        split = _best_split(SortedRows.of(rows.abs()), largest, quantizer.spec.bits)
     quantizer.set_pieces(largest.to(weight.device), split.to(weight.device))
 
 
-def _best_split(rows: SortedRows, largest: Tensor, bits: int) -> Tensor:
+def _best_split(magnitudes: SortedRows, largest: Tensor, bits: int) -> Tensor:
+    """The border of each row; levels have both signs, so magnitudes on the positive half cost the same."""
     best = torch.full_like(largest, 0.5)
     error = torch.full_like(largest, torch.inf)
     for step, reach in ((0.1, 4), (0.01, 10), (0.001, 10)):
         centre = best
         for away in range(-reach, reach + 1):
             split = (centre + step * away).clamp(SMALLEST_SPLIT, 1 - SMALLEST_SPLIT)
-            found = rows.errors(largest[:, None] * piecewise_levels(split, bits))
+            levels = piecewise_levels(split, bits)[:, 2 ** (bits - 1) :]
+            found = magnitudes.errors(largest[:, None] * levels)
             best = torch.where(found < error, split, best)
             error = torch.minimum(found, error)
     return best
