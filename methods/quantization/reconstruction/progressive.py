@@ -150,6 +150,8 @@ class _Progression:
         ]
         top = len(recipes) - 1
         coarsest = self._engines[top]
+        for engine in self._engines:
+            engine.streams = coarsest.streams  # one copy of the images is enough
         pairs = zip(coarsest.steps, coarsest.teachers, strict=True)
         self._nodes = [self._node(top, step, exact) for step, exact in pairs]
         self._done = [0] * len(recipes)
