@@ -116,6 +116,10 @@ from .quantizers.base import Quantizer as Quantizer
 from .quantizers.log_grid import LogGridQuantizer as LogGridQuantizer
 from .quantizers.registry import FORMS as FORMS
 from .quantizers.registry import register_form as register_form
+from .reconstruction.activation_trainables import LogScales as LogScales
+from .reconstruction.activation_trainables import LogSteps as LogSteps
+from .reconstruction.activation_trainables import Ranges as Ranges
+from .reconstruction.activation_trainables import Steps as Steps
 
 # Reconstruction: units trained on their output, one after the other.
 from .reconstruction.affine import Biases as Biases
@@ -147,11 +151,7 @@ from .reconstruction.smoothing import Smoothing as Smoothing
 from .reconstruction.start import calibrate_start as calibrate_start
 from .reconstruction.start import shift_rule as shift_rule
 from .reconstruction.trainables import Clipping as Clipping
-from .reconstruction.trainables import LogScales as LogScales
-from .reconstruction.trainables import LogSteps as LogSteps
-from .reconstruction.trainables import Ranges as Ranges
 from .reconstruction.trainables import Roundings as Roundings
-from .reconstruction.trainables import Steps as Steps
 from .reconstruction.trainables import Trainable as Trainable
 from .reconstruction.trainables import Weights as Weights
 

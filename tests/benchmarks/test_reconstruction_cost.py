@@ -19,8 +19,9 @@ import torch
 
 from vit_ptq_bench.methods.api.registry import METHODS
 from vit_ptq_bench.methods.quantization.bits import BitWidth
+from vit_ptq_bench.methods.quantization.reconstruction.activation_trainables import Ranges
 from vit_ptq_bench.methods.quantization.reconstruction.smoothing import Smoothing
-from vit_ptq_bench.methods.quantization.reconstruction.trainables import Clipping, Ranges
+from vit_ptq_bench.methods.quantization.reconstruction.trainables import Clipping
 
 TARGETS = {"qdrop": 2.0, "lrquant": 2.0}
 """Where 1.5 is below what the method's own arithmetic takes; docs/performance.md counts it."""

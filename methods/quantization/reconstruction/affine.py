@@ -5,11 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from vit_ptq_bench.methods.quantization.model.layers import QuantOperation, WeightedOperation
-from vit_ptq_bench.methods.quantization.reconstruction.trainables import (
-    Attachment,
-    Trainable,
-    Unit,
-)
+from vit_ptq_bench.methods.quantization.reconstruction.trainables import Attachment, Trainable, Unit
 
 
 class _Replaced(Attachment):

@@ -29,12 +29,12 @@ from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule, cal
 from vit_ptq_bench.methods.quantization.model.layers import QuantOperation, WeightedOperation
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.model.structure import Output, Segment, sites_of
+from vit_ptq_bench.methods.quantization.reconstruction.activation_trainables import Steps
 from vit_ptq_bench.methods.quantization.reconstruction.holdout import clearly_less, distances
 from vit_ptq_bench.methods.quantization.reconstruction.loop import Data, Loop, Rest, Streams
 from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe, losses_of
 from vit_ptq_bench.methods.quantization.reconstruction.trainables import (
     Attachment,
-    Steps,
     Trainable,
     Unit,
     Weights,

@@ -7,6 +7,7 @@ from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule
 from vit_ptq_bench.methods.quantization.model.layers import QuantOperation
 from vit_ptq_bench.methods.quantization.model.structure import Segment, Structure
+from vit_ptq_bench.methods.quantization.reconstruction.activation_trainables import Steps
 from vit_ptq_bench.methods.quantization.reconstruction.choices import UnitGranularity, Weighting
 from vit_ptq_bench.methods.quantization.reconstruction.losses import (
     BlockError,
@@ -18,7 +19,6 @@ from vit_ptq_bench.methods.quantization.reconstruction.losses import (
 from vit_ptq_bench.methods.quantization.reconstruction.trainables import (
     Clipping,
     Roundings,
-    Steps,
     Trainable,
 )
 

@@ -6,16 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from vit_ptq_bench.methods.errors import MethodError
-from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule, calibrate_sites
-from vit_ptq_bench.methods.quantization.calibration.range_rules import minmax_rule
 from vit_ptq_bench.methods.quantization.model.layers import (
-    QuantMatMul,
     QuantOperation,
     WeightedOperation,
 )
@@ -29,18 +25,12 @@ from vit_ptq_bench.methods.quantization.quantizers.uniform import (
 )
 from vit_ptq_bench.methods.quantization.reconstruction.level_rounding import TrainableLevelRounding
 from vit_ptq_bench.methods.quantization.reconstruction.trainable_quantizers import (
-    BatchRange,
-    TrainableActivation,
     TrainableClip,
-    TrainableLogScale,
-    TrainableLogStep,
     TrainableOffset,
     TrainableQuantizer,
     TrainableRounding,
-    TrainableStep,
     TrainableWeight,
 )
-from vit_ptq_bench.methods.quantization.search.attention_maps import search_maps
 
 
 @dataclass(frozen=True)
@@ -287,144 +277,9 @@ class Clipping(Trainable):
         ]
 
 
-class _ActivationAttachment(Attachment):
-    def __init__(
-        self,
-        operation: QuantOperation,
-        name: str,
-        trainable: TrainableActivation | BatchRange,
-    ) -> None:
-        self.operation, self.name, self.trainable = operation, name, trainable
-        setattr(operation, name, trainable)
-
-    def switch(self, on: bool) -> None:
-        self.trainable.active = on
-
-
-class StepAttachment(_ActivationAttachment):
-    """A trainable quantizer in the place of an activation's; it gives that one its step if it is accepted."""
-
-    trainable: TrainableActivation
-
-    def parameters(self) -> list[nn.Parameter]:
-        return [] if self.trainable.step is None else [self.trainable.step]
-
-    def keep(self, probability: float) -> None:
-        self.trainable.keep = probability
-
-    def detach(self, accept: bool) -> None:
-        if not accept:
-            self.trainable.step = None
-        setattr(self.operation, self.name, self.trainable.finish())
-
-
-class _RangeAttachment(_ActivationAttachment):
-    def detach(self, accept: bool) -> None:
-        self.trainable.inner.active = True
-        setattr(self.operation, self.name, self.trainable.inner)
-
-
-class _RangedStepAttachment(StepAttachment):
-    """A step that was calibrated behind what is trained: without that it is as good as none."""
-
-    def detach(self, accept: bool) -> None:
-        super().detach(accept)
-        if not accept:
-            clear(self.trainable.inner)
-
-
-@dataclass(frozen=True)
-class Steps(Trainable):
-    """Steps of the activation quantizers (LSQ); the drops of QDrop happen here too."""
-
-    rate: float = 4e-5
-
-    def attach(self, unit: Unit) -> list[Attachment]:
-        return [
-            StepAttachment(op, name, TrainableStep(quantizer, unit.generator))
-            for op, name, quantizer in activations_of(unit.segment)
-        ]
-
-
-@dataclass(frozen=True)
-class LogSteps(Trainable):
-    """Logarithms of the steps of the activation quantizers: the rate is a share of each step (AdaQuant)."""
-
-    rate: float = 1e-3
-
-    def attach(self, unit: Unit) -> list[Attachment]:
-        return [
-            StepAttachment(op, name, TrainableLogStep(quantizer, unit.generator))
-            for op, name, quantizer in activations_of(unit.segment)
-        ]
-
-
-@dataclass(frozen=True)
-class LogScales(Trainable):
-    """Logarithms of the scales of quantizers all of whose levels are multiples of the scale.
-
-    Those are the logarithmic forms (`Quantizer.levels_scale`). Stands before `Steps` in a recipe, which takes
-    the activations that are left.
-    """
-
-    rate: float = 1e-3
-
-    def attach(self, unit: Unit) -> list[Attachment]:
-        return [
-            StepAttachment(op, name, TrainableLogScale(quantizer, unit.generator))
-            for op, name, quantizer in activations_of(unit.segment)
-            if quantizer.levels_scale
-        ]
-
-
-@dataclass(frozen=True)
-class Ranges(Trainable):
-    """Ranges of activations while what lies before them, a smoothing, is trained.
-
-    Dynamic ones follow each batch, as they will each input. Static ones are calibrated with everything else
-    in place, on the unit's quantized input, and their steps are trained with the rest: over the range of each
-    batch the rest would be trained for ranges that it never gets.
-
-    Attributes:
-        rule: calibrates static ones; the scales of attention maps come from the error of attention x value.
-    """
-
-    rate: float = 1e-3
-    cosine: bool = False
-    rule: RangeRule = minmax_rule
-
-    def attach(self, unit: Unit) -> list[Attachment]:
-        sites = [site for site in sites_of(unit.segment.operations) if not site.is_weight]
-        run = partial(unit.segment.run, unit.quantized)
-        calibrate_sites(sites, run, self.rule, sequential=True)
-        search_maps(unit.segment.operations, run)
-        for site in sites:
-            site.quantizer.active = False
-        found: list[Attachment] = []
-        for op, name, quantizer in activations_of(unit.segment):
-            if quantizer.spec.dynamic:
-                found.append(_RangeAttachment(op, name, BatchRange(quantizer)))
-            else:
-                step = TrainableStep(quantizer, unit.generator)
-                found.append(_RangedStepAttachment(op, name, step))
-        return found
-
-
 def clear(quantizer: Quantizer) -> None:
     """Take the parameters away: the quantizer is as it was before it was calibrated."""
     for module in quantizer.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = buffer.new_empty(0)
-
-
-def activations_of(segment: Segment) -> list[tuple[QuantOperation, str, Quantizer]]:
-    """Return every quantized activation that nothing trained stands for: operation, attribute, quantizer."""
-    found = []
-    for operation in segment.operations:
-        pair = isinstance(operation, QuantMatMul)
-        for name in ("first_quantizer", "second_quantizer") if pair else ("input_quantizer",):
-            quantizer = getattr(operation, name)
-            if not (quantizer.spec.is_float or isinstance(quantizer, TrainableQuantizer)):
-                found.append((operation, name, quantizer))
-    return found

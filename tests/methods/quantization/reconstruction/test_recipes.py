@@ -16,6 +16,7 @@ from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 from vit_ptq_bench.methods.quantization.model.families import wrap_model
 from vit_ptq_bench.methods.quantization.quantizers.logarithmic import LogQuantizer
 from vit_ptq_bench.methods.quantization.reconstruction import engine, holdout
+from vit_ptq_bench.methods.quantization.reconstruction.activation_trainables import LogScales, Steps
 from vit_ptq_bench.methods.quantization.reconstruction.affine import Biases, NormAffine
 from vit_ptq_bench.methods.quantization.reconstruction.losses import (
     Batch,
@@ -27,13 +28,7 @@ from vit_ptq_bench.methods.quantization.reconstruction.recipe import Recipe
 from vit_ptq_bench.methods.quantization.reconstruction.trainable_quantizers import (
     TrainableLogScale,
 )
-from vit_ptq_bench.methods.quantization.reconstruction.trainables import (
-    LogScales,
-    Roundings,
-    Steps,
-    Unit,
-    Weights,
-)
+from vit_ptq_bench.methods.quantization.reconstruction.trainables import Roundings, Unit, Weights
 from vit_ptq_bench.methods.quantization.reconstruction.units import (
     features_in,
     features_of,
