@@ -31,6 +31,7 @@ def create(name: str, **settings: object) -> Method:
         ("qfem", {"at_least": 1e6}, "repq-vit"),
         ("qfem", {"kept_bits": 4}, "repq-vit"),
         ("hmptq", {"regions": "one"}, "repq-vit"),
+        ("arcq", {"share": 0.0}, "repq-vit"),
         ("q-limit", {}, "qdrop"),
     ],
 )
@@ -74,3 +75,29 @@ def test_qfem_keeps_the_inputs_of_largest_ratio(tiny: nn.Module, calibration: Ca
     assert all(spec.bits == 8 and ".input@" in key for key, spec in kept.items())
     sizes = site_sizes(model, calibration)
     assert mean_bits(model, sizes)["activation"] > 4 == mean_bits(model, sizes)["weight"]
+
+
+def test_arcq_compensates_layers_within_its_share(
+    tiny: nn.Module, calibration: Calibration
+) -> None:
+    method = create("arcq")
+    model = quantized(method, tiny, calibration)
+    layers = {op.name: op.weight.numel() for op in model.weighted_operations()}
+    entries = model.table.own
+    chosen = {key.split("@")[1] for key in entries if ".weight@" in key}
+    assert chosen and sum(layers[name] for name in chosen) <= 0.25 * sum(layers.values())
+    assert all((spec.bits, spec.scheme) == (8, "uniform-remainder-4") for spec in entries.values())
+    means = mean_bits(model, site_sizes(model, calibration))
+    assert 4 < means["weight"] <= 5
+
+
+def test_arcq_with_all_layers_compensated_is_nearer(
+    tiny: nn.Module, calibration: Calibration
+) -> None:
+    images = calibration.whole()
+    methods = create("arcq", share=1.0), create("repq-vit")
+    with torch.no_grad():
+        exact = tiny(images)
+        found = [quantized(method, tiny, calibration)(images) for method in methods]
+    errors = [float((one - exact).square().mean()) for one in found]
+    assert errors[0] < 0.6 * errors[1]

@@ -100,7 +100,21 @@ class WeightedOperation(QuantOperation):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to the quantized input with the quantized weight."""
         weight = self.weight if self.frozen else self.weight_quantizer(self.weight)
-        return self.compute(self.input_quantizer(x), weight)
+        first = self.input_quantizer(x)
+        output = self.compute(first, weight)
+        left_out = self._left_out(first, weight)
+        return output if left_out is None else output - left_out
+
+    def _left_out(self, first: Tensor, weight: Tensor) -> Tensor | None:
+        """The product of both low-order parts, where both operands are kept in two parts (ARCQ)."""
+        if not (self.input_quantizer.quantizes and self.weight_quantizer.quantizes):
+            return None
+        low = self.input_quantizer.low_order(first), self.weight_quantizer.low_order(weight)
+        return None if low[0] is None or low[1] is None else self.product(low[0], low[1])
+
+    @abstractmethod
+    def product(self, first: Tensor, second: Tensor) -> Tensor:
+        """Multiply two operands as they are, without bias."""
 
     @abstractmethod
     def columns(self, x: Tensor) -> Tensor:
@@ -157,6 +171,9 @@ class QuantLinear(WeightedOperation):
     def compute(self, first: Tensor, second: Tensor) -> Tensor:
         return F.linear(first, second, self.bias)
 
+    def product(self, first: Tensor, second: Tensor) -> Tensor:
+        return F.linear(first, second)
+
 
 class QuantConv2d(WeightedOperation):
     """`nn.Conv2d` with a quantized input [B, C_in, H, W] and weight [C_out, C_in, kH, kW]."""
@@ -182,6 +199,9 @@ class QuantConv2d(WeightedOperation):
 
     def compute(self, first: Tensor, second: Tensor) -> Tensor:
         return self._convolve(first, second, self.bias)
+
+    def product(self, first: Tensor, second: Tensor) -> Tensor:
+        return self._convolve(first, second, None)
 
 
 class QuantLayerNorm(QuantOperation, nn.LayerNorm):

@@ -83,6 +83,17 @@ class Quantizer(nn.Module, ABC):
             "calibrate this site in another way"
         )
 
+    def low_order(self, values: Tensor) -> Tensor | None:
+        """Return the low-order part of quantized values, where layers leave out products of two of them.
+
+        Args:
+            values: what `fake_quantize` or a weight's codes gave, float.
+
+        Returns:
+            Of the same shape; None: values are one number each.
+        """
+        return None
+
     @property
     def stored_bits(self) -> float:
         """Bits that a value takes: log2 of the number of codes, where that is not ``spec.bits``."""
