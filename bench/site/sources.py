@@ -42,6 +42,7 @@ CONTENTS = {
     ),
     "Using it": (
         "data",
+        "data_free",
         "mixed_precision",
         "detection",
         "diagnosis",
