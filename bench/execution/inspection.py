@@ -15,11 +15,7 @@ from vit_ptq_bench.bench.planning import registry
 from vit_ptq_bench.bench.planning.answers import blamed
 from vit_ptq_bench.bench.planning.inspect_options import InspectOptions
 from vit_ptq_bench.bench.planning.names import hint
-from vit_ptq_bench.bench.planning.subject import (
-    planned_table,
-    prepared_task,
-    scope_of,
-)
+from vit_ptq_bench.bench.planning.subject import planned_table, prepared_task, scope_of
 from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY
 from vit_ptq_bench.bench.report.inspection import Inspection
 from vit_ptq_bench.methods import Method

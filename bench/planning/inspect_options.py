@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vit_ptq_bench.bench.planning.options import option
-from vit_ptq_bench.bench.planning.subject import IMAGES, SubjectOptions
+from vit_ptq_bench.bench.planning.subject_options import IMAGES, SubjectOptions
 from vit_ptq_bench.methods.quantization.bits import Protocol
 
 

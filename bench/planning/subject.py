@@ -1,45 +1,19 @@
-"""Options of commands that load one model of one task, and what they refuse before it is loaded."""
+"""What commands that load one model of one task refuse before it is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning import plugins, registry
 from vit_ptq_bench.bench.planning.answers import ask
 from vit_ptq_bench.bench.planning.names import hint, unknown
-from vit_ptq_bench.bench.planning.options import option
 from vit_ptq_bench.bench.planning.settings import resolve_task
-from vit_ptq_bench.bench.planning.suite import MAX_IMAGES
+from vit_ptq_bench.bench.planning.subject_options import SubjectOptions
 from vit_ptq_bench.methods import Method
 from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, Protocol
 from vit_ptq_bench.tasks import Task
-
-IMAGES = {"at_least": 1, "at_most": MAX_IMAGES}
-
-
-@dataclass(frozen=True)
-class SubjectOptions:
-    """What is quantized, and how it is drawn.
-
-    Attributes:
-        bits: bit width, like ``W4A4``.
-        scope: what of a detector is quantized; None: the task's usual one.
-        seed: of the draw of images and of every random generator.
-        device: name of a torch device.
-        plugin: Python files that register methods or tasks.
-    """
-
-    bits: str = option("W4A4", "bit width (default: W4A4)", "BITS")
-    scope: str | None = option(None, "of a detector: backbone (default) or full", "NAME")
-    seed: int = option(0, "draw of the images (default: 0)", "N", at_least=0, at_most=2**32 - 1)
-    device: str = option("cpu", "cpu (default) or cuda:0", "NAME")
-    plugin: tuple[Path, ...] = option(
-        (), "Python file that registers methods or tasks; may be repeated", "FILE"
-    )
 
 
 def prepared_task(name: str, model: str, options: SubjectOptions, words: Mapping[str, Any]) -> Task:

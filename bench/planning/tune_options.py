@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from vit_ptq_bench.bench.planning.options import option
-from vit_ptq_bench.bench.planning.subject import IMAGES, SubjectOptions
+from vit_ptq_bench.bench.planning.subject_options import IMAGES, SubjectOptions
 
 By = Literal["prediction", "local"]
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from vit_ptq_bench.methods.quantization.bits import KINDS
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
-from vit_ptq_bench.methods.quantization.calibration.passes import require_reached
 from vit_ptq_bench.methods.quantization.model.hooks import watch
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.model.structure import Site
@@ -28,33 +27,27 @@ def site_sizes(model: QuantizedModel, calibration: Calibration) -> dict[str, int
         calibration: the images.
 
     Returns:
-        Site name -> number of values.
-
-    Raises:
-        MethodError: a site that no image reaches.
+        Site name -> number of values; 0 for an activation that the image does not reach.
     """
     sizes = dict.fromkeys((site.name for site in model.sites()), 0)
     for layer in model.weighted_operations():
         sizes[layer.weight_quantizer.site] = layer.weight.numel()
     activations = [site for site in model.sites() if not site.is_weight]
-    reached: set[str] = set()
     with ExitStack() as stack:
         for site in activations:
-            watch(stack, site.quantizer, _Counter(site.name, sizes, reached))
+            watch(stack, site.quantizer, _Counter(site.name, sizes))
         model(calibration.whole()[:1])
-    require_reached((site.name for site in activations), reached)
     return sizes
 
 
 class _Counter:
     """Forward pre-hook of one quantizer; a layer that sees several maps of an image adds them up."""
 
-    def __init__(self, name: str, sizes: dict[str, int], reached: set[str]) -> None:
-        self._name, self._sizes, self._reached = name, sizes, reached
+    def __init__(self, name: str, sizes: dict[str, int]) -> None:
+        self._name, self._sizes = name, sizes
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._sizes[self._name] += inputs[0].numel()
-        self._reached.add(self._name)
 
 
 def mean_bits(model: QuantizedModel, sizes: Mapping[str, int]) -> dict[str, float]:
