@@ -86,7 +86,11 @@ def test_no_range_of_a_reconstruction_comes_from_more(name, vit, images, monkeyp
 
         plain(sites, run, watching, *args, **named)
 
-    for module in ("calibration.passes", "reconstruction.engine", "reconstruction.trainables"):
+    for module in (
+        "calibration.passes",
+        "reconstruction.engine",
+        "reconstruction.activation_trainables",
+    ):
         monkeypatch.setattr(f"vit_ptq_bench.methods.quantization.{module}.calibrate_sites", watched)
     method = METHODS.get(name).create({"iterations": 2, "batch_size": 2})
     method.quantize(vit, method.bit_table(BitWidth(4, 4)), Calibration([images]))
