@@ -80,9 +80,8 @@ class Hmptq(Method):
         errors = parts.reconstruction_errors(wrapped, calibration, grids, current)
         found = parts.shared_out(wrapped, sizes, errors, width)
         again = parts.wrap_model(model, found)
-        current |= {
-            site.name: site.quantizer.spec.bits for site in again.sites() if site.name in errors
-        }
+        chosen = {site.name: site.quantizer.spec.bits for site in again.sites()}
+        current |= {name: _nearest(chosen[name]) for name in errors}
         errors = parts.reconstruction_errors(wrapped, calibration, grids, current)
         return parts.shared_out(wrapped, sizes, errors, width)
 
