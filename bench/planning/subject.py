@@ -1,4 +1,4 @@
-"""What commands that load one model of one task refuse before it is loaded."""
+"""The task, model and table that a command on a single model works on, refused in words before it is loaded."""
 
 from __future__ import annotations
 
