@@ -1,4 +1,4 @@
-"""The task, model and table that a command on a single model works on, refused in words before it is loaded."""
+"""Task, model and table that a command on a single model works on, refused before anything is loaded."""
 
 from __future__ import annotations
 
