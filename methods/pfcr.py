@@ -47,7 +47,8 @@ class PfcrParameters(ReparameterizationParameters):
     block_iterations: int = bounded(60, at_least=0)
     pair_iterations: int = bounded(40, at_least=0)
     batch_size: int = counted(8)
-    weight_rate: float = bounded(1.5e-4, at_least=0)
+    # The 1.5e-4 of other methods is better on the bundled models, but takes a real ViT-Tiny below its start.
+    weight_rate: float = bounded(4e-5, at_least=0)
     rate_decay: float = bounded(0.5, more_than=0, at_most=1)
     step_rate: float = bounded(4e-5, at_least=0)
     decay: float = bounded(0.1, at_least=0)
