@@ -73,8 +73,13 @@ class Gptaq(Method):
     ) -> None:
         """RepQ-ViT's calibration, then layer by layer with two streams."""
         p = self.parameters
-        parts.calibrate_reparameterized(model, calibration, zero_point=p.zero_point, scale=p.scale)
-        parts.calibrate_weights(model, parts.shrink_rule())
+        parts.calibrate_reparameterized(
+            model,
+            calibration,
+            zero_point=p.zero_point,
+            scale=p.scale,
+            weight_rule=parts.shrink_rule(),
+        )
         visit = parts.ResidualAware(
             p.strength, damping=p.damping, order_by_diagonal=p.order_by_diagonal
         )

@@ -50,8 +50,13 @@ class Gptq(Method):
     ) -> None:
         """RepQ-ViT's calibration, then one pass in which each layer is rounded."""
         p = self.parameters
-        parts.calibrate_reparameterized(model, calibration, zero_point=p.zero_point, scale=p.scale)
-        parts.calibrate_weights(model, parts.shrink_rule())
+        parts.calibrate_reparameterized(
+            model,
+            calibration,
+            zero_point=p.zero_point,
+            scale=p.scale,
+            weight_rule=parts.shrink_rule(),
+        )
         model.activate(weights=False, activations=True)
         parts.round_columnwise(
             model,

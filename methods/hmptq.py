@@ -48,6 +48,7 @@ class Hmptq(Method):
 
     name = "hmptq"
     paper = "HMPTQ: Hierarchical Mixed-Precision Post-Training Quantization, Remote Sensing 2024"
+    version = 2
     fidelity = "inspired"
     family = "calibration"
     schemes = {"attention": "log-sqrt2"}
@@ -74,7 +75,10 @@ class Hmptq(Method):
         wrapped = parts.wrap_model(model, table)
         parts.fold_norm_outputs(wrapped, calibration, parts.best_percentile_rule(parts.PERCENTILES))
         sizes = parts.site_sizes(wrapped, calibration)
-        grids = {bits: parts.grids_at(wrapped, calibration, bits) for bits in WIDTHS}
+        rule = parts.piecewise_rule("gaussian", parts.shrink_rule(30, 0.03))
+        grids = {
+            bits: parts.grids_at(wrapped, calibration, bits, weight_rule=rule) for bits in WIDTHS
+        }
         planned = {site.name: site.quantizer.spec.bits for site in wrapped.sites()}
         current = {name: _nearest(planned[name]) for name in grids[WIDTHS[0]]}
         errors = parts.reconstruction_errors(wrapped, calibration, grids, current)

@@ -69,6 +69,11 @@ class Marr(Method):
         if p.rotate:
             names = [name for name in ROTATIONS if parts.transform_problem(name, model) is None]
             parts.apply_transforms(model, names, calibration)
-        parts.calibrate_reparameterized(model, calibration, zero_point=p.zero_point, scale=p.scale)
-        parts.calibrate_weights(model, parts.shrink_rule())
+        parts.calibrate_reparameterized(
+            model,
+            calibration,
+            zero_point=p.zero_point,
+            scale=p.scale,
+            weight_rule=parts.shrink_rule(),
+        )
         parts.round_with_residuals(model, calibration, self._visit, progress)

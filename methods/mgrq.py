@@ -75,7 +75,7 @@ class Mgrq(Reconstruction):
     note = (
         "re-implementation from the abstract; losses, weights and rates are this project's design"
     )
-    quick = {"iterations": 2, "batch_size": 4}
+    quick = {"iterations": 1, "batch_size": 4}
     Parameters = MgrqParameters
 
     def bit_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:

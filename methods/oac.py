@@ -72,8 +72,13 @@ class Oac(Method):
         p = self.parameters
         settings = parts.OutputAdaptive(p.mode, p.draws, p.floor, p.batch_size)
         hessian_of = parts.output_adaptive_hessian(model, calibration, settings)
-        parts.calibrate_reparameterized(model, calibration, zero_point=p.zero_point, scale=p.scale)
-        parts.calibrate_weights(model, parts.shrink_rule())
+        parts.calibrate_reparameterized(
+            model,
+            calibration,
+            zero_point=p.zero_point,
+            scale=p.scale,
+            weight_rule=parts.shrink_rule(),
+        )
         model.activate(weights=False, activations=True)
         parts.round_columnwise(
             model,

@@ -33,6 +33,7 @@ class QLimit(Reconstruction):
 
     name = "q-limit"
     paper = "Q-Limit: post-training quantization with BRECQ, QDrop and searched bits, TPAMI 2025"
+    version = 2
     fidelity = "inspired"
     note = "weights of 2, 4 and 8 bits, the width on average"
 

@@ -60,7 +60,7 @@ MIXED = ":mixed"
 KINDS = ("weight", "activation")
 """Of what is quantized: stored once, or there for every image."""
 
-ALLOCATION = 1
+ALLOCATION = 2
 """Version of `allocation.mixed.mixed_table`; raise it whenever the tables that it finds change."""
 
 

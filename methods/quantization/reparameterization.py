@@ -32,6 +32,7 @@ def calibrate_reparameterized(
     scale: Literal["mean", "median"] = "mean",
     quantized_weights: bool = True,
     rule: RangeRule | None = None,
+    weight_rule: RangeRule | None = None,
     progress: CalibrationProgress | None = None,
 ) -> None:
     """Calibrate everything, LayerNorm outputs per channel at first, then fold their scales away.
@@ -39,8 +40,8 @@ def calibrate_reparameterized(
     Source: RepQ-ViT (Li et al., ICCV 2023), section 3.2. One forward pass in which each quantizer sees
     quantized predecessors and takes the best of `PERCENTILES`. Behind it the channels' scales ``s`` and zero
     points ``z`` of a LayerNorm output become one scale and one zero point per tensor: the ratios go into
-    LayerNorm and reader (`fold_into_reader`). Weights are calibrated before and after. LayerNorm outputs in
-    floating point, dynamic or of another form than uniform are left as they are.
+    LayerNorm and reader (`fold_into_reader`). Weights are calibrated before, and again where scales went into
+    them. LayerNorm outputs in floating point, dynamic or of another form than uniform are left as they are.
 
     Args:
         model: the wrapped model; its weights are changed where scales are folded.
@@ -50,6 +51,7 @@ def calibrate_reparameterized(
         quantized_weights: activations are calibrated behind quantized weights (RepQ-ViT), or behind those
             in floating point (ERQ's released code).
         rule: of all ranges; None: the best of `PERCENTILES`.
+        weight_rule: of the weights in the end; None: ``rule``, which activations are calibrated behind.
         progress: called after each activation site.
 
     Raises:
@@ -61,7 +63,10 @@ def calibrate_reparameterized(
     model.activate(weights=quantized_weights, activations=False)
     calibrate_activations(model, calibration, rule, sequential=True, progress=progress)
     join_channels(links, zero_point, scale)
-    calibrate_weights(model, rule)
+    if weight_rule is None:
+        calibrate_weights(model, rule, of={link.reader for link in links})
+    else:
+        calibrate_weights(model, weight_rule)
 
 
 def split_channels(model: QuantizedModel) -> list[NormLink]:

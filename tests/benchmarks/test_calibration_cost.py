@@ -36,3 +36,25 @@ def test_calibration(name, benchmark, vit, calibration, ratio):
     rounds = 3 if TARGETS[name] <= 6 else 1
     benchmark.pedantic(method.quantize, (vit, table, calibration), rounds=rounds)
     assert ratio(benchmark, TARGETS[name]) > 0
+
+
+WEIGHT_ONLY = {"pwlq": 5, "subsetq": 5, "conlocnn": 5}
+"""The same with activations in floating point, where nothing but the method's own work on weights is left."""
+
+MIXED = 30
+"""Passes that sharing out bits may cost, beside the method that it is for."""
+
+
+@pytest.mark.parametrize("name", list(WEIGHT_ONLY))
+def test_weights(name, benchmark, vit, calibration, ratio):
+    method = METHODS.get(name).create()
+    table = method.bit_table(BitWidth(4, 32))
+    benchmark.pedantic(method.quantize, (vit, table, calibration), rounds=1)
+    assert ratio(benchmark, WEIGHT_ONLY[name]) > 0
+
+
+def test_mixed_bits(benchmark, vit, calibration, ratio):
+    method, bits = METHODS.get("repq-vit").create(), BitWidth.parse("W4A4:mixed")
+    table = method.bit_table(bits)
+    benchmark.pedantic(method.mixed_table, (vit, table, bits, calibration), rounds=1)
+    assert ratio(benchmark, MIXED) > 0

@@ -13,7 +13,7 @@ from vit_ptq_bench.methods.quantization.allocation.sites import counts
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 from vit_ptq_bench.methods.quantization.calibration.gradients import fisher_loss
 from vit_ptq_bench.methods.quantization.calibration.memory import range_images
-from vit_ptq_bench.methods.quantization.calibration.passes import calibrate_weights
+from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule, calibrate_weights
 from vit_ptq_bench.methods.quantization.calibration.range_rules import shrink_rule
 from vit_ptq_bench.methods.quantization.calibration.recording import Recording, record_operations
 from vit_ptq_bench.methods.quantization.model.layers import QuantOperation
@@ -27,6 +27,9 @@ WIDTHS = (2, 3, 4, 6, 8)
 
 IMAGES, RANGE_IMAGES = 16, 4
 """Images that errors are taken on, and those that the grids of a width are set from."""
+
+STEPS, STEP = 30, 0.03
+"""Ranges of a weight that are tried at a width: a third of OMSE's, which end at the same place."""
 
 Errors = dict[str, dict[int, float]]
 """Site name -> bits -> what is lost there."""
@@ -72,7 +75,11 @@ def sensitivities(
 
 
 def grids_at(
-    model: QuantizedModel, calibration: Calibration, bits: int, weights_only: bool = False
+    model: QuantizedModel,
+    calibration: Calibration,
+    bits: int,
+    weights_only: bool = False,
+    weight_rule: RangeRule | None = None,
 ) -> dict[str, Quantizer]:
     """Return quantizers of least error at one width for all sites that are quantized, by site name.
 
@@ -81,13 +88,14 @@ def grids_at(
         calibration: the images, of which the first `RANGE_IMAGES` are looked at.
         bits: the width.
         weights_only: for weights alone.
+        weight_rule: sets the weights' ranges; `shrink_rule` where there is none.
     """
     sites = [site for site in model.sites() if counts(site)]
     sites = [site for site in sites if site.is_weight or not weights_only]
     new = {site.name: _at_width(site.quantizer, bits) for site in sites}
     few = calibration.first(min(RANGE_IMAGES, range_images(model, calibration)))
     with in_place(model.operations, new):
-        calibrate_weights(model, shrink_rule())
+        calibrate_weights(model, weight_rule or shrink_rule(STEPS, STEP))
         if not weights_only:
             calibrate_grids(model, few)
     model.activate(weights=False, activations=False)

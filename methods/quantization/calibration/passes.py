@@ -11,6 +11,7 @@ from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
 from vit_ptq_bench.methods.quantization.calibration.memory import require_room
 from vit_ptq_bench.methods.quantization.model.hooks import watch
+from vit_ptq_bench.methods.quantization.model.layers import QuantOperation
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.model.structure import Site
 
@@ -143,10 +144,17 @@ def check_finite(x: Tensor, site: str) -> None:
 
 
 @torch.no_grad()
-def calibrate_weights(model: QuantizedModel, rule: RangeRule) -> None:
-    """Apply ``rule`` to every weight site."""
+def calibrate_weights(
+    model: QuantizedModel, rule: RangeRule, of: Container[QuantOperation] | None = None
+) -> None:
+    """Apply ``rule`` to every weight site, or to those of some operations.
+
+    Raises:
+        MethodError: NaN or infinite weights; the site is named.
+    """
     for site in model.sites():
-        if site.is_weight and needs_calibration(site):
+        asked = of is None or site.operation in of
+        if site.is_weight and asked and needs_calibration(site):
             weight = site.operation.operands((torch.empty(0),))[1]
             check_finite(weight, site.name)
             rule(site, weight)

@@ -14,7 +14,7 @@ from vit_ptq_bench.methods.quantization.model.structure import Site
 from vit_ptq_bench.methods.quantization.quantizers.arithmetic import TINY
 from vit_ptq_bench.methods.quantization.quantizers.piecewise import (
     PiecewiseQuantizer,
-    piecewise_levels,
+    positive_levels,
 )
 
 Border = Literal["grid", "gaussian"]
@@ -58,8 +58,7 @@ def _best_split(magnitudes: SortedRows, largest: Tensor, bits: int) -> Tensor:
         centre = best
         for away in range(-reach, reach + 1):
             split = (centre + step * away).clamp(SMALLEST_SPLIT, 1 - SMALLEST_SPLIT)
-            levels = piecewise_levels(split, bits)[:, 2 ** (bits - 1) :]
-            found = magnitudes.errors(largest[:, None] * levels)
+            found = magnitudes.errors(largest[:, None] * positive_levels(split, bits))
             best = torch.where(found < error, split, best)
             error = torch.minimum(found, error)
     return best

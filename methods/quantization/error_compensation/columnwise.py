@@ -6,6 +6,7 @@ of the tokens is their second moment ``H = 2 sum x x^T``: [K, K] however many to
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -211,24 +212,42 @@ def _round_in_order(
 ) -> Tensor:
     codes = torch.empty_like(remaining)
     for start in range(0, remaining.shape[1], BLOCK):
-        end = min(start + BLOCK, remaining.shape[1])
-        errors = torch.empty_like(remaining[:, start:end])
-        taken = torch.empty_like(errors)
-        for column in range(start, end):
-            here = slice(column, column + 1)
-            taken[:, column - start] = remaining[:, column]
-            codes[:, here] = grid.at(here).codes(remaining[:, here])
-            value = grid.at(here).values(codes[:, here])[:, 0]
-            error = (remaining[:, column] - value) / factor[column, column]
-            remaining[:, column:end] -= torch.outer(error, factor[column, column:end])
-            if moves is not None:
-                own = taken[:, column - start]
-                remaining[:, column:end] += torch.outer(own, moves[column, column:end])
-            errors[:, column - start] = error
-        remaining[:, end:] -= errors @ factor[start:end, end:]
+        own = slice(start, min(start + BLOCK, remaining.shape[1]))
+        within = None if moves is None else moves[own, own]
+        block = _Block.round(remaining[:, own], grid.at(own), factor[own, own], within)
+        codes[:, own] = block.codes
+        remaining[:, own.stop :] -= block.errors @ factor[own, own.stop :]
         if moves is not None:
-            remaining[:, end:] += taken @ moves[start:end, end:]
+            remaining[:, own.stop :] += block.taken @ moves[own, own.stop :]
     return codes
+
+
+class _Block(NamedTuple):
+    """What became of neighbouring columns, each [R, k]: their codes, errors, and values before rounding."""
+
+    codes: Tensor
+    errors: Tensor
+    taken: Tensor
+
+    @classmethod
+    def round(
+        cls, remaining: Tensor, grid: Levels, factor: Tensor, moves: Tensor | None
+    ) -> "_Block":
+        """Round ``remaining`` ([R, k]) one column after the other; ``factor`` and ``moves`` are [k, k]."""
+        # One column is one row here: contiguous, which takes a third less time.
+        columns = remaining.T.contiguous()
+        codes, errors, taken = (torch.empty_like(columns) for _ in range(3))
+        for j in range(len(columns)):
+            column, own = columns[j], grid.at(slice(j, j + 1))
+            taken[j] = column
+            code = own.codes(column[:, None])
+            codes[j] = code[:, 0]
+            error = (column - own.values(code)[:, 0]) / factor[j, j]
+            errors[j] = error
+            columns[j + 1 :] -= torch.outer(factor[j, j + 1 :], error)
+            if moves is not None:
+                columns[j + 1 :] += torch.outer(moves[j, j + 1 :], column)
+        return cls(*(rows.T.contiguous() for rows in (codes, errors, taken)))
 
 
 def round_columnwise(

@@ -67,8 +67,14 @@ def piecewise_levels(split: Tensor, bits: int) -> Tensor:
         split: p / m, float, [groups].
         bits: stored; half of the levels lie in the middle piece, a quarter in each tail.
     """
-    inner, outer = 2 ** (bits - 1), 2 ** (bits - 2)
-    places = torch.arange(inner, dtype=split.dtype, device=split.device)
-    middle = split[:, None] * (2 * places + 1 - inner) / inner
-    tail = split[:, None] + (1 - split[:, None]) * (2 * places[:outer] + 1) / (2 * outer)
-    return torch.cat([-tail.flip(1), middle, tail], dim=1)
+    positive = positive_levels(split, bits)
+    return torch.cat([-positive.flip(1), positive], dim=1)
+
+
+def positive_levels(split: Tensor, bits: int) -> Tensor:
+    """Return the upper half of `piecewise_levels`, the magnitudes, [groups, 2^(bits - 1)]."""
+    count = 2 ** (bits - 2)
+    places = 2 * torch.arange(count, dtype=split.dtype, device=split.device) + 1
+    middle = split[:, None] * places / (2 * count)
+    tail = split[:, None] + (1 - split[:, None]) * places / (2 * count)
+    return torch.cat([middle, tail], dim=1)

@@ -8,7 +8,7 @@ from torch import nn
 
 from vit_ptq_bench.methods.api.registry import METHODS
 from vit_ptq_bench.methods.quantization.allocation.mixed import mixed_table, shared_out
-from vit_ptq_bench.methods.quantization.allocation.sensitivity import sensitivities
+from vit_ptq_bench.methods.quantization.allocation.sensitivity import STEP, STEPS, sensitivities
 from vit_ptq_bench.methods.quantization.allocation.sites import IMAGE, mean_bits, site_sizes
 from vit_ptq_bench.methods.quantization.bits import BitWidth, equal_table
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
@@ -65,7 +65,7 @@ def test_a_sensitivity_is_the_squared_error_of_an_output_weighted_by_its_gradien
     images = calibration.whole()
     with torch.no_grad():
         logits = model(images)
-        calibrate_weights(model, shrink_rule())
+        calibrate_weights(model, shrink_rule(STEPS, STEP))
         head = next(op for op in model.weighted_operations() if op.name == "head")
         rounded = head.weight_quantizer.fake_quantize(head.weight)
         features = vit.forward_head(vit.forward_features(images), pre_logits=True)
