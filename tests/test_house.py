@@ -39,7 +39,7 @@ FLOORS = {
     f"{PACKAGE}.bench": (
         ("errors",),
         ("records",),
-        ("planning",),
+        ("planning", "sharing"),
         ("report", "contract"),
         ("execution", "site"),
         ("tuning",),

@@ -39,13 +39,13 @@ def run(arguments: argparse.Namespace) -> int:
     from vit_ptq_bench.bench.execution.interrupt import raise_interrupts
     from vit_ptq_bench.bench.execution.session import carry_out
     from vit_ptq_bench.bench.planning.repeat import differences, planned, suite_of
-    from vit_ptq_bench.bench.planning.settings import resolve_suite
+    from vit_ptq_bench.bench.planning.settings import resolve_suites
     from vit_ptq_bench.bench.records.store import Store, load_record
 
     store, record = load_record(arguments.run, arguments.results)
     words = vars(arguments) | {"overwrite": "always", "workers": "1"}
     words["output"] = arguments.output or Path("output") / f"repeat-{record.run_id}"
-    options = resolve_suite(suite_of(record), words)
+    options = resolve_suites([suite_of(record)], words)
     with raise_interrupts():
         session = carry_out(options, say=say)
     print_summary(session)

@@ -112,7 +112,10 @@ def print_summary(session: Session) -> None:
     decisions = session.decisions
     before = sum(not decision.due for decision in decisions)
     counts = ", ".join(f"{number} {name}" for name, number in sorted(session.tally.items()))
-    print(f"{len(decisions)} runs: {before} had their record; now {counts or 'nothing to do'}")
+    others = f", {session.elsewhere} of them by other sweeps" if session.elsewhere else ""
+    print(
+        f"{len(decisions)} runs: {before} had their record; now {counts or 'nothing to do'}{others}"
+    )
     if session.lost:
         first = session.lost[0]
         print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -30,6 +31,7 @@ class Display:
         self.console = console
         self.total = total
         self.done = 0
+        self._waited_for = ""
         self._began = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -64,6 +66,13 @@ class Display:
     def again(self, slot: int, run: Run, message: str) -> None:
         """``run`` has ended on a slot, and is tried once more."""
         self._print(f"[yellow]once more[/] {escape(run.label)}: {escape(_one_line(message))}")
+
+    def waiting(self, places: Sequence[object]) -> None:
+        """Nothing can start until runs of other sweeps end, at ``places``."""
+        told = ", ".join(sorted({str(place) for place in places}))
+        if told and told != self._waited_for:
+            self._print(f"waiting for runs of {escape(told)}")
+        self._waited_for = told
 
     def tick(self, remaining: float | None) -> None:
         """Some time has passed; ``remaining`` is the expected rest in seconds."""

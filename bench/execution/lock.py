@@ -1,4 +1,4 @@
-"""One sweep at a time in one output folder."""
+"""One search at a time in one output folder; sweeps share theirs, see `bench.sharing`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOLDER = ".sweep.pid"
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` against other sweeps.
+    """Hold ``folder`` against other searches.
 
     The lock belongs to the operating system and goes with the process, however it ends, so a killed
     sweep leaves no stale lock behind; the text beside it only tells who holds it.

@@ -9,15 +9,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vit_ptq_bench.bench.execution import forkserver, leftovers, scratch
+from vit_ptq_bench.bench.execution import forkserver, scratch
 from vit_ptq_bench.bench.execution.devices import check_device
 from vit_ptq_bench.bench.execution.display import make_display
 from vit_ptq_bench.bench.execution.interrupt import hold_interrupts, raise_interrupts
-from vit_ptq_bench.bench.execution.lock import lock
 from vit_ptq_bench.bench.execution.sweep import Sweep
 from vit_ptq_bench.bench.planning import plugins, registry
-from vit_ptq_bench.bench.planning.overwrite import Decision, decide, relabel
-from vit_ptq_bench.bench.planning.plan import Run, plan_all
+from vit_ptq_bench.bench.planning.overwrite import Decision, decide, planned, relabel
+from vit_ptq_bench.bench.planning.plan import Run
 from vit_ptq_bench.bench.planning.settings import RunOptions
 from vit_ptq_bench.bench.planning.size import Say, silent
 from vit_ptq_bench.bench.records.files import prepare
@@ -38,6 +37,7 @@ class Session:
         interrupted: whether somebody stopped it.
         leaderboard: the file; None while there is no record.
         findings: what is wrong with the records of the folder, a sentence each.
+        elsewhere: how many of the tally other sweeps in the folder have made.
     """
 
     decisions: Sequence[Decision]
@@ -46,6 +46,7 @@ class Session:
     interrupted: bool
     leaderboard: Path | None
     findings: Sequence[str] = ()
+    elsewhere: int = 0
 
     @property
     def failed(self) -> bool:
@@ -74,10 +75,7 @@ def carry_out(options: RunOptions, console: Console | None = None, say: Say = si
         forkserver.warm_up(*_preloads(options))  # it imports torch while we plan
         for device in options.device:
             check_device(device)
-        runs = plan_all(options.suites, options.tasks, say)
-        with lock(options.folder):
-            leftovers.remove(options.folder)
-            return _swept(options, runs, console or Console())
+        return _swept(options, planned(options, say), console or Console())
 
 
 def _preloads(options: RunOptions) -> list[str]:
@@ -88,19 +86,30 @@ def _preloads(options: RunOptions) -> list[str]:
 
 
 def _swept(options: RunOptions, runs: Sequence[Run], console: Console) -> Session:
-    """Carry out the plan in a folder that is ours."""
+    """Carry out the plan."""
     store = Store(options.folder)
     decisions = decide(runs, store, options.overwrite)
     relabel(decisions, store)
-    ended, interrupted = _run(options, decisions, store, console)
+    sweep, interrupted = _run(options, decisions, store, console)
+    ended = sweep.ended | sweep.company.elsewhere
     lost = _lost(decisions, ended, store)
     gone = {run.run_id for run in lost}
     tally = Counter(status for run_id, status in ended.items() if run_id not in gone)
+    elsewhere = len(sweep.company.elsewhere)
     if not store.files():
         return Session(decisions, tally, lost, interrupted, None)
-    made = make_leaderboard(options.folder)
-    findings = made.all_findings()
-    return Session(decisions, tally, lost, interrupted, made.write(), findings)
+    file, findings = _leaderboard(store)
+    return Session(decisions, tally, lost, interrupted, file, findings, elsewhere)
+
+
+def _leaderboard(store: Store) -> tuple[Path, list[str]]:
+    """Write the leaderboard of all that is there, also of what another sweep writes just now."""
+    while True:
+        files = store.files()
+        made = make_leaderboard(store.root)
+        path = made.write()
+        if store.files() == files:
+            return path, list(made.all_findings())
 
 
 def _lost(decisions: Sequence[Decision], ended: Mapping[str, str], store: Store) -> list[Run]:
@@ -122,13 +131,13 @@ def _lost(decisions: Sequence[Decision], ended: Mapping[str, str], store: Store)
 
 def _run(
     options: RunOptions, decisions: Sequence[Decision], store: Store, console: Console
-) -> tuple[dict[str, str], bool]:
-    """Run what is due; return how the runs ended by their ids, and whether somebody stopped them."""
+) -> tuple[Sweep, bool]:
+    """Run what is due; return the sweep, and whether somebody stopped it."""
     due = sum(decision.due for decision in decisions)
     with hold_interrupts() as interrupt, make_display(console, due) as display:
         sweep = Sweep(decisions, store, options, display)
         try:
             sweep.run(interrupt)
         except KeyboardInterrupt:
-            return sweep.ended, True
-    return sweep.ended, False
+            return sweep, True
+    return sweep, False

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_ptq_bench.bench.execution import leftovers, scratch
+from vit_ptq_bench.bench.execution.company import Company
 from vit_ptq_bench.bench.execution.devices import Slot, slots_of
 from vit_ptq_bench.bench.execution.display import Display
 from vit_ptq_bench.bench.execution.executor import Active, Executor
@@ -28,8 +29,9 @@ from vit_ptq_bench.bench.planning.overwrite import Decision
 from vit_ptq_bench.bench.planning.plan import Run
 from vit_ptq_bench.bench.planning.settings import RunOptions
 from vit_ptq_bench.bench.records.files import cannot_write
-from vit_ptq_bench.bench.records.record import new_record, now
+from vit_ptq_bench.bench.records.record import Record, new_record, now
 from vit_ptq_bench.bench.records.store import RUNS, Store
+from vit_ptq_bench.bench.sharing.presence import Running
 
 POLL_SECONDS = 0.25
 
@@ -38,13 +40,15 @@ class Sweep:
     """Carries out the runs of a plan that are due.
 
     Attributes:
-        ended: the runs that have ended and how, those done before left out; by their ids.
+        ended: the runs that have ended here and how, those done before left out; by their ids.
+        company: the other sweeps in the folder.
     """
 
     def __init__(
         self, decisions: Sequence[Decision], store: Store, options: RunOptions, display: Display
     ) -> None:
         self.ended: dict[str, str] = {}
+        self.company = Company(decisions, store, options)
         self._store = store
         self._options = options
         self._folder = options.folder
@@ -57,6 +61,7 @@ class Sweep:
         self._pending = [decision.run for decision in decisions if decision.due]
         self._blocked = _blocked_by(decisions)
         self._waiting_for = {run.run_id for run in self._pending if run.reference is None}
+        self._phases: dict[str, str] = {}
         self._forecast = Forecast()
         self._learn(decisions)
 
@@ -70,32 +75,72 @@ class Sweep:
             BenchError: a record cannot be written (disk full); finished records stay.
             KeyboardInterrupt: handed on after the running processes are killed.
         """
-        try:
-            while self._pending or self._executor.active:
-                self._skip_blocked()
-                self._fill_slots()
-                for active, message in self._executor.poll(POLL_SECONDS):
-                    if isinstance(message, Died):
-                        interrupt.check()  # what stops the sweep may have ended the process too
-                    self._handle(active, message)
-                self._display.tick(self._remaining())
-                interrupt.check()
-        finally:
-            self._executor.cancel()
-            leftovers.remove(self._folder)
+        with self.company.present():
+            try:
+                while self._pending or self._executor.active:
+                    self._turn(interrupt)
+            finally:
+                self._executor.cancel()
+
+    def _turn(self, interrupt: Interrupt) -> None:
+        self._skip_blocked()
+        self._fill_slots()
+        for active, message in self._executor.poll(POLL_SECONDS):
+            if isinstance(message, Died):
+                interrupt.check()  # what stops the sweep may have ended the process too
+            self._handle(active, message)
+        remaining = self._remaining()
+        self._display.tick(remaining)
+        self.company.tell(self._running(), remaining)
+        interrupt.check()
 
     def _fill_slots(self) -> None:
         busy = {active.slot for active in self._executor.active}
         for slot in self._slots:
-            ready = next(
-                (run for run in self._pending if run.reference not in self._waiting_for), None
-            )
-            if slot in busy or ready is None:
+            if slot in busy:
                 continue
+            ready = self._next(slot)
+            if ready is None:
+                break
             self._pending.remove(ready)
             job = self._job(ready, slot)
             self._executor.start(job, slot, self._limits.of(ready, job.device, job.threads))
             self._display.started(slot.index, ready)
+            self.company.started(ready, job.device)
+
+    def _next(self, slot: Slot) -> Run | None:
+        """The next run that nobody else works on, claimed; what others have made meanwhile is noted."""
+        self.company.look()
+        for run in list(self._pending):
+            if run.reference in self._waiting_for or run.reference in self._blocked:
+                continue
+            if self.company.take(run, {"label": run.label, "device": slot.device}):
+                return run
+            if (record := self.company.made(run)) is not None:
+                self._made_elsewhere(run, record)
+        if not self._executor.active:
+            self._display.waiting([claim.place for claim in self.company.held.values()])
+        return None
+
+    def _made_elsewhere(self, run: Run, record: Record) -> None:
+        self._pending.remove(run)
+        self.company.made_elsewhere(run, record)
+        self._display.finished(None, run, record.status, 0.0, "made by another sweep")
+        if run.reference is None:
+            message = str((record.error or {}).get("message", ""))
+            self._settle_reference(run, record.status, message)
+
+    def _running(self) -> list[Running]:
+        return [
+            Running(
+                active.job.run.run_id,
+                active.job.run.label,
+                active.job.device,
+                self._phases.get(active.job.run.run_id, ""),
+                round(active.seconds, 1),
+            )
+            for active in self._executor.active
+        ]
 
     def _job(self, run: Run, slot: Slot) -> Job:
         options, folder = self._options, self._folder
@@ -103,7 +148,8 @@ class Sweep:
         # As the record is called: a model may be a path, which names no folder beneath this one.
         record = self._store.path(run).relative_to(self._store.root / RUNS)
         model_file = folder / "models" / record.with_suffix(".safetensors")
-        cache = (folder / leftovers.CACHE, options.cache_bytes) if options.cache_bytes else None
+        shared = leftovers.cache_of(folder, self.company.name)
+        cache = (shared, options.cache_bytes) if options.cache_bytes else None
         return Job(
             run=run,
             task_options=options.tasks[task],
@@ -121,6 +167,7 @@ class Sweep:
     def _handle(self, active: Active, message: object) -> None:
         run = active.job.run
         if isinstance(message, PhaseProgress):
+            self._phases[run.run_id] = message.phase
             self._display.step(active.slot.index, run, message)
         elif isinstance(message, CannotWrite):
             raise cannot_write(self._folder, message.reason)
@@ -132,6 +179,7 @@ class Sweep:
         if isinstance(message, Died) and self._gets_another_try(run, message):
             self._tried_again.add(run.run_id)
             self._pending.insert(0, run)
+            self.company.left(run)
             self._display.again(active.slot.index, run, message.message)
             return
         if isinstance(message, Died):
@@ -141,6 +189,8 @@ class Sweep:
             self._forecast.learn(run, active.seconds)
             self._limits.learn(run, job.device, job.threads, active.seconds)
         self.ended[run.run_id] = message.status
+        self._phases.pop(run.run_id, None)
+        self.company.ended(run, message.status, active.seconds, message.message)
         self._display.finished(
             active.slot.index, run, message.status, active.seconds, message.message
         )
@@ -166,6 +216,7 @@ class Sweep:
             self._pending.remove(run)
             self._write(run, "skipped", "full-precision gate", reason)
             self.ended[run.run_id] = "skipped"
+            self.company.ended(run, "skipped", 0.0, reason)
             self._display.finished(None, run, "skipped", 0.0, reason)
 
     def _write(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from vit_ptq_bench.bench.planning import plugins
 from vit_ptq_bench.bench.planning.plan import Run, plan_all
 from vit_ptq_bench.bench.planning.settings import RunOptions
+from vit_ptq_bench.bench.planning.shard import Shard
 from vit_ptq_bench.bench.planning.size import Say, silent
 from vit_ptq_bench.bench.records.files import cannot_write
 from vit_ptq_bench.bench.records.record import Record
@@ -47,8 +48,16 @@ def decisions_of(options: RunOptions, say: Say = silent) -> list[Decision]:
         BenchError: anything the user has to mend first.
     """
     plugins.load(options.plugin)
+    return decide(planned(options, say), Store(options.folder), options.overwrite)
+
+
+def planned(options: RunOptions, say: Say = silent) -> list[Run]:
+    """Return the runs of a sweep: of all its suites, or of its share of them.
+
+    Args and errors: as of `plan_all`.
+    """
     runs = plan_all(options.suites, options.tasks, say)
-    return decide(runs, Store(options.folder), options.overwrite)
+    return runs if options.shard is None else Shard.parse(options.shard).of(runs)
 
 
 def decide(runs: Sequence[Run], store: Store, overwrite: str) -> list[Decision]:

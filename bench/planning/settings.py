@@ -30,6 +30,7 @@ from vit_ptq_bench.bench.planning.options import (
     suite_source,
     words_source,
 )
+from vit_ptq_bench.bench.planning.shard import Shard
 from vit_ptq_bench.bench.planning.suite import (
     Suite,
     check_values,
@@ -62,6 +63,8 @@ class RunOptions:
         share_gb: GB on disk for what runs reuse of each other.
         save_models: keep the quantized models.
         plugin: Python files that register methods or tasks.
+        shard: the share of the plan to run, like ``3/16``; None: all of it.
+        dead_after: seconds without a sign of life after which another sweep's runs are taken over.
     """
 
     output: Path | None = option(None, "records and leaderboard (default: output/SUITE)", "DIR")
@@ -100,6 +103,20 @@ class RunOptions:
     save_models: bool = option(False, "keep the quantized models (safetensors) under DIR/models")
     plugin: tuple[Path, ...] = option(
         (), "Python file that registers methods or tasks; may be repeated", "FILE"
+    )
+    shard: str | None = option(
+        None,
+        "run the K-th of N shares of the plan only, the same on every machine, for a scheduler that starts "
+        "the command N times",
+        "K/N",
+    )
+    dead_after: float = option(
+        120.0,
+        "take over the runs of a sweep in DIR, on another machine, that has given no sign of life for so "
+        "long (default: 120)",
+        "SECONDS",
+        at_least=1,
+        at_most=MOST_SECONDS,
     )
     suites: tuple[Suite, ...] = ()
     tasks: Mapping[str, TaskOptions] = field(default_factory=dict)
@@ -153,9 +170,9 @@ def resolve_run(words: Mapping[str, Any]) -> RunOptions:
     return _resolved(tuple(override(suite, words) for suite in with_included(first)), words)
 
 
-def resolve_suite(suite: Suite, words: Mapping[str, Any]) -> RunOptions:
-    """Return the settings of a sweep of one suite made in memory; see `resolve_run`."""
-    return _resolved((suite,), words)
+def resolve_suites(suites: Sequence[Suite], words: Mapping[str, Any]) -> RunOptions:
+    """Return the settings of a sweep of suites made in memory; see `resolve_run`."""
+    return _resolved(tuple(suites), words)
 
 
 def _resolved(suites: tuple[Suite, ...], words: Mapping[str, Any]) -> RunOptions:
@@ -163,6 +180,8 @@ def _resolved(suites: tuple[Suite, ...], words: Mapping[str, Any]) -> RunOptions
     settings = resolved(
         RunOptions, [config.environment("run"), config.table("run"), words_source(words)]
     )
+    if settings.shard is not None:
+        Shard.parse(settings.shard)  # refused before any work
     return replace(settings, suites=suites, tasks=_tasks(suites, config, words))
 
 

@@ -7,11 +7,13 @@ import platform
 import re
 import time
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.bench.records.processes import is_alive, system
 
 PROBE_BYTES = 1 << 16
 
@@ -83,7 +85,8 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.{uuid.uuid4().hex}.tmp")
 
 
-_HOST = re.sub(r"[^A-Za-z0-9-]", "-", platform.node()) or "host"
+_NODE = re.sub(r"[^A-Za-z0-9-]", "-", platform.node()) or "host"
+_HOST = f"{_NODE}-{zlib.crc32(system().encode()):08x}"  # containers of one name have processes of their own
 _TEMPORARY = re.compile(r"\.(?P<host>[A-Za-z0-9-]+)\.(?P<pid>[0-9]+)\.[0-9a-f]{32}\.tmp$")
 
 
@@ -114,19 +117,8 @@ def remove_stale(folder: Path) -> None:
 def _is_left_over(path: Path) -> bool:
     writer = _TEMPORARY.search(path.name)
     if os.name == "posix" and writer is not None and writer["host"] == _HOST:
-        return not _is_alive(int(writer["pid"]))
+        return not is_alive(int(writer["pid"]))
     return time.time() - path.stat().st_mtime > STALE_SECONDS
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether a process of this machine has that number."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):  # the latter: no number of a process at all
-        return False
-    except PermissionError:  # of another user
-        return True
-    return True
 
 
 def cannot_write(folder: Path, reason: str) -> BenchError:

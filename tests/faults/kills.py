@@ -30,6 +30,7 @@ from tests.faults.sweeps import (
     start,
 )
 from tests.faults.trials import Kind, Outcome, Row
+from vit_ptq_bench.bench.sharing.claims import SHARED
 
 KILLS = 200
 
@@ -57,7 +58,7 @@ ASKED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 STARTING = 1.0
 """Seconds of CPU time within which a process may not yet answer signals: Python and the command line load."""
 
-LEFT = {".sweep.lock", "leaderboard.md", "leaderboard.csv", "index.html"}
+LEFT = {"leaderboard.md", "leaderboard.csv", "index.html"}
 """Files of an output folder beside its records."""
 
 
@@ -238,6 +239,7 @@ class Story:
             known = path.is_dir() and own.name != ".cache"
             known |= own.parts[0] == "runs" and path.name.removesuffix(".npz") + ".json" in names
             known |= own.parts[0] == "runs" and path.name in names
+            known |= own.parts[0] == SHARED and len(own.parts) == 2  # reports and events, no claims
             if not known and str(own) not in LEFT:
                 yield own
         for path in (self.output.parent / "tmp").iterdir():

@@ -261,7 +261,7 @@ def test_files_damaged_during_a_sweep_change_no_result(folder: Path) -> None:
 
     def vandal() -> None:
         while not stop.wait(0.01):
-            for path in Path("shared/.cache").glob("*.safetensors"):
+            for path in Path("shared/.cache").glob("*/*.safetensors"):
                 if path.name not in damaged:
                     damaged.add(path.name)
                     with path.open("r+b") as file:

@@ -22,6 +22,7 @@ from vit_ptq_bench.bench.execution import forkserver
 from vit_ptq_bench.bench.execution.interrupt import hold_interrupts, raise_interrupts
 from vit_ptq_bench.bench.execution.server import STOPS
 from vit_ptq_bench.bench.records.files import temporary_path
+from vit_ptq_bench.bench.sharing.claims import CLAIMS, SHARED
 
 METHODS = '["toy-plain", "toy-random", "toy-slow"]'
 SLOW = {"parameters.toy-slow": "seconds = 4.0", "bits": '["W4A4", "W3A3"]'}
@@ -89,6 +90,16 @@ def stop(
     assert 2 <= len(kept) < RUNS
     assert {record["status"] for record in kept.values()} == {"ok"}
     return out
+
+
+def claims(output: str) -> list[Path]:
+    """The files of claims, and whatever else lies beside them."""
+    return list((Path(output) / SHARED / CLAIMS).glob("*"))
+
+
+def reports(output: str) -> list[Path]:
+    """The reports of sweeps."""
+    return list((Path(output) / SHARED).glob("[!.]*.json"))
 
 
 def check_resume(output: str) -> None:
@@ -188,16 +199,13 @@ def test_termination_of_the_process_group(sweep: tuple[subprocess.Popen[str], st
     check_resume(output)
 
 
-def test_one_sweep_per_folder_and_kill_9(
-    sweep: tuple[subprocess.Popen[str], str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_kill_9(sweep: tuple[subprocess.Popen[str], str]) -> None:
     process, output = sweep
-    assert run("--output", output) == 2
-    message = capsys.readouterr().err
-    assert re.search(rf"another sweep \(process {process.pid} on .*\) is writing", message)
     stop(process, signal.SIGKILL, output)
     assert process.returncode == -signal.SIGKILL
-    check_resume(output)  # and the killed sweep holds no lock
+    assert claims(output), "it could not give them up"
+    check_resume(output)  # at once: its process is known to be gone
+    assert not claims(output)
 
 
 def test_a_terminal_that_is_closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +225,7 @@ def test_a_terminal_that_is_closed(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
     assert {record["status"] for record in records(output).values()} == {"ok"}
     assert (Path(output) / "leaderboard.md").is_file()
-    assert not (Path(output) / ".sweep.pid").exists()
+    assert not claims(output)
 
 
 def test_ctrl_c_before_the_first_record(
@@ -225,14 +233,14 @@ def test_ctrl_c_before_the_first_record(
 ) -> None:
     """The fork server is still importing, and is stopped at that so that no run can be over."""
     process, output = begun(folder, temporary, monkeypatch)
-    wait_for((Path(output) / ".sweep.pid").exists, "the plan")
+    wait_for(lambda: reports(output), "the plan")
     send_when_started(process, signal.SIGINT)
     out, _ = process.communicate(timeout=SETTLE_SECONDS)
     assert process.returncode == 130
     assert "Traceback" not in out
     assert "now nothing to do" in out and "the same command goes on from here" in out
     wait_for(lambda: not processes_of(output), "the fork server to end")
-    assert not (Path(output) / ".sweep.pid").exists()
+    assert not claims(output)
     assert not passing(temporary)
 
 
@@ -241,14 +249,14 @@ def test_kill_9_while_the_fork_server_imports(
 ) -> None:
     """It ends at once, stopped or not, and what lies on disk goes at the next start."""
     process, output = begun(folder, temporary, monkeypatch)
-    wait_for((Path(output) / ".sweep.pid").exists, "the plan")
+    wait_for(lambda: reports(output), "the plan")
     process.kill()
     process.communicate(timeout=SETTLE_SECONDS)
     wait_for(lambda: not processes_of(output), "the fork server to end")
     left = Path(output)
-    assert passing(temporary) and (left / ".sweep.pid").exists()
-    (left / ".cache").mkdir()
-    (left / ".cache" / "key.safetensors").write_bytes(b"shared")
+    assert passing(temporary) and len(reports(output)) == 1
+    (left / ".cache" / "its").mkdir(parents=True)
+    (left / ".cache" / "its" / "key.safetensors").write_bytes(b"shared")
     (left / "logs").mkdir(exist_ok=True)
     (left / "logs" / "0.log").touch()
     dead = temporary_path(left / "runs" / "toy" / "toy_a" / "0.json")
