@@ -76,7 +76,7 @@ class Company:
         self._note("sweep started", runs=len(self._known), had_record=self._before)
         self._clean()
         try:
-            with self._claims.kept_alive():
+            with self._claims.kept_alive(self._presence.path):
                 yield
         except BaseException:
             with suppress(BenchError):  # what ended the sweep is told
@@ -188,6 +188,7 @@ class Company:
             at = self._claims.now()
             there = present(self._folder, at)
             names = {item.name for item in there if item.is_at_work(self._dead_after)}
+            self._claims.forget_dead()
             leftovers.remove(self._folder, names, self._claims.others())
             forget_old(self._folder, at, self._dead_after)
 

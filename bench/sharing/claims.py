@@ -13,7 +13,7 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,10 +99,10 @@ class Claims:
         return found
 
     @contextmanager
-    def kept_alive(self) -> Iterator[None]:
-        """Give signs of life while the block lasts; at its end, release what is still ours."""
+    def kept_alive(self, *more: Path) -> Iterator[None]:
+        """Give signs of life while the block lasts, also in ``more``; at its end, release what is ours."""
         ended = threading.Event()
-        beating = threading.Thread(target=self._beat_until, args=(ended,), daemon=True)
+        beating = threading.Thread(target=self._beat_until, args=(ended, more), daemon=True)
         beating.start()
         try:
             yield
@@ -112,33 +112,44 @@ class Claims:
             for run_id in list(self._own):
                 self.release(run_id)
 
-    def _beat_until(self, ended: threading.Event) -> None:
+    def _beat_until(self, ended: threading.Event, more: Sequence[Path]) -> None:
         while not ended.wait(self._dead_after / SIGNS):
             with self._guard:
                 paths = [self._path(run_id) for run_id in self._own]
-            for path in paths:
+            for path in (*paths, *more):
                 try:
                     os.utime(path)  # by the file server's clock
                 except OSError:
                     continue  # released, taken over, or the server is away for a moment
 
+    def forget_dead(self) -> None:
+        """Remove the claims of dead processes, whose runs may be done."""
+        for path in self._folder.glob("*.json"):
+            self._removed(path)
+
     def _taken_over(self, path: Path, content: bytes) -> bool:
         """Put ``content`` in the place of a dead process's claim."""
+        return self._removed(path) and write_new(path, content)
+
+    def _removed(self, path: Path) -> bool:
+        """Remove a claim if it is a dead process's, or none; whether it was, or nothing is there."""
         before = _bytes_of(path)
+        if before is None:
+            return not path.exists()
         claim = read_claim(path, self.now())
-        if before is None or (claim is not None and not claim.is_dead(self._dead_after)):
+        if claim is not None and not claim.is_dead(self._dead_after):
             return False
         aside = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.dead")
         try:
             path.rename(aside)
         except FileNotFoundError:
-            return write_new(path, content)
+            return True
         try:
             moved = _bytes_of(aside)
-            if moved not in (before, None):  # another process was faster: give it back
-                write_new(path, moved or b"")
-                return False
-            return write_new(path, content)
+            if moved == before:
+                return True
+            write_new(path, moved or b"")  # another process was faster: give it back
+            return False
         finally:
             aside.unlink(missing_ok=True)
 

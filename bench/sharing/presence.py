@@ -90,11 +90,16 @@ class Present:
 
 
 class Presence:
-    """The report of this process's sweep."""
+    """The report of this process's sweep.
+
+    Attributes:
+        name: of the sweep, unique.
+        path: the file.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.name = uuid.uuid4().hex[:12]
-        self._path = folder / SHARED / f"{self.name}.json"
+        self.path = folder / SHARED / f"{self.name}.json"
         self._place = here()
 
     def tell(self, report: SweepReport) -> None:
@@ -103,9 +108,9 @@ class Presence:
         Raises:
             OSError: the folder cannot be written.
         """
-        self._path.parent.mkdir(parents=True, exist_ok=True)  # anew, if somebody has removed it
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # anew, if somebody has removed it
         values = {"form": FORM, "place": self._place.write(), "report": asdict(report)}
-        write_atomically(self._path, json.dumps(values, indent=1).encode())
+        write_atomically(self.path, json.dumps(values, indent=1).encode())
 
 
 def present(folder: Path, now: float) -> list[Present]:

@@ -150,3 +150,11 @@ def test_a_place_tells_its_system() -> None:
     assert Place.read(here().write()) == here()
     with pytest.raises((KeyError, TypeError, ValueError)):
         Place.read({"host": "h", "pid": "no number", "system": "s", "began": "1"})
+
+
+def test_claims_of_the_dead_can_be_cleared_away(tmp_path: Path) -> None:
+    one = Claims(tmp_path, 10.0)
+    assert one.take("b", {})
+    _plant(tmp_path, replace(here(), system="another boot"), silent=60.0)
+    one.forget_dead()
+    assert [path.stem for path in (tmp_path / SHARED / CLAIMS).iterdir()] == ["b"]
