@@ -73,6 +73,8 @@ class Slot:
 
 def slots_of(options: RunOptions) -> list[Slot]:
     """One slot per worker of a sweep."""
+    if options.executor == "serial":
+        return make_slots(1, options.device, core_count())
     small = all(is_small(task) for task in options.tasks)
     workers = options.workers or default_workers(options.device, core_count(), small)
     return make_slots(workers, options.device, core_count())

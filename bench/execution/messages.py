@@ -70,7 +70,7 @@ NO_START = "no start"
 
 @dataclass(frozen=True)
 class Died:
-    """The process ended without a record; the sweep writes one. Made by `bench.executor`."""
+    """The process ended without a record; the sweep writes one. Made by an executor."""
 
     status: str
     kind: str

@@ -72,7 +72,8 @@ def carry_out(options: RunOptions, console: Console | None = None, say: Say = si
         prepare(options.folder)
         scratch.remove_leftovers()
         plugins.load(options.plugin)
-        forkserver.warm_up(*_preloads(options))  # it imports torch while we plan
+        if options.executor == "local":
+            forkserver.warm_up(*_preloads(options))  # it imports torch while we plan
         for device in options.device:
             check_device(device)
         return _swept(options, planned(options, say), console or Console())

@@ -10,7 +10,7 @@ from vit_ptq_bench.bench.execution import leftovers, scratch
 from vit_ptq_bench.bench.execution.company import Company
 from vit_ptq_bench.bench.execution.devices import Slot, slots_of
 from vit_ptq_bench.bench.execution.display import Display
-from vit_ptq_bench.bench.execution.executor import Active, Executor
+from vit_ptq_bench.bench.execution.executors import Submitted, make_executor
 from vit_ptq_bench.bench.execution.forecast import Forecast
 from vit_ptq_bench.bench.execution.interrupt import Interrupt
 from vit_ptq_bench.bench.execution.limits import Limits
@@ -55,7 +55,7 @@ class Sweep:
         self._slots = slots_of(options)
         self._source = source_state()
         self._display = display
-        self._executor = Executor()
+        self._executor = make_executor(options.executor, self._handle)
         self._limits = Limits(options.timeout)
         self._tried_again: set[str] = set()
         self._pending = [decision.run for decision in decisions if decision.due]
@@ -104,7 +104,7 @@ class Sweep:
                 break
             self._pending.remove(ready)
             job = self._job(ready, slot)
-            self._executor.start(job, slot, self._limits.of(ready, job.device, job.threads))
+            self._executor.submit(job, slot, self._limits.of(ready, job.device, job.threads))
             self._display.started(slot.index, ready)
             self.company.started(ready, job.device)
 
@@ -164,7 +164,7 @@ class Sweep:
             cache=cache,
         )
 
-    def _handle(self, active: Active, message: object) -> None:
+    def _handle(self, active: Submitted, message: object) -> None:
         run = active.job.run
         if isinstance(message, PhaseProgress):
             self._phases[run.run_id] = message.phase
@@ -174,7 +174,7 @@ class Sweep:
         elif isinstance(message, (Finished, Died)):
             self._finish(active, message)
 
-    def _finish(self, active: Active, message: Finished | Died) -> None:
+    def _finish(self, active: Submitted, message: Finished | Died) -> None:
         run, job = active.job.run, active.job
         if isinstance(message, Died) and self._gets_another_try(run, message):
             self._tried_again.add(run.run_id)

@@ -15,6 +15,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -38,15 +40,23 @@ def main(job: Job, connection: Connection) -> None:
     try:
         detach(job)
         connection.send(PhaseProgress("start", 0, 0))
-        record, outcomes, replicates = make_record(job, reporter(connection))
-        written = Store(job.output).write(record, outcomes, replicates)
-    except OSError as error:  # those of the run itself are in the record
-        connection.send(CannotWrite(error.strerror or str(error)))
-        return
-    if written.conflict:
-        connection.send(Finished("failed", f"other numbers than before, see {written.path.name}"))
-        return
-    connection.send(Finished(record.status, (record.error or {}).get("message", "")))
+        message = written(job, *make_record(job, reporter(connection.send)))
+    except OSError as error:  # of the log; those of the run itself are in the record
+        message = CannotWrite(error.strerror or str(error))
+    connection.send(message)
+
+
+def written(
+    job: Job, record: Record, outcomes: Outcomes | None, replicates: Replicates | None
+) -> Finished | CannotWrite:
+    """Write what `make_record` has returned; what to say of it in the end."""
+    try:
+        place = Store(job.output).write(record, outcomes, replicates)
+    except OSError as error:
+        return CannotWrite(error.strerror or str(error))
+    if place.conflict:
+        return Finished("failed", f"other numbers than before, see {place.path.name}")
+    return Finished(record.status, (record.error or {}).get("message", ""))
 
 
 def make_record(job: Job, report: Report) -> tuple[Record, Outcomes | None, Replicates | None]:
@@ -96,6 +106,17 @@ def keep_temporary_files_in(folder: Path) -> None:
     tempfile.tempdir = str(folder)
 
 
+@contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """`keep_temporary_files_in` while the block lasts."""
+    before = tempfile.tempdir, kept.lasting_folder
+    try:
+        keep_temporary_files_in(folder)
+        yield
+    finally:
+        tempfile.tempdir, kept.lasting_folder = before
+
+
 def end_with_parent() -> None:
     """Wait for the sweep's process to end, however it ends, and end this process group."""
     parent = multiprocessing.parent_process()
@@ -105,7 +126,7 @@ def end_with_parent() -> None:
     kill_group(os.getpid())
 
 
-def reporter(connection: Connection) -> Report:
+def reporter(send: Callable[[PhaseProgress], None]) -> Report:
     """A progress callback that sends at most some ten messages a second."""
     last_phase, last_time = "", 0.0
 
@@ -115,6 +136,6 @@ def reporter(connection: Connection) -> Report:
         if phase == last_phase and at - last_time < REPORT_EVERY:
             return
         last_phase, last_time = phase, at
-        connection.send(PhaseProgress(phase, done, total))
+        send(PhaseProgress(phase, done, total))
 
     return report

@@ -40,6 +40,8 @@ from vit_ptq_bench.bench.planning.suite import (
 )
 from vit_ptq_bench.tasks import TaskOptions
 
+ExecutorName = Literal["local", "serial"]
+
 Overwrite = Literal["never", "failed", "missing", "always"]
 
 GB = 10**9
@@ -59,6 +61,7 @@ class RunOptions:
         overwrite: which records to make again.
         device: names of torch devices.
         workers: runs at a time; None: see `devices.default_workers`.
+        executor: what carries out the runs.
         timeout: seconds a run may take; 0: no limit; None: see `limits.Limits`.
         share_gb: GB on disk for what runs reuse of each other.
         save_models: keep the quantized models.
@@ -83,6 +86,11 @@ class RunOptions:
         "N",
         at_least=1,
         at_most=MOST_WORKERS,
+    )
+    executor: ExecutorName = option(
+        "local",
+        "local (default): each run in a process of its own; serial: one after the other in this process, for "
+        "a debugger: without time limits, and a crash ends the sweep",
     )
     timeout: float | None = option(
         None,

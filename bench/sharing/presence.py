@@ -1,4 +1,4 @@
-"""What each sweep in a folder tells of itself, for `bench status` on any machine."""
+"""Reports of sweeps on themselves, for `bench status` on any machine that sees their folder."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ import pytest
 
 from tests.bench.toys import by_label, records, results, run, start, write_suite
 from vit_ptq_bench.bench.cli import main
-from vit_ptq_bench.bench.execution import executor, forkserver
+from vit_ptq_bench.bench.execution import forkserver
+from vit_ptq_bench.bench.execution.executors import local as executor
 from vit_ptq_bench.methods.apq_vit import ApqVit
 from vit_ptq_bench.methods.minmax import MinMax
 

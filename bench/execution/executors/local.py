@@ -72,7 +72,7 @@ class Active:
         return self.launched.done() and self.launched.exception() is None
 
 
-class Executor:
+class LocalExecutor:
     """Starts jobs, hands on what they report, and ends them."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class Executor:
         """The runs that have a process now."""
         return tuple(self._active)
 
-    def start(self, job: Job, slot: Slot, limit: Limit) -> Active:
+    def submit(self, job: Job, slot: Slot, limit: Limit) -> Active:
         """Start ``job`` in a process of its own on ``slot``; returns before the process is there."""
         forkserver.ensure_server()
         ours, theirs = self._context.Pipe()
