@@ -32,7 +32,7 @@ def lock(folder: Path) -> Iterator[None]:
         guard.acquire()
     except Timeout:
         raise BenchError(
-            f"another sweep{_holder(folder)} is writing {folder}; wait for it, or choose "
+            f"another search{_holder(folder)} is writing {folder}; wait for it, or choose "
             "another folder with --output"
         ) from None
     except OSError as error:
