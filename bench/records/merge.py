@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.bench.records.record import Record
 from vit_ptq_bench.bench.records.store import RUNS, Store
 
 
@@ -47,6 +50,16 @@ def merge(into: Path, sources: Sequence[Path]) -> Merged:
     return merged
 
 
+def _says_the_same(into: Store, before: Record, source: Store, record: Record) -> bool:
+    """Whether nothing is to be written beside ``before``, an ok record: it says as much, or more."""
+    if not record.ok:
+        return True
+    if (before.metrics, before.n) != (record.metrics, record.n):
+        return False
+    one, other = into.outcomes(before), source.outcomes(record)
+    return one is not None and other is not None and np.array_equal(one, other)
+
+
 def _take(into: Store, source: Store, merged: Merged) -> None:
     for record in source.records():
         before = into.read(record)
@@ -56,6 +69,9 @@ def _take(into: Store, source: Store, merged: Merged) -> None:
                 f"{source.path(record)}: its outcomes are missing or damaged; not taken over"
             )
             continue
+        if before is not None and before.ok and _says_the_same(into, before, source, record):
+            merged.counts["equal" if record.ok else "kept"] += 1
+            continue
         written = into.write(record, outcomes, source.replicates(record))
         if written.conflict:
             merged.counts["different"] += 1
@@ -63,12 +79,8 @@ def _take(into: Store, source: Store, merged: Merged) -> None:
                 f"{source.path(record)} has other figures than the record of the same run in {into.root}; "
                 f"kept as {written.path.name}"
             )
-        elif before is None:
-            merged.counts["new"] += 1
-        elif before.ok and not record.ok:
-            merged.counts["kept"] += 1
         else:
-            merged.counts["equal" if before.ok else "new"] += 1
+            merged.counts["new"] += 1
     merged.findings.extend(
         f"damaged, not taken over: {path}: {reason}" for path, reason in source.damaged
     )
