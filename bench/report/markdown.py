@@ -12,7 +12,14 @@ from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY, Record
 from vit_ptq_bench.bench.report.factorial import Factorial, sections
 from vit_ptq_bench.bench.report.footnotes import chosen_words, deviation
 from vit_ptq_bench.bench.report.published import Published, extent, of_row, sentence
-from vit_ptq_bench.bench.report.summary import Average, Choice, Overall, choices, overall
+from vit_ptq_bench.bench.report.summary import (
+    Average,
+    Choice,
+    Overall,
+    choices,
+    counted,
+    overall,
+)
 from vit_ptq_bench.bench.report.tables import Place, Row, Table, by_section
 from vit_ptq_bench.methods.api.words import transform_words
 
@@ -181,9 +188,9 @@ def _answer(choice: Choice) -> list[str]:
 
 def _overall(found: Sequence[Table]) -> Iterator[str]:
     placed = [
-        (title, len(tables), overall(tables))
+        (title, len(counted(tables)), overall(tables))
         for title, tables in _by_place(found)
-        if len([table for table in tables if len(table.ranked) > 1]) > 1
+        if len(counted(tables)) > 1
     ]
     if not placed:
         return

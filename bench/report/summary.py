@@ -93,19 +93,15 @@ def overall(found: Sequence[Table]) -> list[Overall]:
     """Return how each method does over tables, those with most cells first, then by mean rank.
 
     Figures of unlike cells are never averaged, for the hardest cell would decide alone: within each table
-    methods have ranks, and these are averaged. Tables of bits that differ from operation to operation have
-    other rows than the rest and are left out, unless there are no other tables.
+    methods have ranks, and these are averaged.
 
     Args:
-        found: tables of one task and protocol; what has fewer than two results tells nothing.
+        found: tables of one task and protocol, of which those that are `counted` count.
     """
-    found = [table for table in found if not table.place.shared_out] or found
     ranks: dict[str, list[float]] = {}
     wins: dict[str, list[float]] = {}
-    for table in found:
+    for table in counted(found):
         rows = table.ranked
-        if len(rows) < 2:
-            continue
         values = [-(row.value or 0.0) for row in rows]
         for row, rank in zip(rows, rankdata(values), strict=True):
             beats = 0 if row.standing is None else row.standing.beats
@@ -116,6 +112,16 @@ def overall(found: Sequence[Table]) -> list[Overall]:
         for label, own in ranks.items()
     ]
     return sorted(result, key=lambda one: (-one.cells, one.rank.value, one.label))
+
+
+def counted(found: Sequence[Table]) -> list[Table]:
+    """Return the tables whose ranks are averaged.
+
+    What has fewer than two results tells nothing. Tables of bits that differ from operation to operation have
+    other rows than the rest and are left out, unless there are no other tables.
+    """
+    alike = [table for table in found if not table.place.shared_out] or found
+    return [table for table in alike if len(table.ranked) > 1]
 
 
 def averaged(values: Sequence[float]) -> Average:

@@ -22,7 +22,7 @@ from vit_ptq_bench.bench.records.record import Record
 from vit_ptq_bench.bench.report.factorial import Factorial
 from vit_ptq_bench.bench.report.page.charts import charts
 from vit_ptq_bench.bench.report.page.data import cell_name, page_data
-from vit_ptq_bench.bench.report.summary import Overall, choices, overall
+from vit_ptq_bench.bench.report.summary import Overall, choices, counted, overall
 from vit_ptq_bench.bench.report.tables import Table, by_section
 
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
@@ -91,8 +91,9 @@ def _places(found: Sequence[Table]) -> list[tuple[str, list[Overall]]]:
         scope = f", {place.scope}" if place.scope else ""
         title = f"{place.task}, {place.protocol}{scope}{place.images}"
         rows = overall(own)
-        if rows and len(own) > 1:
-            placed.append((f"{title}, {len(own)} cells", rows))
+        cells = len(counted(own))
+        if cells > 1:
+            placed.append((f"{title}, {cells} cells", rows))
     return placed
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.bench.toys import FAKES, by_label, run, write_suite
 from vit_ptq_bench.bench.cli import main
+from vit_ptq_bench.methods.quantization.bits import ALLOCATION
 
 BITS = '["W4A4", "W4A4:mixed"]'
 
@@ -26,7 +27,7 @@ def test_bits_are_shared_out_told_and_saved(
     )
     assert mixed["found_bits"] and all("@" in key for key in mixed["found_bits"])
     assert 3.5 < mixed["stored_bits"]["weight"] <= 4.0
-    assert mixed["spec"]["allocation"] == 1 and "allocation" not in plain["spec"]
+    assert mixed["spec"]["allocation"] == ALLOCATION and "allocation" not in plain["spec"]
     page = Path("output/toy/leaderboard.md").read_text()
     assert "W4A4:mixed" in page and "bits chosen by operation" in page
     capsys.readouterr()

@@ -92,7 +92,7 @@ def test_help_keys_and_variables_are_made_from_the_same_fields(
     with pytest.raises(SystemExit):
         make_parser().parse_args(["run", "--help"])
     text = capsys.readouterr().out
-    values = {"overwrite": "always", "device": "cuda:3"}
+    values = {"overwrite": "always", "device": "cuda:3", "executor": "serial", "shard": "1/3"}
     for cls, table, key in ((RunOptions, "run", "run"), (TaskOptions, "tasks.fashion", "fashion")):
         for name, _, _, default in options_of(cls):
             assert f"--{name.replace('_', '-')}" in text
