@@ -114,6 +114,14 @@ class Company:
             return None
         return record
 
+    def before(self, run: Run) -> tuple[str | None, str | None, str] | None:
+        """What tells the record that ``run`` had when the sweep began; None without one."""
+        return self._known.get(run.run_id)
+
+    def claim(self, run: Run) -> bytes:
+        """What a process needs to keep the claim of ``run`` itself."""
+        return self._claims.content(run.run_id)
+
     def look(self) -> bool:
         """Look around, unless that has just been done; whether it was."""
         if time.monotonic() - self._looked < LOOK_SECONDS:
@@ -200,6 +208,6 @@ class Company:
             raise cannot_write(self._folder, error.strerror or str(error)) from error
 
 
-def _mark(record: Record | None) -> tuple[Any, ...] | None:
+def _mark(record: Record | None) -> tuple[str | None, str | None, str] | None:
     """What tells a record from another one of the same run."""
-    return None if record is None else (record.status, record.started, record.finished)
+    return None if record is None else (record.started, record.finished, record.status)

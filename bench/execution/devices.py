@@ -75,9 +75,23 @@ def slots_of(options: RunOptions) -> list[Slot]:
     """One slot per worker of a sweep."""
     if options.executor == "serial":
         return make_slots(1, options.device, core_count())
+    if options.executor == "slurm":
+        return _slots_of_jobs(options)
     small = all(is_small(task) for task in options.tasks)
     workers = options.workers or default_workers(options.device, core_count(), small)
     return make_slots(workers, options.device, core_count())
+
+
+MOST_JOBS = 500
+"""Jobs of Slurm that wait or run at a time, unless ``--workers`` says how many."""
+
+
+def _slots_of_jobs(options: RunOptions) -> list[Slot]:
+    """One slot per job that may be in the queue; threads are those that a job asks for."""
+    asked = [word.partition("=")[2] for word in options.slurm if word.startswith("cpus_per_task=")]
+    threads = int(asked[-1]) if asked and asked[-1].isdigit() else 1
+    jobs = options.workers or MOST_JOBS
+    return [Slot(index, options.device[0], max(1, threads)) for index in range(jobs)]
 
 
 def make_slots(workers: int, devices: Sequence[str], cores: int) -> list[Slot]:

@@ -25,6 +25,9 @@ class Job:
         source: state of the source tree, see `bench.environment.source_state`.
         scratch: folder for the run's temporary files; made by its process, removed with it.
         cache: folder and budget in bytes of what the sweep's runs share; None: nothing.
+        before: start, end and status of the record that the run had when it was planned; None without one.
+        claim: content of the sweep's claim, for a process that keeps it alive itself.
+        dead_after: see `RunOptions`.
     """
 
     run: Run
@@ -38,6 +41,9 @@ class Job:
     source: dict[str, Any]
     scratch: Path
     cache: tuple[Path, int] | None = None
+    before: tuple[str | None, str | None, str] | None = None
+    claim: bytes = b""
+    dead_after: float = 120.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,10 @@ class CannotWrite:
 
 NO_START = "no start"
 """The kind of a death before the process of the run has said a word: nothing of the run was tried."""
+
+
+LOST = "lost"
+"""The kind of a death from outside, of which the scheduler that has the run tells: somebody cancelled it."""
 
 
 @dataclass(frozen=True)

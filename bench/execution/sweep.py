@@ -16,6 +16,7 @@ from vit_ptq_bench.bench.execution.interrupt import Interrupt
 from vit_ptq_bench.bench.execution.limits import Limits
 from vit_ptq_bench.bench.execution.logs import log_file
 from vit_ptq_bench.bench.execution.messages import (
+    LOST,
     NO_START,
     CannotWrite,
     Died,
@@ -55,7 +56,7 @@ class Sweep:
         self._slots = slots_of(options)
         self._source = source_state()
         self._display = display
-        self._executor = make_executor(options.executor, self._handle)
+        self._executor = make_executor(options, self.company.name, self._handle)
         self._limits = Limits(options.timeout)
         self._tried_again: set[str] = set()
         self._pending = [decision.run for decision in decisions if decision.due]
@@ -149,7 +150,8 @@ class Sweep:
         record = self._store.path(run).relative_to(self._store.root / RUNS)
         model_file = folder / "models" / record.with_suffix(".safetensors")
         shared = leftovers.cache_of(folder, self.company.name)
-        cache = (shared, options.cache_bytes) if options.cache_bytes else None
+        alike = options.executor != "slurm"  # nodes have no disk in common that is fast
+        cache = (shared, options.cache_bytes) if options.cache_bytes and alike else None
         return Job(
             run=run,
             task_options=options.tasks[task],
@@ -162,6 +164,9 @@ class Sweep:
             source=self._source,
             scratch=scratch.own_folder() / str(slot.index),
             cache=cache,
+            before=self.company.before(run),
+            claim=self.company.claim(run),
+            dead_after=options.dead_after,
         )
 
     def _handle(self, active: Submitted, message: object) -> None:
@@ -202,7 +207,7 @@ class Sweep:
         if run.run_id in self._tried_again:
             return False
         killed_reference = run.reference is None and death.status != "timeout"
-        return death.kind == NO_START or killed_reference
+        return death.kind in (NO_START, LOST) or killed_reference
 
     def _settle_reference(self, run: Run, status: str, message: str) -> None:
         self._waiting_for.discard(run.run_id)

@@ -40,7 +40,7 @@ from vit_ptq_bench.bench.planning.suite import (
 )
 from vit_ptq_bench.tasks import TaskOptions
 
-ExecutorName = Literal["local", "serial"]
+ExecutorName = Literal["local", "serial", "slurm"]
 
 Overwrite = Literal["never", "failed", "missing", "always"]
 
@@ -62,6 +62,7 @@ class RunOptions:
         device: names of torch devices.
         workers: runs at a time; None: see `devices.default_workers`.
         executor: what carries out the runs.
+        slurm: settings of jobs of Slurm.
         timeout: seconds a run may take; 0: no limit; None: see `limits.Limits`.
         share_gb: GB on disk for what runs reuse of each other.
         save_models: keep the quantized models.
@@ -90,7 +91,13 @@ class RunOptions:
     executor: ExecutorName = option(
         "local",
         "local (default): each run in a process of its own; serial: one after the other in this process, for "
-        "a debugger: without time limits, and a crash ends the sweep",
+        "a debugger: without time limits, and a crash ends the sweep; slurm: array jobs",
+    )
+    slurm: tuple[str, ...] = option(
+        (),
+        "settings of jobs for --executor slurm: partition, time (minutes), gres, cpus_per_task, mem, "
+        "array_parallelism, ..., as submitit has them",
+        "KEY=VALUE",
     )
     timeout: float | None = option(
         None,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vit_ptq_bench.bench.records.files import write_new, written_aside
+from vit_ptq_bench.bench.records.files import write_atomically, write_new, written_aside
 from vit_ptq_bench.bench.sharing.place import Place, here
 
 SHARED = ".sweeps"
@@ -76,6 +76,40 @@ class Claims:
         self._folder.mkdir(parents=True, exist_ok=True)  # anew, if somebody has removed it
         if not write_new(path, content) and not self._taken_over(path, content):
             return False
+        with self._guard:
+            self._own[run_id] = content
+        return True
+
+    def content(self, run_id: str) -> bytes:
+        """Return what tells our claim of a run from any other; empty if it is not ours."""
+        with self._guard:
+            return self._own.get(run_id, b"")
+
+    def inherit(self, run_id: str, claim: bytes, facts: Mapping[str, Any]) -> bool:
+        """Take a run over from a process that has given its ``claim`` to us, or from an earlier self.
+
+        The earlier self is the same job of a scheduler, which has been started again elsewhere.
+
+        Args:
+            run_id: the run.
+            claim: from `content` of the giver.
+            facts: as of `take`; ``slurm_job`` tells the job.
+
+        Returns:
+            Whether the run is ours; False: the giver has lost it to somebody else.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        path = self._path(run_id)
+        before = _bytes_of(path)
+        found = None if before is None else read_claim(path, self.now())
+        job = facts.get("slurm_job")
+        again = found is not None and bool(job) and found.facts.get("slurm_job") == job
+        if before != claim and not again:
+            return self.take(run_id, facts)
+        content = _content(run_id, facts)
+        write_atomically(path, content)
         with self._guard:
             self._own[run_id] = content
         return True

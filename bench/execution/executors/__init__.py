@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 from vit_ptq_bench.bench.execution.executors.api import Executor, Submitted
 from vit_ptq_bench.bench.execution.executors.local import LocalExecutor
 from vit_ptq_bench.bench.execution.executors.serial import Hear, SerialExecutor
+from vit_ptq_bench.bench.execution.executors.slurm import MINUTES, SlurmExecutor, parse_settings
+from vit_ptq_bench.bench.planning.settings import RunOptions
 
 __all__ = ["Executor", "Submitted", "make_executor"]
 
 
-def make_executor(name: str, hear: Hear) -> Executor:
-    """Return the executor of a name: ``local`` or ``serial``.
+def make_executor(options: RunOptions, sweep: str, hear: Hear) -> Executor:
+    """Return the executor that the options name.
 
     Args:
-        name: of `RunOptions.executor`.
+        options: of the sweep.
+        sweep: its name.
         hear: told of progress by executors that yield none of it.
+
+    Raises:
+        BenchError: it cannot be had here.
     """
-    return SerialExecutor(hear) if name == "serial" else LocalExecutor()
+    if options.executor == "serial":
+        return SerialExecutor(hear)
+    if options.executor == "slurm":
+        minutes = ceil(options.timeout / 60) if options.timeout else MINUTES
+        return SlurmExecutor(options.folder, sweep, parse_settings(options.slurm), minutes)
+    return LocalExecutor()

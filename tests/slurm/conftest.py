@@ -1,0 +1,5 @@
+"""The fixtures of sweeps."""
+
+from tests.bench.conftest import clean_registries, folder
+
+__all__ = ["clean_registries", "folder"]
