@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ class RunOnNode:
             ):
                 return "it has its record"
             with tempfile.TemporaryDirectory(prefix="benchrun-") as scratch:
-                with worker.temporary_files_in(Path(scratch)):
+                job = replace(job, scratch=Path(scratch))  # the sweep's lies on another machine
+                with worker.temporary_files_in(job.scratch):
                     made = worker.make_record(job, _silent)
                 message = worker.written(job, *made)
         return str(message)
