@@ -235,13 +235,16 @@ def test_every_dependency_is_a_range_with_a_pin_in_it(requirement):
     assert pins()[canonicalize_name(requirement.name)] in requirement.specifier
 
 
-SITE = ROOT / "bench" / "site"
-"""It is called from a clone by those who have the extra ``docs``."""
+WITH_EXTRA = {
+    ROOT / "bench" / "site": "docs",
+    ROOT / "bench" / "execution" / "executors": "slurm",
+}
+"""Folders that import what an extra brings, and is asked for where it is used."""
 
 
 def test_what_is_imported_is_declared():
     everybody = names_of(METADATA["project"]["dependencies"])
-    of_docs = names_of(METADATA["project"]["optional-dependencies"]["docs"])
+    extras = METADATA["project"]["optional-dependencies"]
     known = packages_distributions()
     missing = {
         top
@@ -249,7 +252,9 @@ def test_what_is_imported_is_declared():
         for path in (ROOT / folder).rglob("*.py")
         for top in imported(path) - sys.stdlib_module_names - {"vit_ptq_bench"}
         if not {canonicalize_name(name) for name in known.get(top, [top])}
-        & (everybody | of_docs if SITE in path.parents else everybody)
+        & everybody.union(
+            *(names_of(extras[e]) for folder, e in WITH_EXTRA.items() if folder in path.parents)
+        )
     }
     assert missing == set()
 

@@ -18,9 +18,7 @@ from tests.bench.toys import records, results, run, start, write_suite
 from tests.slurm.cluster import Cluster, cluster, missing
 from vit_ptq_bench.bench.sharing.claims import CLAIMS, SHARED
 
-pytest.importorskip(
-    "submitit", reason="submitit is not installed: pip install 'vit-ptq-bench[slurm]'"
-)
+pytest.importorskip("submitit", reason="submitit is not installed: pip install submitit")
 pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
 
 METHODS = '["toy-plain", "toy-random", "toy-slow"]'

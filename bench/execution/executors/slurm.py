@@ -187,7 +187,7 @@ def _submitit_executor(folder: Path, sweep: str, settings: Mapping[str, Any], mi
         import submitit
     except ImportError:
         raise BenchError(
-            "--executor slurm needs submitit: pip install 'vit-ptq-bench[slurm]'"
+            "--executor slurm needs submitit, which the extra `slurm` installs: pip install submitit"
         ) from None
     if shutil.which("sbatch") is None or shutil.which("squeue") is None:
         raise BenchError("--executor slurm: there is no Slurm here (sbatch, squeue)")
