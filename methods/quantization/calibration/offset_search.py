@@ -1,5 +1,6 @@
 """The range rule of `OffsetLogQuantizer`: its three numbers by the squared error of all entries at once."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,11 +44,18 @@ class SortedEntries:
         Returns:
             [K].
         """
-        inner = torch.searchsorted(self._entries, borders.contiguous())
+        inner = _places(self._entries, borders.contiguous())
         ends = F.pad(F.pad(inner, (1, 0)), (0, 1), value=len(self._entries))
         count = ends.diff(dim=1)
         first, second = (sums[ends].diff(dim=1) for sums in (self._first, self._second))
         return (second - 2 * levels * first + levels.square() * count).sum(dim=1)
+
+
+def _places(entries: Tensor, borders: Tensor) -> Tensor:
+    """`torch.searchsorted`; on a CPU numpy's, half as long, as it goes on from the last border."""
+    if entries.device.type != "cpu":
+        return torch.searchsorted(entries, borders)
+    return torch.from_numpy(np.searchsorted(entries.numpy(), borders.numpy()))
 
 
 def _prefix(values: Tensor) -> Tensor:
