@@ -123,10 +123,12 @@ class SlurmExecutor:
     def _send(self) -> None:
         if not self._waiting:
             return
+        from submitit.core.utils import FailedJobError
+
         try:
             with self._executor.batch():
                 jobs = [self._executor.submit(RunOnNode(sent.job)) for sent in self._waiting]
-        except Exception as error:  # submitit's own, which carries what sbatch has said
+        except FailedJobError as error:  # with what sbatch has said
             raise BenchError(f"Slurm does not take the jobs: {error}") from error
         for sent, job in zip(self._waiting, jobs, strict=True):
             sent.number = str(job.job_id)
