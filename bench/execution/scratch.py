@@ -2,12 +2,13 @@
 
 Processes talk through sockets there, whose paths have to be short: under a longer ``TMPDIR``, as batch
 systems give, it lies in one of `SHORT` instead. It goes with the process, however that ends: by itself,
-or killed, when the next sweep of this user starts. A file lock tells whether its owner still lives, as it
-belongs to the operating system.
+or killed, when the next sweep of this user starts. The folder names its owner; if that one can't be
+seen from here (in a container) it goes when nothing has been written there for a day.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -18,17 +19,16 @@ from itertools import chain
 from multiprocessing.util import Finalize
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.bench.sharing.place import Place, here
 
 PREFIX = "benchrun-"
 
-ALIVE = ".alive"
-"""Held by the owner of a folder."""
+OWNER = ".owner"
+"""The file that names the owner of a folder."""
 
-NEW_SECONDS = 60.0
-"""For how long a folder may be without its lock file: it is being made."""
+OLD_SECONDS = 24 * 3600.0
+"""Age from which a folder is left over, if nothing is known of its owner."""
 
 SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 """Folders for temporary files whose names are short on every Linux; others have none of them."""
@@ -47,17 +47,10 @@ def own_folder() -> Path:
     Raises:
         BenchError: no folder for temporary files has a path short enough.
     """
-    base = _base()
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-        guard = FileLock(folder / ALIVE)
-        try:
-            guard.acquire()
-        except FileNotFoundError:
-            continue
-        if (folder / ALIVE).exists():  # else another process took it for a leftover just before
-            Finalize(None, _remove, args=(folder, guard), exitpriority=AFTER_ALL_ELSE)
-            return folder
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_base()))
+    (folder / OWNER).write_text(json.dumps(here().write()))
+    Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=AFTER_ALL_ELSE)
+    return folder
 
 
 def _base() -> str:
@@ -87,30 +80,29 @@ def has_room_for_sockets(base: str) -> bool:
 def remove_leftovers() -> None:
     """Remove the folders of processes that were killed."""
     for folder in chain.from_iterable(Path(base).glob(f"{PREFIX}*") for base in _bases()):
-        if not _is_whole(folder):
-            continue
-        guard = FileLock(folder / ALIVE, timeout=0)
-        try:
-            guard.acquire()
-        except (Timeout, OSError):
-            continue  # its owner lives, or it is gone
-        _remove(folder, guard)
+        if _is_left_over(folder):
+            shutil.rmtree(folder, ignore_errors=True)  # another process may do the same
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether ``folder`` is one of this user, and not just being made."""
+def _is_left_over(folder: Path) -> bool:
+    """Whether ``folder`` is one of this user, and its owner is gone."""
     try:
         status = folder.lstat()
     except FileNotFoundError:
         return False
     if not stat.S_ISDIR(status.st_mode):
         return False
-    own = not hasattr(os, "getuid") or status.st_uid == os.getuid()
-    made = (folder / ALIVE).exists() or time.time() - status.st_mtime > NEW_SECONDS
-    return own and made
+    if hasattr(os, "getuid") and status.st_uid != os.getuid():
+        return False
+    owner = _owner(folder)
+    if owner is not None and owner.system == here().system:
+        return owner.has_ended()
+    return time.time() - status.st_mtime > OLD_SECONDS
 
 
-def _remove(folder: Path, guard: FileLock) -> None:
-    shutil.rmtree(folder, ignore_errors=True)  # what another process has just removed is fine
-    guard.release()
-    shutil.rmtree(folder, ignore_errors=True)  # where a file that is open cannot be removed
+def _owner(folder: Path) -> Place | None:
+    """The owner of a folder; None if it says none: it is just being made, or was not made by this version."""
+    try:
+        return Place.read(json.loads((folder / OWNER).read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
