@@ -27,12 +27,10 @@ def add(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Merge and return the exit status: 1 if something has to be looked at."""
-    from vit_ptq_bench.bench.records.files import prepare
     from vit_ptq_bench.bench.records.merge import merge
     from vit_ptq_bench.bench.records.store import Store
     from vit_ptq_bench.bench.report.leaderboard import make_leaderboard
 
-    prepare(arguments.into)
     merged = merge(arguments.into, arguments.sources)
     for finding in merged.findings:
         print(printable(finding))

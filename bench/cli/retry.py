@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_ptq_bench.bench.cli.options import add_options, add_task_options
+from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning.settings import RunOptions
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ def run(arguments: argparse.Namespace) -> int:
     from vit_ptq_bench.bench.planning.settings import resolve_suites
     from vit_ptq_bench.bench.records.store import Store
 
-    failed = [record for record in Store(arguments.folder).records() if not record.ok]
+    records = Store(arguments.folder).records()
+    if not records:
+        raise BenchError(f"there are no records in {arguments.folder}")
+    failed = [record for record in records if not record.ok]
     if not failed:
         print(f"no run in {arguments.folder} has failed")
         return 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.bench.records.files import prepare
 from vit_ptq_bench.bench.records.record import Record
 from vit_ptq_bench.bench.records.store import RUNS, Store
 
@@ -36,14 +37,15 @@ def merge(into: Path, sources: Sequence[Path]) -> Merged:
         sources: folders of records.
 
     Raises:
-        BenchError: a source holds no records, or is ``into`` itself.
-        OSError: ``into`` cannot be written.
+        BenchError: a source holds no records, or is ``into`` itself; ``into`` cannot be written.
+        OSError: the disk is full; what was written stays.
     """
     for source in sources:
         if source.resolve() == into.resolve():
             raise BenchError(f"{source} cannot be merged into itself")
         if not (source / RUNS).is_dir():
             raise BenchError(f"{source} holds no records: it has no folder {RUNS!r}")
+    prepare(into)
     merged = Merged(Counter(), [])
     for source in sources:
         _take(Store(into), Store(source), merged)

@@ -190,6 +190,15 @@ def test_a_merge_tells_what_disagrees(folder: Path, capsys) -> None:
         assert text in capsys.readouterr().err
 
 
+def test_folders_that_hold_nothing_are_refused_and_not_made(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["retry", "nowhere"], ["status", "nowhere"], ["merge", "into", "nowhere"]):
+        assert main(words) == 2
+        assert "nowhere" in capsys.readouterr().err
+    assert not list(folder.iterdir())
+
+
 def test_the_status_while_sweeps_run_and_afterwards(folder: Path, capsys) -> None:
     slow = {"parameters.toy-slow": "seconds = 5.0"}
     write_suite(folder, '["toy-plain", "toy-slow", "toy-fail"]', **slow)
