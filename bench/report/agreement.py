@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.report.leaderboard import make_leaderboard
-from vit_ptq_bench.bench.report.tables import Table
+from vit_ptq_bench.bench.report.tables import Table, images_of
 
 FEWEST_METHODS = 3
 """Fewer have no order worth a number."""
@@ -41,6 +41,7 @@ class Agreement:
         tasks: of the first folder and of the second.
         bits: such as ``W4A4``.
         protocol: ``equal`` or ``authors``.
+        source: where calibration images come from; empty: from the training data.
         model: of the second folder; `MEAN_RANK`: all of its task there.
         methods: how many both have.
         correlation: Spearman's, -1 to 1; None: all methods are alike in one of the two.
@@ -51,6 +52,7 @@ class Agreement:
     tasks: tuple[str, str]
     bits: str
     protocol: str
+    source: str
     model: str
     methods: int
     correlation: float | None
@@ -66,24 +68,35 @@ class Agreement:
 Figures = Mapping[str, float]
 """Of each row of one model, its figure in percent."""
 
-Cells = dict[tuple[str, str, str], dict[str, Figures]]
-"""By task, bits and protocol: by model, its figures."""
+
+class Cell(NamedTuple):
+    """What two folders' tables have in common; see `Place`."""
+
+    bits: str
+    protocol: str
+    source: str
+
+
+Cells = dict[tuple[str, Cell], dict[str, Figures]]
+"""By task and cell: by model, its figures."""
 
 
 def agreements(first: Path, second: Path) -> list[Agreement]:
-    """Return how alike two folders order the methods, for each bit width and protocol that both have.
+    """Return how alike two folders order the methods in each cell that both have.
+
+    A cell is a bit width, a protocol and a source of calibration images.
 
     Raises:
-        BenchError: one of them is no folder, a model has two tables in one of them (of other data, limits
-            or scopes), or no bit width and protocol has `FEWEST_METHODS` in both.
+        BenchError: one of them is no folder, a model has two tables of a cell in one of them (of other data,
+            limits or scopes), or no cell has `FEWEST_METHODS` in both.
     """
     before, after = _cells(first), _cells(second)
     found = [
         one
-        for (task, bits, protocol), models in before.items()
-        for (other_task, *place), other_models in after.items()
-        if place == [bits, protocol]
-        for one in _of_cell((task, other_task), bits, protocol, models, other_models)
+        for (task, cell), models in before.items()
+        for (other_task, other_cell), other_models in after.items()
+        if other_cell == cell
+        for one in _of_cell((task, other_task), cell, models, other_models)
     ]
     if not found:
         raise BenchError(
@@ -97,11 +110,11 @@ def _cells(folder: Path) -> Cells:
     cells: Cells = defaultdict(dict)
     for table in make_leaderboard(folder).tables:
         place = table.place
-        models = cells[place.task, place.bits, place.protocol]
+        models = cells[place.task, Cell(place.bits, place.protocol, place.source)]
         if place.model in models:
             raise BenchError(
                 f"{folder} has several tables of {place.model} at {place.bits} {place.protocol}; keep those "
-                "of one data set, limit, scope and source in a folder of their own"
+                "of one data set, limit and scope in a folder of their own"
             )
         models[place.model] = _figures(table)
     return cells
@@ -113,8 +126,7 @@ def _figures(table: Table) -> Figures:
 
 def _of_cell(
     tasks: tuple[str, str],
-    bits: str,
-    protocol: str,
+    cell: Cell,
     models: Mapping[str, Figures],
     other_models: Mapping[str, Figures],
 ) -> list[Agreement]:
@@ -128,7 +140,7 @@ def _of_cell(
         methods = sorted(set.intersection(*(set(figures) for figures in everything)))
         if len(methods) >= FEWEST_METHODS:
             ranks = [_mean_ranks(list(side.values()), methods) for side in (models, group)]
-            found.append(_agreement(tasks, bits, protocol, name, methods, *ranks))
+            found.append(_agreement(tasks, cell, name, methods, *ranks))
     return found
 
 
@@ -141,8 +153,7 @@ def _mean_ranks(models: Sequence[Figures], methods: Sequence[str]) -> NDArray[np
 
 def _agreement(
     tasks: tuple[str, str],
-    bits: str,
-    protocol: str,
+    cell: Cell,
     model: str,
     methods: Sequence[str],
     first: NDArray[np.float64],
@@ -154,9 +165,7 @@ def _agreement(
     if np.ptp(first) and np.ptp(second):
         correlation = float(spearmanr(first, second).statistic)
         low, high = _interval(first, second)
-    return Agreement(
-        tasks, bits, protocol, model, len(methods), correlation, low, high, tuple(best)
-    )
+    return Agreement(tasks, *cell, model, len(methods), correlation, low, high, tuple(best))
 
 
 def _interval(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float]:
@@ -175,10 +184,10 @@ def agreement_text(found: Sequence[Agreement]) -> str:
     """Return the agreements as text for people: a table for each bit width, protocol and pair of tasks."""
     cells: dict[tuple[str, ...], list[Agreement]] = defaultdict(list)
     for one in found:
-        cells[*one.tasks, one.bits, one.protocol].append(one)
+        cells[*one.tasks, one.bits, one.protocol, one.source].append(one)
     blocks = [
-        f"{task}, then {other}: {bits} {protocol}\n{_table(group)}"
-        for (task, other, bits, protocol), group in cells.items()
+        f"{task}, then {other}: {bits} {protocol}{images_of(source)}\n{_table(group)}"
+        for (task, other, bits, protocol, source), group in cells.items()
     ]
     return "\n\n".join([*blocks, EXPLAINED])
 

@@ -35,6 +35,14 @@ class Evidence(NamedTuple):
 Loader = Callable[[Record], Evidence]
 
 
+def images_of(source: str) -> str:
+    """Return a source of calibration images for a title, behind a comma; empty for the training data."""
+    if not source:
+        return ""
+    none = " (0 real images)" if source.startswith(PSAQ) else ""
+    return f", calibration on {source}{none}"
+
+
 class Place(NamedTuple):
     """What the rows of one table share.
 
@@ -63,10 +71,7 @@ class Place(NamedTuple):
     @property
     def images(self) -> str:
         """The source in a title, behind a comma; empty for the training data."""
-        if not self.source:
-            return ""
-        none = " (0 real images)" if self.source.startswith(PSAQ) else ""
-        return f", calibration on {self.source}{none}"
+        return images_of(self.source)
 
     @property
     def shared_out(self) -> bool:

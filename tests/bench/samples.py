@@ -1,6 +1,9 @@
 """Records made by hand, without running anything."""
 
+from dataclasses import replace
+
 from vit_ptq_bench.bench.records.record import Record, new_record
+from vit_ptq_bench.bench.records.source import SourceSpec
 from vit_ptq_bench.bench.records.spec import RunSpec, table_from_dict
 
 _SITE = {"bits": 4, "symmetric": False, "dynamic": False, "scheme": "uniform"}
@@ -71,3 +74,13 @@ def make_record(
         size_mb=1.5,
         environment={"device_name": "a CPU", "threads": 2, "torch": "2.11.0"},
     )
+
+
+MADE = SourceSpec("psaq-vit", 1, {"steps": 30})
+"""Calibration images that are made from the model."""
+
+
+def on(record: Record, source: SourceSpec) -> Record:
+    """Return the record as if calibrated on images of another source."""
+    spec = record.spec
+    return replace(record, spec=replace(spec, calibration=replace(spec.calibration, source=source)))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap, spearmanr
 
-from tests.bench.samples import make_record
+from tests.bench.samples import MADE, make_record, on
 from vit_ptq_bench.bench.cli import main
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.records.store import Store
@@ -52,6 +52,21 @@ def test_bit_widths_and_protocols_are_held_apart(tmp_path):
         ("W4A4", "equal"),
         ("W6A6", "authors"),
     ]
+
+
+def test_calibration_images_of_another_source_are_a_cell_of_their_own(tmp_path):
+    for folder in ("real", "mini"):
+        write(tmp_path / folder, REAL)
+        for method, value in REAL.items():
+            Store(tmp_path / folder).write(
+                on(make_record(method=method, value=100.0 - value), MADE)
+            )
+    found = agreements(tmp_path / "real", tmp_path / "mini")
+    assert [(one.source, one.correlation, one.best[0][0]) for one in found] == [
+        ("", pytest.approx(1), "a"),
+        ("psaq-vit steps=30", pytest.approx(1), "e"),
+    ]
+    assert "W4A4 equal, calibration on psaq-vit steps=30 (0 real images)\n" in agreement_text(found)
 
 
 def test_methods_that_are_all_alike_have_no_order(tmp_path):

@@ -1,11 +1,10 @@
 """Images that were made, or are of another domain, never share a table with training images."""
 
 import io
-from dataclasses import replace
 
 import pandas as pd
 
-from tests.bench.samples import make_record
+from tests.bench.samples import MADE, make_record, on
 from vit_ptq_bench.bench.records.source import SourceSpec
 from vit_ptq_bench.bench.report.frame import SOURCE, to_frame
 from vit_ptq_bench.bench.report.latex import render_latex
@@ -14,14 +13,6 @@ from vit_ptq_bench.bench.report.markdown import render
 from vit_ptq_bench.bench.report.page.data import page_data
 from vit_ptq_bench.bench.report.show import describe
 from vit_ptq_bench.bench.report.tables import Evidence, tables
-
-MADE = SourceSpec("psaq-vit", 1, {"steps": 30})
-
-
-def on(record, source):
-    """The record as if calibrated on other images."""
-    spec = record.spec
-    return replace(record, spec=replace(spec, calibration=replace(spec.calibration, source=source)))
 
 
 def several():
