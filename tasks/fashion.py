@@ -80,6 +80,13 @@ class Fashion(FolderCalibration):
         """Return the form of the bundled models' pictures."""
         return ImageForm((SIZE, SIZE), (MEAN,) * 3, (STD,) * 3)
 
+    def operations(self, model: str) -> int:
+        """Return the multiply-accumulates of one picture."""
+        self.require_model(model)
+        return classification.multiply_accumulates(
+            lambda: build_architecture(model), (3, SIZE, SIZE)
+        )
+
     def evaluate(
         self,
         module: nn.Module,

@@ -158,6 +158,11 @@ class ImageNet(FolderCalibration):
         _, height, width = config["input_size"]
         return ImageForm((height, width), tuple(config["mean"]), tuple(config["std"]))
 
+    def operations(self, model: str) -> int:
+        """Return the multiply-accumulates of one image of the size in timm's configuration."""
+        self.require_model(model)
+        return classification.multiply_accumulates(lambda: classification.create_untrained(model))
+
     def evaluate(
         self,
         module: nn.Module,

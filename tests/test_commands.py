@@ -137,6 +137,11 @@ def _parts(folder: Path) -> None:
         _stored(folder / name)
 
 
+def _scale(folder: Path) -> None:
+    _parts(folder)
+    shutil.copytree(ROOT / "results" / "imagenet-sample", folder / "results" / "imagenet-sample")
+
+
 def _contributed(folder: Path) -> None:
     _stored(folder / "contributed")
 
@@ -150,7 +155,7 @@ BEFORE: Mapping[str, Callable[[Path], None]] = {
     "docs/miniature.md": _results,
     "docs/parts.md": _results,
     "docs/published.md": _contributed,
-    "docs/scale.md": _parts,
+    "docs/scale.md": _scale,
     "docs/vit_tiny.md": _vit_tiny,
 }
 """Page -> what has to be there before its first command."""

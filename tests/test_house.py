@@ -41,7 +41,7 @@ FLOORS = {
         ("records",),
         ("planning", "sharing"),
         ("report", "contract"),
-        ("execution", "site"),
+        ("execution", "site", "simulation"),
         ("tuning",),
         ("cli",),
         ("__main__",),

@@ -37,6 +37,11 @@ def are_texts(value: object) -> bool:
     return isinstance(value, tuple | list) and all(isinstance(item, str) for item in value)
 
 
+def is_count(value: object) -> bool:
+    """Whether ``value`` is a whole number above 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "data_id": ("a text", is_text),
     "weights_id": ("a text", is_text),
@@ -49,6 +54,7 @@ FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: isinstance(value, tuple | list) and all(map(is_name, value)),
     ),
     "knows_model": ("True or False", lambda value: isinstance(value, bool)),
+    "operations": ("a number above 0 or None", lambda value: value is None or is_count(value)),
     "notes": ("a tuple of texts", are_texts),
     "bit_table": ("a BitTable", lambda value: isinstance(value, BitTable)),
 }

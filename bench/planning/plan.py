@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning import registry
@@ -144,7 +144,7 @@ class Common:
         """What ``cell`` says, made once."""
         key = (cell.choice.name, cell.choice.variant, cell.bits, cell.protocol, cell.scope)
         if key not in self.parts:
-            self.parts[key] = _part(self, cell)
+            self.parts[key] = part_of(self.suite, self.task, cell)
         return self.parts[key]
 
 
@@ -188,6 +188,33 @@ def build_plan(suite: Suite, options: TaskOptions, say: Say = silent) -> list[Ru
             `size.MAX_RUNS`. A method or task that fails or answers what it must not.
         TaskError: the task cannot tell the identity of its data or of a model's weights.
     """
+    task, models, cells = expand(suite, options, say)
+    data = TaskSpec(task.name, task.version, ask(task, "data_id"), options.limit)
+    for note in ask(task, "data_notes"):
+        say(f"{task.name}: {note}")
+    common = Common(suite, task, data, Sources(suite, task, say))
+    runs: dict[str, Run] = {}
+    for name in models:
+        model = ModelSpec(name, ask(task, "weights_id", name))
+        for run in _model_runs(common, model, cells):
+            runs.setdefault(run.run_id, run)
+    return list(runs.values())
+
+
+class Expansion(NamedTuple):
+    """A suite with its globs resolved: each model runs in full precision, then every cell."""
+
+    task: Task
+    models: list[str]
+    cells: list[Cell]
+
+
+def expand(suite: Suite, options: TaskOptions, say: Say = silent) -> Expansion:
+    """Return what ``suite`` would run, without a look at data or weights.
+
+    Raises:
+        BenchError: what `build_plan` raises, but for data and weights.
+    """
     task = _make_task(suite, options)
     models = _models(suite, task)
     names = method_names(suite)
@@ -199,17 +226,7 @@ def build_plan(suite: Suite, options: TaskOptions, say: Say = silent) -> list[Ru
     scopes = _scopes(suite, task)
     chosen = choices(suite, names)
     check_size(suite, Size.of(suite, len(models), [one.name for one in chosen], len(scopes)), say)
-    cells = list(_cells(suite, chosen, scopes))
-    data = TaskSpec(task.name, task.version, ask(task, "data_id"), options.limit)
-    for note in ask(task, "data_notes"):
-        say(f"{task.name}: {note}")
-    common = Common(suite, task, data, Sources(suite, task, say))
-    runs: dict[str, Run] = {}
-    for name in models:
-        model = ModelSpec(name, ask(task, "weights_id", name))
-        for run in _model_runs(common, model, cells):
-            runs.setdefault(run.run_id, run)
-    return list(runs.values())
+    return Expansion(task, models, list(_cells(suite, chosen, scopes)))
 
 
 def _make_task(suite: Suite, options: TaskOptions) -> Task:
@@ -336,13 +353,18 @@ def _allocation(common: Common, cell: Cell, part: Part) -> int | None:
     return None if registry.method_class(cell.choice.name).chooses_bits() else ALLOCATION
 
 
-def _part(common: Common, cell: Cell) -> Part:
+def part_of(suite: Suite, task: Task, cell: Cell) -> Part:
+    """Return what ``cell`` says of a run whatever its model and seed.
+
+    Raises:
+        BenchError: a method that fails or answers what it must not.
+    """
     cls = registry.method_class(cell.choice.name)
     with blamed(cls, "create()"):
         method = make_method(cls, cell.choice.settings)
     ask(method, "notes")  # the run needs them after all its work
     table = ask(method, "bit_table", BitWidth.parse(cell.bits), cell.protocol)
-    given, dense = common.suite.calibration_images, common.task.dense
+    given, dense = suite.calibration_images, task.dense
     return Part(
         method=MethodSpec(
             cell.choice.name, cls.version, asdict(method.parameters), method.transforms

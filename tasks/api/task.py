@@ -300,6 +300,13 @@ class Task(ABC):
             f"task {self.name} does not say what its models' images are like, so none can be made"
         )
 
+    def operations(self, model: str) -> int | None:
+        """Return the multiply-accumulates of one image in full precision, by which models' seconds compare.
+
+        None: this task does not know.
+        """
+        return None
+
     @abstractmethod
     def evaluate(
         self,

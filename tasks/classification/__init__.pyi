@@ -6,6 +6,7 @@ from .normalisation import labelled_batches as labelled_batches
 from .normalisation import normalise as normalise
 from .normalisation import picture_batches as picture_batches
 from .normalisation import picture_images as picture_images
+from .operations import multiply_accumulates as multiply_accumulates
 from .timm_models import adapted_state as adapted_state
 from .timm_models import create_by_class as create_by_class
 from .timm_models import create_pretrained as create_pretrained

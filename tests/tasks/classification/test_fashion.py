@@ -96,3 +96,10 @@ def test_holdout_judges_on_pictures_that_neither_training_nor_calibration_had():
     assert _rows(pixels) <= _rows(fashion_slice("training").images)
     right = task.evaluate(loaded.module, loaded, torch.device("cpu"))
     assert right.n == 1000 and 80 < right.metrics["top1"] < 98
+
+
+def test_operations_are_those_of_the_products_by_hand():
+    tokens, width = 50, 192  # 7 x 7 patches and the class token
+    block = tokens * width * (3 * width + width + 8 * width) + 2 * tokens * tokens * width
+    whole = 8 * block + 49 * width * 4 * 4 * 3 + width * CLASSES
+    assert _task().operations("vit_mini") == whole
