@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from safetensors.torch import save_file
 
 from tests.faults.annotations import prepare_coco
 from tests.faults.conversions import prepare_voc, prepare_yolo
+from vit_ptq_bench.bench.cli import make_parser
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("bench", "tox", "pip", "python", "git")
@@ -139,6 +141,7 @@ def _parts(folder: Path) -> None:
 
 def _scale(folder: Path) -> None:
     _parts(folder)
+    _stored(folder / "shared")
     shutil.copytree(ROOT / "results" / "imagenet-sample", folder / "results" / "imagenet-sample")
 
 
@@ -178,6 +181,9 @@ def words_of(line: str, page: str, folder: Path, data: Path) -> list[list[str]]:
         assert words[0] == "-m"
         return [[*words[:2], "--help"]]
     assert program == "bench", f"nothing is known of {program}"
+    if words[0] == "follow" and find_spec(words[words.index("--to") + 1]) is None:
+        make_parser().parse_args(words)  # the program is an extra that is not here
+        return []
     return [_bench(words, page, folder, data)]
 
 

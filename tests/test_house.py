@@ -41,7 +41,7 @@ FLOORS = {
         ("records",),
         ("planning", "sharing"),
         ("report", "contract"),
-        ("execution", "site", "simulation"),
+        ("execution", "site", "simulation", "following"),
         ("tuning",),
         ("cli",),
         ("__main__",),

@@ -19,6 +19,7 @@ from vit_ptq_bench.bench.cli import (
     compare,
     convert,
     evaluate,
+    follow,
     inspect,
     leaderboard,
     list_,
@@ -42,6 +43,7 @@ from vit_ptq_bench.version import distribution_version
 VERBS = (
     run,
     status,
+    follow,
     retry,
     merge,
     simulate,

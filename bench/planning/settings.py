@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning.options import (
     Config,
     flag,
@@ -197,7 +198,24 @@ def _resolved(suites: tuple[Suite, ...], words: Mapping[str, Any]) -> RunOptions
     )
     if settings.shard is not None:
         Shard.parse(settings.shard)  # refused before any work
+    _check_executor(settings, words)
     return replace(settings, suites=suites, tasks=_tasks(suites, config, words))
+
+
+def _check_executor(settings: RunOptions, words: Mapping[str, Any]) -> None:
+    """Refuse words of the command line that the executor has no use for; a config file may hold them.
+
+    Raises:
+        BenchError: settings of jobs, and none are sent; several workers in one process.
+    """
+    if words.get("slurm") and settings.executor != "slurm":
+        raise BenchError(
+            f"--slurm: these are settings of jobs of Slurm, and --executor is {settings.executor}"
+        )
+    if words.get("workers") and settings.executor == "serial" and settings.workers != 1:
+        raise BenchError(
+            f"--workers {settings.workers}: --executor serial makes one run after the other"
+        )
 
 
 def resolve_task(name: str, words: Mapping[str, Any]) -> TaskOptions:

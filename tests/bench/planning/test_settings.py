@@ -158,6 +158,25 @@ def test_numbers_are_checked_wherever_they_stand(
         resolve_run(words)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"slurm": ["gres=gpu:1"]}, "--slurm: .* --executor is local"),
+        ({"executor": "serial", "workers": "2"}, "--workers 2: --executor serial"),
+    ],
+)
+def test_words_that_the_executor_has_no_use_for_are_refused(
+    folder: Path, words: dict[str, Any], message: str
+) -> None:
+    write_suite(folder, '["minmax"]')
+    with pytest.raises(BenchError, match=message):
+        resolve_run({"suite": "toy.toml"} | words)
+    # A config file may have them, for the sweeps that use them.
+    write(folder, '[run]\nslurm = ["gres=gpu:1"]\nworkers = 2\n')
+    assert resolve_run({"suite": "toy.toml", "executor": "serial"}).slurm == ("gres=gpu:1",)
+    assert resolve_run({"suite": "toy.toml", "executor": "serial", "workers": "1"}).workers == 1
+
+
 def test_a_wrong_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_T_LIMIT", "many")
     with pytest.raises(BenchError, match="BENCH_T_LIMIT: expected int, not 'many'"):

@@ -1,0 +1,1 @@
+"""A folder's runs in TensorBoard, Weights & Biases or MLflow, while they end; see `bench follow`."""
