@@ -14,6 +14,7 @@ from tests.faults.trials import Kind, Row, run_kind, table
 
 MODULES = {
     "kills": ("kills",),
+    "company": ("company",),
     "flips": ("flips", "old-flips"),
     "cuts": ("cuts",),
     "suites": ("suites",),

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tests.faults.sweeps import (
     DIGITS,
@@ -314,19 +314,27 @@ def undisturbed(suite: Path, output: Path) -> dict[str, Any]:
     }
 
 
-def run_stories(folder: Path, kills: int, seed: int, suites: Sequence[str] = SUITES) -> Row:
+def run_stories(
+    folder: Path,
+    kills: int,
+    seed: int,
+    suites: Sequence[str] = SUITES,
+    name: str = "kills",
+    job: type[Job] | None = None,
+) -> Row:
     """Send ``kills`` signals, story by story; every signal is a trial."""
-    row, began = Row("kills"), time.monotonic()
-    jobs = []
-    while sum(job.kills for job in jobs) < kills:
+    row, began = Row(name), time.monotonic()
+    jobs: list[Job] = []
+    kind = job or Job
+    while sum(one.kills for one in jobs) < kills:
         number = len(jobs)
-        left = kills - sum(job.kills for job in jobs)
-        jobs.append(Job(folder / f"story-{number}", number, min(PER_STORY, left), seed))
+        left = kills - sum(one.kills for one in jobs)
+        jobs.append(kind(folder / f"story-{number}", number, min(PER_STORY, left), seed))
     known = {text: _expected(folder / f"suite-{n}", text) for n, text in enumerate(set(suites))}
     expected = [(text, known[text]) for text in suites]
     with ThreadPoolExecutor(min(STORIES_AT_A_TIME, os.cpu_count() or 1)) as pool:
-        for job, story in zip(jobs, pool.map(lambda job: job.tell(expected), jobs), strict=True):
-            _count(row, story, job.number)
+        for one, story in zip(jobs, pool.map(lambda one: one.tell(expected), jobs), strict=True):
+            _count(row, story, one.number)
     row.seconds = time.monotonic() - began
     return row
 
@@ -340,6 +348,8 @@ class Job:
     kills: int
     seed: int
 
+    story: ClassVar[type[Story]] = Story
+
     def tell(self, expected: Sequence[tuple[str, dict[str, Any]]]) -> Story:
         """Carry it out with the suite whose turn it is."""
         text, results = expected[self.number % len(expected)]
@@ -347,7 +357,7 @@ class Job:
         suite = self.folder / "suite.toml"
         suite.write_text(text)
         rng = random.Random(f"{self.seed}/kills/{self.number}")
-        story = Story(self.folder / "output", suite, results, rng)
+        story = self.story(self.folder / "output", suite, results, rng)
         story.run(self.kills)
         return story
 

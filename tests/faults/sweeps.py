@@ -45,7 +45,9 @@ calibration_images = 2
 TOY_PLUGIN = ROOT / "tests" / "bench" / "fakes.py"
 
 
-def start(suite: Path, output: Path, *more: str, mark: str = "") -> subprocess.Popen[str]:
+def start(
+    suite: Path, output: Path, *more: str, mark: str = "", printed: Path | None = None
+) -> subprocess.Popen[str]:
     """``bench run SUITE --output OUTPUT`` as a process group of its own; it prints into a file beside it.
 
     Its temporary folder is the one called ``tmp`` beside the output.
@@ -56,7 +58,7 @@ def start(suite: Path, output: Path, *more: str, mark: str = "") -> subprocess.P
     (output.parent / "tmp").mkdir(parents=True, exist_ok=True)
     if '"toy"' in suite.read_text():
         more = (*more, "--plugin", str(TOY_PLUGIN))
-    printed = printed_file(output)
+    printed = printed or printed_file(output)
     with printed.open("w", encoding="utf-8") as file:
         return subprocess.Popen(
             [

@@ -10,6 +10,7 @@ import pytest
 
 from tests.faults import mutations
 from tests.faults.__main__ import kinds, main
+from tests.faults.company import run_companies
 from tests.faults.kills import answers, run_stories
 from tests.faults.sweeps import TOYS, printed_file, start
 from tests.faults.trials import Kind, Outcome, Row, run_kind, table
@@ -42,6 +43,11 @@ def test_killed_sweeps_lose_and_double_nothing(tmp_path: Path) -> None:
     assert row.trials == 3 and row.bad == []
 
 
+def test_killed_sweeps_in_one_folder_lose_and_double_nothing(tmp_path: Path) -> None:
+    row = run_companies(tmp_path, 4, SEED, [FEW_TOYS])
+    assert row.trials == 4 and row.bad == []
+
+
 def test_a_sweep_answers_signals_from_its_first_second(tmp_path: Path) -> None:
     """Long before it holds its folder: what it needs is still being imported."""
     suite = tmp_path / "suite.toml"
@@ -58,11 +64,11 @@ def test_a_sweep_answers_signals_from_its_first_second(tmp_path: Path) -> None:
 
 
 def test_every_kind_is_tried_here() -> None:
-    assert {kind.name for kind in kinds([])} == {*FEW, "kills"}
+    assert {kind.name for kind in kinds([])} == {*FEW, "kills", "company"}
 
 
 def test_the_full_numbers_are_those_that_are_promised() -> None:
-    least = {"kills": 200, "flips": 2000 + 20, "suites": 2500} | dict.fromkeys(
+    least = {"kills": 200, "company": 100, "flips": 2000 + 20, "suites": 2500} | dict.fromkeys(
         ("coco", "voc", "yolo", "labels", "pt", "safetensors", "saved"), 1000
     )
     trials = {kind.name: kind.trials for kind in kinds([])}
