@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vit_ptq_bench.bench.records.record import Record
+from vit_ptq_bench.bench.records.record import MORE, Record
 from vit_ptq_bench.bench.records.spec import canonical_json
 from vit_ptq_bench.bench.report.footnotes import convention, deviation
+from vit_ptq_bench.methods.quantization.bits import MIXED
 
 Loader = Callable[[Record], "np.ndarray[Any, np.dtype[np.bool_]] | None"]
 """Gives the per-image outcomes of a record, or None."""
@@ -19,17 +20,35 @@ Loader = Callable[[Record], "np.ndarray[Any, np.dtype[np.bool_]] | None"]
 SOURCE = "calibration_source"
 """Column: where calibration images come from, if not from the training data. Such rows have own tables."""
 
+FREEDOM = ((2, MORE), (1, MIXED), (0, ""))
+"""Ends of bit widths, from the one that says most."""
+
 GROUP = ["task", "task_version", "data", "limit", "protocol", "scope", "model", "weights"]
 """What rows must share to stand in one table, bit width apart."""
 
 
 def to_frame(records: Sequence[Record]) -> pd.DataFrame:
-    """One row per record, flat: the columns of the CSV file."""
+    """One row per record, flat: the columns of the CSV file.
+
+    Of a method that chooses bits itself all draws have the bits of one table: where a single draw stores
+    bits by operation, or more than the width says, all stand there.
+    """
     rows = [_row(record) for record in records]
     frame = pd.DataFrame(rows, columns=list(_row_columns(rows)))
+    frame["bits"] = _shared_bits(frame, [record.spec.bits for record in records])
     return frame.sort_values(
         ["task", "model", "protocol", "scope", SOURCE, "bits", "method", "seed", "run_id"]
     )
+
+
+def _shared_bits(frame: pd.DataFrame, asked: Sequence[str]) -> pd.Series[str]:
+    """Bits of the tables that rows stand in; ``asked``: of each row, the bits of its run's specification."""
+    draws = [*GROUP, SOURCE, "method", "method_version", "parameters", "calibration_images"]
+    free = frame["bits"].map(lambda bits: next(i for i, end in FREEDOM if bits.endswith(end)))
+    frame = frame[draws].assign(asked=list(asked), free=free, bits=frame["bits"])
+    most = frame.groupby([*draws, "asked"], dropna=False, sort=False)["free"].transform("max")
+    width = frame["bits"].str.partition(":")[0]
+    return frame["bits"].where(most == free, width + most.map(dict(FREEDOM)))
 
 
 def _row(record: Record) -> dict[str, Any]:

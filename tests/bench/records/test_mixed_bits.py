@@ -93,6 +93,28 @@ def test_no_mixed_row_is_ranked_among_uniform_ones() -> None:
     assert found["W4A4:more"].rows[0].stored == "4.00/4.40"
 
 
+def test_all_draws_of_a_method_stand_in_one_table() -> None:
+    even = replace(make_record(method="q-limit", seed=1, value=31.0), found_bits={})
+    draws = [even, chosen(4.0, 4.0, method="q-limit", seed=0, value=24.0)]
+    others = [make_record(method="plain", seed=seed) for seed in (0, 1)]
+    (mixed, plain) = sorted(
+        tables([*draws, *others], lambda record: Evidence()),
+        key=lambda one: len(one.place.bits),
+        reverse=True,
+    )
+    assert (mixed.place.bits, plain.place.bits) == ("W4A4:mixed", "W4A4")
+    (row,) = mixed.rows
+    assert row.label == "q-limit" and row.value == 27.5
+    assert [row.label for row in plain.rows] == ["plain"]
+    # Without a draw that differs it is a row like any other.
+    (alone,) = tables([even], lambda record: Evidence())
+    assert alone.place.bits == "W4A4"
+    # A uniform run of a method is no draw of the one that was asked for with mixed bits.
+    asked = chosen(4.0, 4.0, method="plain", bits="W4A4:mixed")
+    found = tables([asked, *others], lambda record: Evidence())
+    assert {table.place.bits: len(table.rows) for table in found} == {"W4A4": 1, "W4A4:mixed": 1}
+
+
 def test_the_page_tells_what_is_stored() -> None:
     mixed = chosen(4.0, 3.97, value=80.0, bits="W4A4:mixed")
     records = [mixed, make_record()]
