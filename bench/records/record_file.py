@@ -5,9 +5,9 @@ Files of the layouts 1 to 3 have none; of those only what their outcomes tell ca
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from vit_ptq_bench.bench.records.layout import by_site, to_text
 from vit_ptq_bench.bench.records.record import CHECKSUM, DamagedRecord, Record, checksum
 from vit_ptq_bench.bench.records.strict_json import LONGEST, NotStrictJson, parse
 
@@ -18,7 +18,7 @@ def to_bytes(record: Record) -> bytes:
     """Return the content of a record's file."""
     data = record.to_dict()
     data |= {CHECKSUM: checksum(data)}
-    return json.dumps(data, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
+    return to_text(data).encode()
 
 
 def from_bytes(content: bytes, source: Path | str) -> Record:
@@ -28,7 +28,7 @@ def from_bytes(content: bytes, source: Path | str) -> Record:
         DamagedRecord: no whole or no strict JSON, another checksum, or what `Record.from_dict` refuses.
     """
     try:
-        data = parse(content)
+        data = by_site(parse(content))
     except NotStrictJson as error:
         raise DamagedRecord(f"{source}: not a whole JSON file ({error})") from error
     record = Record.from_dict(data, source)

@@ -18,6 +18,7 @@ from vit_ptq_bench.bench.cli import main
 from vit_ptq_bench.bench.records.outcomes import DamagedOutcomes, pack, unpack
 from vit_ptq_bench.bench.records.record import DamagedRecord
 from vit_ptq_bench.bench.records.record_file import from_bytes, to_bytes
+from vit_ptq_bench.bench.records.schema import SCHEMA
 from vit_ptq_bench.bench.records.store import Store
 from vit_ptq_bench.bench.records.strict_json import NotStrictJson, parse
 from vit_ptq_bench.bench.report.leaderboard import make_leaderboard, write_leaderboard
@@ -224,7 +225,7 @@ def test_broken_files_of_every_kind_stop_nothing(tmp_path):
         "list": "[]",
         "bits": text.replace('"bits": 4', '"bits": []'),
         "null": "null",
-        "newer": text.replace('"schema": 5', '"schema": 6'),
+        "newer": text.replace(f'"schema": {SCHEMA}', f'"schema": {SCHEMA + 1}'),
         "binary": "\x00\x01",
     }
     for name, content in broken.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench.samples import make_record
+from vit_ptq_bench.bench.records.layout import by_site
 from vit_ptq_bench.bench.records.record import Record
 from vit_ptq_bench.bench.records.spec import RunSpec, WrongSpec
 
@@ -17,7 +18,7 @@ STORED = sorted((ROOT / "results").glob("**/runs/*/*/*.json"))
 def test_every_stored_record_keeps_its_id_and_its_specification():
     assert len(STORED) >= 322
     for path in STORED:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = by_site(json.loads(path.read_text(encoding="utf-8")))
         record = Record.from_dict(data, path)
         assert record.spec.to_dict() == data["spec"]
         assert record.run_id == record.spec.run_id == data["run_id"] == path.stem

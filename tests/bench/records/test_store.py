@@ -200,7 +200,7 @@ def test_a_failure_never_replaces_a_result_but_the_reverse_does(tmp_path):
     [
         (lambda t: t[: len(t) // 2], "delimiter|Unterminated|Expecting|value"),
         (lambda t: "", "Expecting value"),
-        (lambda t: t.replace('"schema": 6', '"schema": 99'), "schema is 99"),
+        (lambda t: t.replace('"schema": 7', '"schema": 99'), "schema is 99"),
         (lambda t: t.replace('"W4A4"', '"W3A3"'), "its spec has the id"),
         (lambda t: t.replace('"n": 4', '"n": "four"'), "n must be"),
         (lambda t: t.replace('"fidelity"', '"fidelty"'), "missing: fidelity"),

@@ -13,6 +13,7 @@ import pytest
 
 from tests.bench.report.test_tables import nothing
 from tests.bench.samples import make_record
+from vit_ptq_bench.bench.records.layout import by_site
 from vit_ptq_bench.bench.records.store import Store
 from vit_ptq_bench.bench.report.leaderboard import make_leaderboard, write_leaderboard
 from vit_ptq_bench.bench.report.page.data import page_data
@@ -240,7 +241,7 @@ def test_a_record_opens_with_the_command_that_repeats_it_and_closes_by_keyboard(
     (minmax,) = [r for r in RECORDS if (r.spec.method.name, r.spec.bits) == ("minmax", "W4A4")]
     assert f"bench repeat {minmax.run_id} --results FOLDER" in dialog.text
     whole = browser.execute_script(f"return wholeRecord('{minmax.run_id}')")
-    kept = json.loads(Store(page.parent).path(minmax).read_text())
+    kept = by_site(json.loads(Store(page.parent).path(minmax).read_text()))
     kept.pop("checksum")
     assert whole == kept
     browser.find_element("css selector", "body").send_keys(Keys.ESCAPE)
