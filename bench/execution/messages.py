@@ -27,7 +27,7 @@ class Job:
         cache: folder and budget in bytes of what the sweep's runs share; None: nothing.
         before: start, end and status of the record that the run had when it was planned; None without one.
         claim: content of the sweep's claim, for a process that keeps it alive itself.
-        dead_after: see `RunOptions`.
+        dead_after, deterministic: see `RunOptions`.
     """
 
     run: Run
@@ -44,6 +44,7 @@ class Job:
     before: tuple[str | None, str | None, str] | None = None
     claim: bytes = b""
     dead_after: float = 120.0
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,7 @@ class _Execution:
         self.made = Made(started=now())
         self._job, self._report = job, report
         self._spec = job.run.spec
+        self._warnings: list[str] = []
         self._device = torch.device(job.device)
         self._watch, self._memory = Stopwatch(self._device), PeakMemory(self._device)
 
@@ -100,29 +101,36 @@ class _Execution:
             Exception: whatever the method or the task raises.
         """
         plugins.load(self._job.plugins)
-        prepare_process(self._spec.seed, self._job.threads)
+        prepare_process(self._spec.seed, self._job.threads, self._job.deterministic)
+        # Whatever happens, the record has them: a unit that was given back, a batch cut in half.
         self.made.environment = environment(self._device, self._job.source)
+        self.made.environment["warnings"] = self._warnings
         task = self._prepared_task()
         try:
-            with self._watch.phase("load"):
-                self._report("load", 0, 0)
-                check_data(self._spec, task)
-                loaded = task.load_model(self._spec.model.name)
-                check_weights(self._spec.model, loaded)
-                self.made.data_notes += loaded.notes
-            quantized = self._quantized(task, loaded)
-            with self._watch.phase("save"):
-                self._report("save", 0, 0)
-                self.made.size_mb, self.made.model_sha256 = saved(quantized, self._job)
-            with self._watch.phase("evaluate"):
-                progress = _phase(self._report, "evaluate")
-                evaluation = task.evaluate(quantized, loaded, self._device, progress)
+            with logs.collected_unrepeatable(self._warnings):
+                loaded, evaluation = self._evaluated(task)
         finally:
             self.made.seconds = self._watch.total()
         self._take(evaluation)
         if self._job.run.reference is None and self._spec.task.limit is None:
             metric = task.metrics[0]
             check_gate(self._spec.model.name, loaded, evaluation.metrics[metric], metric)
+
+    def _evaluated(self, task: Task) -> tuple[LoadedModel, Evaluation]:
+        """The model as it was loaded, and what its quantized form reaches."""
+        with self._watch.phase("load"):
+            self._report("load", 0, 0)
+            check_data(self._spec, task)
+            loaded = task.load_model(self._spec.model.name)
+            check_weights(self._spec.model, loaded)
+            self.made.data_notes += loaded.notes
+        quantized = self._quantized(task, loaded)
+        with self._watch.phase("save"):
+            self._report("save", 0, 0)
+            self.made.size_mb, self.made.model_sha256 = saved(quantized, self._job)
+        with self._watch.phase("evaluate"):
+            progress = _phase(self._report, "evaluate")
+            return loaded, task.evaluate(quantized, loaded, self._device, progress)
 
     def _prepared_task(self) -> Task:
         """The task, and what the record says of method and task before anything runs."""
@@ -151,9 +159,7 @@ class _Execution:
             module = loaded.module.to(self._device)
             drawn = calibration_set(task, loaded, self._spec.calibration)
         self._memory.reset()
-        with self._watch.phase("calibrate"), logs.collected_warnings() as texts:
-            # Whatever happens, the record has them: a unit that was given back, a batch cut in half.
-            self.made.environment["warnings"] = texts
+        with self._watch.phase("calibrate"), logs.collected_warnings(self._warnings):
             progress = _phase(self._report, "calibrate")
             # Images that are made belong to what a calibration costs, real ones do not.
             if drawn is None:
@@ -166,7 +172,7 @@ class _Execution:
                 self._method,
                 lambda method: method.quantize(module, table, calibration, progress),
                 self._device,
-                texts,
+                self._warnings,
             )
         self.made.peak_memory_mb = self._memory.read()
         if self._cache is not None:  # a run costs what it would cost alone
@@ -197,8 +203,11 @@ class _Execution:
             made.replicates = np.asarray(evaluation.replicates, dtype=np.float32)
 
 
-def prepare_process(seed: int, threads: int) -> None:
-    """Seed every random generator, fix the threads, and ask for reproducible float32 arithmetic."""
+def prepare_process(seed: int, threads: int, deterministic: bool = False) -> None:
+    """Seed every random generator, fix the threads, and ask for reproducible float32 arithmetic.
+
+    An operation that has no deterministic form warns; where ``deterministic``, it raises a RuntimeError.
+    """
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -207,9 +216,9 @@ def prepare_process(seed: int, threads: int) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
-    # cuBLAS repeats itself only with a fixed workspace; what has no deterministic form warns.
+    # cuBLAS repeats itself only with a fixed workspace.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True, warn_only=not deterministic)
 
 
 def check_gate(model: str, loaded: LoadedModel, reached: float, metric: str) -> None:

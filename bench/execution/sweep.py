@@ -167,6 +167,7 @@ class Sweep:
             before=self.company.before(run),
             claim=self.company.claim(run),
             dead_after=options.dead_after,
+            deterministic=options.deterministic,
         )
 
     def _handle(self, active: Submitted, message: object) -> None:

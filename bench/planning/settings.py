@@ -70,6 +70,7 @@ class RunOptions:
         plugin: Python files that register methods or tasks.
         shard: the share of the plan to run, like ``3/16``; None: all of it.
         dead_after: seconds without a sign of life after which another sweep's runs are taken over.
+        deterministic: fail runs that use an operation without a deterministic form.
     """
 
     output: Path | None = option(None, "records and leaderboard (default: output/SUITE)", "DIR")
@@ -133,6 +134,11 @@ class RunOptions:
         "SECONDS",
         at_least=1,
         at_most=MOST_SECONDS,
+    )
+    deterministic: bool = option(
+        False,
+        "fail a run that uses an operation of torch that has no deterministic form on its device (default: "
+        "the record warns of it)",
     )
     suites: tuple[Suite, ...] = ()
     tasks: Mapping[str, TaskOptions] = field(default_factory=dict)

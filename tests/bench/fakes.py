@@ -146,6 +146,18 @@ class ToySlow(MinMax):
 
 
 @register_method
+class ToyPut(MinMax):
+    """Uses an operation that has no deterministic form on any device."""
+
+    name = "toy-put"
+    paper = "none"
+
+    def calibrate(self, model, calibration, progress=None):
+        torch.zeros(2).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
+        super().calibrate(model, calibration, progress)
+
+
+@register_method
 class ToyFail(MinMax):
     """Raises."""
 

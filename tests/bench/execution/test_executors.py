@@ -53,3 +53,16 @@ def test_ctrl_c_ends_a_run_of_this_process(folder: Path) -> None:
     assert "the same command goes on from here" in out and "Traceback" not in out
     assert {name.split()[1] for name in by_label()} == {"fp32", "toy-plain"}
     assert not list(Path("output/toy", SHARED, CLAIMS).iterdir())
+
+
+@pytest.mark.parametrize("executor", ["local", "serial"])
+def test_what_has_no_deterministic_form_warns_or_fails(folder: Path, executor: str) -> None:
+    write_suite(folder, '["toy-put", "toy-plain"]')
+    assert run("--output", "warns", "--executor", executor) == 0
+    warned = by_label("warns")["toy_a toy-put W4A4"]["environment"]["warnings"]
+    assert any("put_ does not have a deterministic implementation" in text for text in warned)
+    assert run("--output", "fails", "--executor", executor, "--deterministic") == 1
+    found = by_label("fails")
+    assert found["toy_a toy-put W4A4"]["status"] == "failed"
+    assert "deterministic implementation" in found["toy_a toy-put W4A4"]["error"]["message"]
+    assert found["toy_a toy-plain W4A4"]["status"] == "ok"
