@@ -53,7 +53,7 @@ class Limits:
 
     def learn(self, run: Run, device: str, threads: int, seconds: float) -> None:
         """Note that ``run`` took so many seconds on a device with so many threads."""
-        kind = _kind(run, device, threads)
+        kind = kind_of(run, device, threads)
         self._longest[kind] = max(seconds, self._longest.get(kind, 0.0))
 
     def learn_record(
@@ -69,7 +69,7 @@ class Limits:
         """The limit of ``run`` on a device with so many threads."""
         if self._timeout is not None:
             return Limit(self._timeout or inf, f"stopped after {self._timeout:g} seconds")
-        longest = self._longest.get(_kind(run, device, threads))
+        longest = self._longest.get(kind_of(run, device, threads))
         if longest is None:
             seconds, why = UNKNOWN_SECONDS, "no run is expected to take that"
         else:
@@ -81,8 +81,11 @@ class Limits:
         )
 
 
-def _kind(run: Run, device: str, threads: int) -> str:
-    """Runs of one kind take about the same time: only bit widths and seeds differ."""
+def kind_of(run: Run, device: str, threads: int) -> str:
+    """Return the kind of a run: those of one take about the same time and memory.
+
+    Only bit widths and seeds differ.
+    """
     spec = run.spec
     words: dict[str, Any] = {
         "method": [spec.method.name, spec.method.settings],

@@ -24,6 +24,7 @@ from vit_ptq_bench.bench.execution.messages import (
     Job,
     PhaseProgress,
 )
+from vit_ptq_bench.bench.execution.room import Room
 from vit_ptq_bench.bench.execution.source import source_state
 from vit_ptq_bench.bench.planning import registry
 from vit_ptq_bench.bench.planning.overwrite import Decision
@@ -54,6 +55,7 @@ class Sweep:
         self._options = options
         self._folder = options.folder
         self._slots = slots_of(options)
+        self._measured = options.executor == "local"  # elsewhere a scheduler knows its memory
         self._source = source_state()
         self._display = display
         self._executor = make_executor(options, self.company.name, self._handle)
@@ -64,6 +66,7 @@ class Sweep:
         self._waiting_for = {run.run_id for run in self._pending if run.reference is None}
         self._phases: dict[str, str] = {}
         self._forecast = Forecast()
+        self._room = Room()
         self._learn(decisions)
 
     def run(self, interrupt: Interrupt) -> None:
@@ -112,8 +115,12 @@ class Sweep:
     def _next(self, slot: Slot) -> Run | None:
         """The next run that nobody else works on, claimed; what others have made meanwhile is noted."""
         self.company.look()
+        under_way = self._executor.active if self._measured else ()
+        beside = [one.job.run for one in under_way if one.job.device == slot.device]
         for run in list(self._pending):
             if run.reference in self._waiting_for or run.reference in self._blocked:
+                continue
+            if not self._room.fits(run, slot.device, beside):
                 continue
             if self.company.take(run, {"label": run.label, "device": slot.device}):
                 return run
@@ -194,6 +201,8 @@ class Sweep:
         if message.status == "ok":
             self._forecast.learn(run, active.seconds)
             self._limits.learn(run, job.device, job.threads, active.seconds)
+            if (record := self._store.read(run)) is not None:
+                self._room.learn(run, record)
         self.ended[run.run_id] = message.status
         self._phases.pop(run.run_id, None)
         self.company.ended(run, message.status, active.seconds, message.message)
@@ -254,6 +263,7 @@ class Sweep:
             if record is None or decision.status != "ok":
                 continue
             self._limits.learn_record(decision.run, record.seconds, record.environment)
+            self._room.learn(decision.run, record)
             if (seconds := record.seconds.get("total")) is not None:
                 self._forecast.learn(decision.run, seconds)
 
