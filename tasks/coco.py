@@ -102,12 +102,13 @@ class Coco(DetectionTask):
         return self.require_root() / self._layout[1]
 
     def _checkpoint(self, model: str) -> Path:
-        if self.options.checkpoint is None:
+        checkpoint = self.options.weights_of(model)
+        if checkpoint is None:
             raise TaskError(
                 f"{model} needs its weights: give a file with --checkpoint (safetensors or a state "
                 "dict; `bench convert checkpoint` makes one of an OpenMMLab training checkpoint)"
             )
-        return self.options.checkpoint
+        return checkpoint
 
 
 def _with_config(weights: str, model: str) -> str:

@@ -77,7 +77,8 @@ class ImageNet(FolderCalibration):
     training folder, drawn by seed, with the evaluation's transform. Any timm name works; a name of a
     pretrained tag downloads its weights unless ``checkpoint`` gives a file. With ``holdout`` half of the
     training images, always the same, are judged on instead, and calibration draws from the other half.
-    Labels are WordNet ids of ImageNet-1k, indices, or names of ``class_map``; see docs/data.md.
+    Labels are WordNet ids of ImageNet-1k, indices, names of ``class_map``, or the names of the class
+    folders in sorted order; see docs/data.md.
     """
 
     name = "imagenet"
@@ -98,8 +99,9 @@ class ImageNet(FolderCalibration):
 
     def weights_id(self, model: str) -> str:
         """Return the checkpoint's hash, or timm's full name of the pretrained weights."""
-        if self.options.checkpoint is not None:
-            return storage.file_id(self.options.checkpoint)
+        checkpoint = self.options.weights_of(model)
+        if checkpoint is not None:
+            return storage.file_id(checkpoint)
         self.require_model(model)
         return f"timm:{model if '.' in model else classification.full_name(model)}"
 
@@ -127,7 +129,7 @@ class ImageNet(FolderCalibration):
     def load_model(self, model: str) -> LoadedModel:
         """Build a timm model with its pretrained weights or those of the checkpoint."""
         self.require_model(model)
-        checkpoint = self.options.checkpoint
+        checkpoint = self.options.weights_of(model)
         if checkpoint is None:
             module = classification.create_pretrained(model)
             self._require_outputs(module, model)
@@ -213,7 +215,8 @@ class ImageNet(FolderCalibration):
         folder = validation_folder(self.require_root())
         if self.options.val_labels is not None:
             return from_file(folder, self.options.val_labels, map_file, incomplete)
-        return from_folders(list_classes(folder), map_file, incomplete)
+        trained = self._train.classes if self._train is not None else ()
+        return from_folders(list_classes(folder), map_file, incomplete, trained)
 
     @cached_property
     def _chosen(self) -> list[Sample]:

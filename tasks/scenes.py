@@ -108,8 +108,12 @@ class Scenes(DetectionTask):
 
     def model_names(self) -> list[str]:
         """Return the bundled detectors; with ``checkpoint`` every architecture can have its weights."""
-        own = self.options.checkpoint is not None
-        return [name for name in BUNDLED if own or storage.weights_path(name).is_file()]
+        own = self.options.weights_of
+        return [
+            name
+            for name in BUNDLED
+            if own(name) is not None or storage.weights_path(name).is_file()
+        ]
 
     def weights_id(self, model: str) -> str:
         """Return the hash of the weights file."""

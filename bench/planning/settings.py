@@ -254,15 +254,22 @@ def override(suite: Suite, words: Mapping[str, Any]) -> Suite:
 def _tasks(
     suites: Sequence[Suite], config: Config, words: Mapping[str, Any]
 ) -> dict[str, TaskOptions]:
-    """The options of each task of the suites."""
+    """The options of each task of the suites; weights of single models are those of all its suites."""
     options: dict[str, TaskOptions] = {}
+    weights: dict[str, dict[str, Path]] = {}
     for suite in suites:
+        for name, path in suite.checkpoints.items():
+            if weights.setdefault(suite.task, {}).setdefault(name, path) != path:
+                raise suite.error("another suite has other weights for it", "models", name)
         given = dict(words) | {"limit": suite.limit}
         sources = [suite_source(suite.task, suite.task_options, suite.source), words_source(given)]
         own = _task_options(suite.task, config, sources)
         if options.setdefault(suite.task, own) != own:
             raise suite.error("an included suite of the same task has other options", "include")
-    return options
+    return {
+        task: replace(own, checkpoints=weights[task]) if task in weights else own
+        for task, own in options.items()
+    }
 
 
 def _task_options(name: str, config: Config, above: Sequence[Any]) -> TaskOptions:

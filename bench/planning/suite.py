@@ -64,6 +64,7 @@ class Suite:
         name: short name; the default output folder is called so.
         task: name of the one task.
         models: model names or globs of that task.
+        checkpoints: weights of single models, by their names, in the place of their own.
         methods: method names or globs; ``*`` is every method but the full-precision reference.
         bits: bit widths in the form ``W4A4``.
         protocols: ``equal`` (one bit table for all) and/or ``authors`` (each method's own).
@@ -106,6 +107,7 @@ class Suite:
     variants: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     factorial: Mapping[str, Factors] = field(default_factory=dict)
     task_options: Mapping[str, Any] = field(default_factory=dict)
+    checkpoints: Mapping[str, Path] = field(default_factory=dict)
     scopes: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     source: TomlFile | None = None
@@ -164,7 +166,8 @@ def read_suite(path: Path) -> Suite:
         name=file.value(str, path.stem, "name"),
         description=file.value(str, "", "description"),
         task=file.value(str, "", "task"),
-        models=file.items(str, (), "models"),
+        models=_models(file),
+        checkpoints=_checkpoints(file),
         methods=file.items(str, ("*",), "methods"),
         bits=file.items(str, Suite.bits, "bits"),
         protocols=file.items(str, Suite.protocols, "protocols"),
@@ -184,6 +187,39 @@ def read_suite(path: Path) -> Suite:
     )
     check_values(suite)
     return suite
+
+
+def _models(file: TomlFile) -> tuple[str, ...]:
+    """The models: a list of names, or tables ``[models.NAME]``.
+
+    Raises:
+        BenchError: there is none, or something else; with file and line.
+    """
+    if not isinstance(file.data["models"], dict):
+        return file.items(str, (), "models")
+    if not file.table("models"):
+        raise file.error("there is no model; write [models.NAME]", "models")
+    return tuple(file.table("models"))
+
+
+def _checkpoints(file: TomlFile) -> dict[str, Path]:
+    """What ``[models.NAME]`` says of weights.
+
+    Raises:
+        BenchError: a key that such a table does not have, or no path; with file and line.
+    """
+    if not isinstance(file.data["models"], dict):
+        return {}
+    found: dict[str, Path] = {}
+    for name in file.table("models"):
+        for key in file.table("models", name):
+            if key != "checkpoint":
+                raise file.error(f"unknown key {key!r}; there is checkpoint", "models", name, key)
+            path = expanded(file.value(str, "", "models", name, key))
+            if (problem := unusable(path)) is not None:
+                raise file.error(problem, "models", name, key)
+            found[name] = path
+    return found
 
 
 def with_included(suite: Suite) -> list[Suite]:

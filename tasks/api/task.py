@@ -41,6 +41,7 @@ class TaskOptions:
         class_map: class names of the labels, one a line, in the order of the model's outputs.
         calibration_dir: folder of the images that calibration draws where a suite calibrates on a ``folder``.
         incomplete: go on where more than a few images or labels have to be left out.
+        checkpoints: of single models, by their names, in the place of ``checkpoint``; a suite says them.
     """
 
     data_dir: Path | None = field(
@@ -111,6 +112,11 @@ class TaskOptions:
             "metavar": None,
         },
     )
+    checkpoints: Mapping[str, Path] = field(default_factory=dict)
+
+    def weights_of(self, model: str) -> Path | None:
+        """Return the checkpoint of a model; None: its own weights."""
+        return self.checkpoints.get(model, self.checkpoint)
 
 
 @dataclass(frozen=True)

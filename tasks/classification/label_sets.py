@@ -16,6 +16,8 @@ IMAGENET_FILE = Path(__file__).with_name("imagenet_1k.txt")
 
 INDICES, WORDNET_IDS, CLASS_NAMES = "indices from 0", "WordNet ids", "class names"
 
+FOLDER_NAMES = "names in sorted order"
+
 SEVERAL = 10
 """So many labels that are 1, 2, 3 ... without a gap, and no 0, were counted from 1."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,12 @@ from vit_ptq_bench.tasks.classification.image_listing import (
 )
 from vit_ptq_bench.tasks.classification.label_files import read_ground_truth
 from vit_ptq_bench.tasks.classification.label_sets import (
+    FOLDER_NAMES,
     INDICES,
     Labels,
     Word,
+    form_of,
+    imagenet_indices,
     read_class_map,
     read_labels,
 )
@@ -51,7 +54,8 @@ class LabelledImages:
         if classes is not None and classes != outputs:
             raise TaskError(
                 f"{self.notes[0]}: the labels are of {classes} classes, but {model} has {outputs} outputs; "
-                "for a model of other classes give --class-map"
+                "for a model of other classes give its --checkpoint, and --class-map where the order of its "
+                "outputs is another"
             )
         if largest == outputs and min(self.labels.indices) > 0:
             raise TaskError(
@@ -77,7 +81,10 @@ class LabelledImages:
 
 
 def from_folders(
-    listing: Listing, class_map: Path | None = None, incomplete: bool = False
+    listing: Listing,
+    class_map: Path | None = None,
+    incomplete: bool = False,
+    trained: Sequence[str] = (),
 ) -> LabelledImages:
     """Return images labelled by the names of their class folders.
 
@@ -85,12 +92,17 @@ def from_folders(
         listing: of a folder with class folders.
         class_map: the user's class names.
         incomplete: whether more than a few images may be left out.
+        trained: names of the class folders of the training images, whose sorted order is that of the outputs
+            where names say nothing else; empty: there are none.
 
     Raises:
         TaskError: names that are no labels, or of several forms, or too much left out.
     """
-    words = [Word(name, str(listing.folder / name)) for name in listing.classes]
-    labels = read_labels(words, _read(class_map))
+    if class_map is None and not any(form_of(name, None) for name in listing.classes):
+        labels = _by_name(listing, trained or listing.classes)
+    else:
+        words = [Word(name, str(listing.folder / name)) for name in listing.classes]
+        labels = read_labels(words, _read(class_map))
     if labels.form == INDICES:
         labels = _whole(labels, listing)
     index = dict(zip(listing.classes, labels.indices, strict=True))
@@ -119,6 +131,30 @@ def from_file(
 
 def _read(class_map: Path | None) -> Mapping[str, int] | None:
     return None if class_map is None else read_class_map(class_map)
+
+
+def _by_name(listing: Listing, trained: Sequence[str]) -> Labels:
+    """Names in sorted order, as torchvision's ``ImageFolder`` and timm number the folders of a training set.
+
+    Raises:
+        TaskError: a class that was not trained, or as many as ImageNet-1k has, whose outputs are not in the
+            order of their English names.
+    """
+    if len(trained) == len(imagenet_indices()):
+        raise TaskError(
+            f"{listing.folder / listing.classes[0]}: the folders are called neither by WordNet ids nor by "
+            f"indices, and there are {len(trained)}, as of ImageNet-1k, whose outputs are in the order of "
+            "the WordNet ids: name the classes in the order of the outputs with --class-map"
+        )
+    order = {name: i for i, name in enumerate(sorted(trained))}
+    for name in listing.classes:
+        if name not in order:
+            raise TaskError(
+                f"{listing.folder / name}: there is no such folder of training images, whose sorted names "
+                f"are the classes ({len(order)}, the first is {min(order)!r}); name the classes with "
+                "--class-map where the order is another"
+            )
+    return Labels(tuple(order[name] for name in listing.classes), FOLDER_NAMES, len(order))
 
 
 def _whole(labels: Labels, listing: Listing) -> Labels:

@@ -44,7 +44,7 @@ def weights_path(name: str) -> Path:
 
 def bundled_weights(name: str, options: TaskOptions) -> Path:
     """Return the file with a bundled model's weights: the user's checkpoint, or its own."""
-    return options.checkpoint or weights_path(name)
+    return options.weights_of(name) or weights_path(name)
 
 
 def bundled_model(
@@ -55,7 +55,7 @@ def bundled_model(
     The figure is that of the bundled weights on the evaluation images: there is none with a checkpoint, nor
     with ``holdout``.
     """
-    own = options.checkpoint is None and not options.holdout
+    own = options.weights_of(name) is None and not options.holdout
     card = read_card(name) if own else None
     return LoadedModel(
         name,

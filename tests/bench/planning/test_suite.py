@@ -1,11 +1,18 @@
 """Suites: what is read, and what is said about a wrong one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from vit_ptq_bench.bench.cli import main
 from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.bench.planning.settings import resolve_suites
 from vit_ptq_bench.bench.planning.suite import find_suite, read_suite, suite_files, with_included
+from vit_ptq_bench.bench.records.store import Store
+from vit_ptq_bench.tasks.storage.identity import file_id
+from vit_ptq_bench.tasks.storage.model_cards import weights_path
 
 GOOD = """\
 description = "a sweep"
@@ -172,3 +179,69 @@ def test_find_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         find_suite("quik")
     with pytest.raises(BenchError, match="no suite file other.toml"):
         find_suite("other.toml")
+
+
+OWN = """\
+task = "fashion"
+methods = ["minmax"]
+bits = ["W6A6"]
+limit = 20
+calibration_images = 2
+
+[models.vit_mini]
+checkpoint = "first.safetensors"
+
+[models.deit_mini]
+checkpoint = "second.safetensors"
+
+[models.swin_mini]
+"""
+
+
+def test_each_model_of_a_suite_can_have_weights_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the command line: the other way round than bundled, halved, and their own."""
+    monkeypatch.chdir(tmp_path)
+    for name, source in (("first", "vit_mini"), ("second", "deit_mini")):
+        state = load_file(weights_path(source))
+        state["norm.weight"] = state["norm.weight"] / 2
+        save_file(state, tmp_path / f"{name}.safetensors")
+    write(tmp_path, OWN)
+    assert main(["run", "mine.toml", "--output", "out"]) == 0
+    found = {
+        record.spec.model.name: record.spec.model.weights for record in Store(Path("out")).records()
+    }
+    assert found == {
+        "vit_mini": file_id(tmp_path / "first.safetensors"),
+        "deit_mini": file_id(tmp_path / "second.safetensors"),
+        "swin_mini": file_id(weights_path("swin_mini")),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[models.vit_mini]\ncheckpoints = 'a'\n", r"mine\.toml:\d+: .*unknown key 'checkpoints'"),
+        ("[models.vit_mini]\ncheckpoint = 3\n", r"mine\.toml:\d+: .*expected a string"),
+        ("[models]\nvit_mini = 'a'\n", r"mine\.toml:\d+: .*expected a table"),
+        ("[models]\n", r"mine\.toml:\d+: .*there is no model; write \[models\.NAME\]"),
+    ],
+)
+def test_tables_of_models_that_say_nothing_are_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(BenchError, match=message):
+        read_suite(write(tmp_path, f'task = "fashion"\n{text}'))
+
+
+def test_two_suites_do_not_quarrel_about_weights(tmp_path: Path) -> None:
+    suite = read_suite(write(tmp_path, OWN))
+    other = replace(suite, name="other", checkpoints={"vit_mini": Path("third")})
+    with pytest.raises(BenchError, match="another suite has other weights for it"):
+        resolve_suites([suite, other], {})
+    options = resolve_suites([suite, replace(suite, checkpoints={"a": Path("b")})], {}).tasks[
+        "fashion"
+    ]
+    assert options.weights_of("a") == Path("b") and options.weights_of("swin_mini") is None
+    assert options.weights_of("vit_mini") == Path("first.safetensors")

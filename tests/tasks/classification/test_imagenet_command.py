@@ -129,3 +129,47 @@ def test_labels_that_say_nothing_are_refused_before_anything_runs(folder):
     finished = _bench(folder, labels="other.csv")
     assert finished.returncode == 2 and "line 1: the label 'tench'" in finished.stderr
     assert "Traceback" not in finished.stderr and len(finished.stderr.splitlines()) <= 4
+
+
+def test_a_model_fine_tuned_on_own_classes_runs_on_its_folders(tmp_path):
+    """Ten folders with names and a DeiT-Tiny of ten outputs: nothing else is said."""
+    names = ["bee", "cat", "dog", "elk", "fox", "gnu", "hen", "jay", "owl", "yak"]
+    for i, name in enumerate(names):
+        _image(tmp_path / "own" / "train" / name / "t.png", i)
+        _image(
+            tmp_path / "own" / "val" / name / "v.png", i
+        )  # the same picture: full precision is known
+    torch.manual_seed(1)
+    module = timm.create_model(MODEL, num_classes=10).eval()
+    transform = timm.data.create_transform(
+        **timm.data.resolve_model_data_config(module), is_training=False
+    )
+    files = [tmp_path / "own" / "val" / name / "v.png" for name in names]
+    with torch.no_grad():
+        images = torch.stack([transform(Image.open(file)) for file in files])
+        features = module.forward_head(module.forward_features(images), pre_logits=True)
+        # A head that tells the pictures apart, but for the fourth, which it takes for the first.
+        targets = torch.eye(10)[[0, 1, 2, 0, 4, 5, 6, 7, 8, 9]]
+        weight = torch.linalg.lstsq(torch.cat([features, torch.ones(10, 1)], 1), targets).solution
+        module.head.weight.copy_(weight[:-1].T)
+        module.head.bias.copy_(weight[-1])
+    torch.save({"model": module.state_dict()}, tmp_path / "tuned.pth")
+    (tmp_path / "s.toml").write_text(SUITE.replace('"spoiler", ', ""))
+    command = ["run", "s.toml", "--data-dir", "own", "--checkpoint", "tuned.pth"]
+    finished = subprocess.run(
+        [sys.executable, "-m", "vit_ptq_bench", *command],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("output/s/runs/*/*/*.json")]
+    found = {record["spec"]["method"]["name"]: record for record in records}
+    assert found["fp32"]["metrics"]["top1"] == 90.0
+    assert (
+        found["fp32"]["data_notes"][0]
+        == "10 images in val: 10 class folders, names in sorted order"
+    )
+    assert found["minmax"]["metrics"]["top1"] >= 70.0

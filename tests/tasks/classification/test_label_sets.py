@@ -1,6 +1,7 @@
 """Labels of class folders: their forms, and what is refused."""
 
 import timm.data
+import torchvision
 from pytest import fixture, mark, raises
 
 from vit_ptq_bench.tasks.classification.image_listing import list_classes
@@ -81,7 +82,7 @@ def test_what_belongs_to_no_class_never_counts(folders, tmp_path):
         (["0", "1", "3"], "none is called 2"),
         (["0", "1", "01"], "two class folders have the same number"),
         (["0", "1", IDS[0]], f"{IDS[0]}: the label '{IDS[0]}' mixes WordNet ids with indices"),
-        (["cat", "dog"], "val/cat: the label 'cat' is neither .*; where labels are class names"),
+        (["cat", "7"], "val/cat: the label 'cat' is neither .*; where labels are class names"),
         ([IDS[0], "dog"], "val/dog: the label 'dog' is neither"),
         ([IDS[0], "n00000001"], "the WordNet id n00000001 is none of the 1000 of ImageNet-1k"),
         (["0", "-1"], "val/-1: the label '-1' is neither"),
@@ -93,6 +94,34 @@ def test_what_belongs_to_no_class_never_counts(folders, tmp_path):
 def test_names_that_say_no_class_are_refused(folders, names, message):
     with raises(TaskError, match=message):
         from_folders(folders(*names))
+
+
+def test_names_of_folders_are_numbered_as_libraries_number_a_training_set(folders):
+    images = from_folders(folders("dog", "cat", "Zebra"), trained=("Zebra", "ant", "cat", "dog"))
+    # torchvision sorts by code points: capital letters come first.
+    assert _labels(images) == {"Zebra": 0, "cat": 2, "dog": 3}
+    assert images.notes == ("3 images in val: 3 class folders, names in sorted order",)
+    images.require_outputs(4, "tiny")
+    with raises(TaskError, match="of 4 classes, but tiny has 1000 outputs; .* its --checkpoint"):
+        images.require_outputs(1000, "tiny")
+
+
+def test_names_without_training_folders_are_all_classes(folders, tmp_path):
+    images = from_folders(folders("dog", "cat"))
+    assert _labels(images) == {"cat": 0, "dog": 1} and images.labels.classes == 2
+    theirs = torchvision.datasets.ImageFolder(tmp_path / "val", allow_empty=True).class_to_idx
+    assert _labels(images) == theirs
+
+
+def test_a_name_that_was_not_trained_is_refused(folders):
+    with raises(TaskError, match="val/dog: there is no such folder of training images.*'ant'"):
+        from_folders(folders("dog", "cat"), trained=("ant", "cat"))
+
+
+def test_a_thousand_english_names_are_not_guessed(folders):
+    names = [f"class {i}" for i in range(1000)]
+    with raises(TaskError, match="as of ImageNet-1k.*--class-map"):
+        from_folders(folders("class 3"), trained=names)
 
 
 def test_a_class_map_says_what_names_mean(folders, tmp_path):
