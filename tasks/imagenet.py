@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -86,6 +87,7 @@ class ImageNet(FolderCalibration):
     metrics = ("top1", "top5")
     metric_titles = {"top5": "top5"}
     outcomes_metric = "top1"
+    takes_model_args = True
 
     def model_names(self) -> list[str]:
         """Return timm's pretrained tags of the supported families."""
@@ -101,9 +103,10 @@ class ImageNet(FolderCalibration):
         """Return the checkpoint's hash, or timm's full name of the pretrained weights."""
         checkpoint = self.options.weights_of(model)
         if checkpoint is not None:
-            return storage.file_id(checkpoint)
+            return self._as_built(storage.file_id(checkpoint), model)
         self.require_model(model)
-        return f"timm:{model if '.' in model else classification.full_name(model)}"
+        name = model if "." in model else classification.full_name(model)
+        return self._as_built(f"timm:{name}", model)
 
     def data_id(self) -> str:
         """Return a hash over contents and labels of the images to judge, and names of the training images."""
@@ -131,7 +134,7 @@ class ImageNet(FolderCalibration):
         self.require_model(model)
         checkpoint = self.options.weights_of(model)
         if checkpoint is None:
-            module = classification.create_pretrained(model)
+            module = classification.create_pretrained(model, self._arguments(model))
             self._require_outputs(module, model)
             return self._with_reference(model, module)
         module, remark = self._untrained(model)
@@ -140,7 +143,8 @@ class ImageNet(FolderCalibration):
         except TaskError as error:
             raise TaskError(f"{error}{remark}") from error
         self._require_outputs(module, model)
-        return LoadedModel(model, module.eval(), weights=weights.identity, notes=weights.notes)
+        identity = self._as_built(weights.identity, model)
+        return LoadedModel(model, module.eval(), weights=identity, notes=weights.notes)
 
     def calibration_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:
         """Draw ``n`` training images without replacement."""
@@ -163,7 +167,10 @@ class ImageNet(FolderCalibration):
     def operations(self, model: str) -> int:
         """Return the multiply-accumulates of one image of the size in timm's configuration."""
         self.require_model(model)
-        return classification.multiply_accumulates(lambda: classification.create_untrained(model))
+        arguments = self._arguments(model)
+        return classification.multiply_accumulates(
+            lambda: classification.create_untrained(model, arguments=arguments)
+        )
 
     def evaluate(
         self,
@@ -248,12 +255,29 @@ class ImageNet(FolderCalibration):
 
     def _untrained(self, model: str) -> tuple[nn.Module, str]:
         """The model, with as many outputs as there are classes, and what to add where weights do not fit."""
-        module = classification.create_untrained(model)
+        arguments = self._arguments(model)
+        module = classification.create_untrained(model, arguments=arguments)
         own, classes = _outputs(module), self._judged.labels.classes
         if classes in (None, own):
             return module, ""
         remark = f"; built with {classes} outputs instead of {own}, as the labels say: "
-        return classification.create_untrained(model, classes), remark + self._judged.notes[0]
+        built = classification.create_untrained(model, classes, arguments)
+        return built, remark + self._judged.notes[0]
+
+    def _arguments(self, model: str) -> Mapping[str, Any]:
+        return self.options.model_args.get(model, {})
+
+    def _as_built(self, weights: str, model: str) -> str:
+        """The identity of weights in a model that is built with arguments of the user's own.
+
+        Raises:
+            TaskError: it cannot be built with them.
+        """
+        arguments = self._arguments(model)
+        if not arguments:
+            return weights
+        classification.check_arguments(model, arguments)
+        return f"{weights} {json.dumps(arguments, sort_keys=True)}"
 
     def _require_outputs(self, module: nn.Module, model: str) -> None:
         """A wrong number of classes means other labels than the model was trained with."""
@@ -262,7 +286,8 @@ class ImageNet(FolderCalibration):
     def _with_reference(self, model: str, module: nn.Module) -> LoadedModel:
         """The papers' figures hold for the full validation set only."""
         known = REFERENCES.get(classification.full_name(model))
-        if known is None or self.options.holdout or len(self._judged.samples) != FULL_VALIDATION:
+        whole = len(self._judged.samples) == FULL_VALIDATION and not self._arguments(model)
+        if known is None or self.options.holdout or not whole:
             return LoadedModel(model, module)
         return LoadedModel(model, module, known.top1, known.tolerance, "PTQ papers on timm weights")
 

@@ -216,6 +216,10 @@ def expand(suite: Suite, options: TaskOptions, say: Say = silent) -> Expansion:
         BenchError: what `build_plan` raises, but for data and weights.
     """
     task = _make_task(suite, options)
+    if suite.model_args and not task.takes_model_args:
+        raise suite.error(
+            f"task {task.name} takes no model_args", "models", next(iter(suite.model_args))
+        )
     models = _models(suite, task)
     names = method_names(suite)
     check_parameters(suite)

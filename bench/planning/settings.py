@@ -16,6 +16,7 @@ The same settings from the environment are ``BENCH_RUN_DEVICE`` and ``BENCH_IMAG
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -254,20 +255,24 @@ def override(suite: Suite, words: Mapping[str, Any]) -> Suite:
 def _tasks(
     suites: Sequence[Suite], config: Config, words: Mapping[str, Any]
 ) -> dict[str, TaskOptions]:
-    """The options of each task of the suites; weights of single models are those of all its suites."""
+    """The options of each task of the suites; what they say of single models counts in all of them."""
     options: dict[str, TaskOptions] = {}
-    weights: dict[str, dict[str, Path]] = {}
+    weights: dict[str, dict[str, Path]] = defaultdict(dict)
+    arguments: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)
     for suite in suites:
         for name, path in suite.checkpoints.items():
-            if weights.setdefault(suite.task, {}).setdefault(name, path) != path:
+            if weights[suite.task].setdefault(name, path) != path:
                 raise suite.error("another suite has other weights for it", "models", name)
+        for name, given in suite.model_args.items():
+            if arguments[suite.task].setdefault(name, given) != given:
+                raise suite.error("another suite builds it otherwise", "models", name)
         given = dict(words) | {"limit": suite.limit}
         sources = [suite_source(suite.task, suite.task_options, suite.source), words_source(given)]
         own = _task_options(suite.task, config, sources)
         if options.setdefault(suite.task, own) != own:
             raise suite.error("an included suite of the same task has other options", "include")
     return {
-        task: replace(own, checkpoints=weights[task]) if task in weights else own
+        task: replace(own, checkpoints=weights[task], model_args=arguments[task])
         for task, own in options.items()
     }
 

@@ -50,6 +50,9 @@ MAX_IMAGES = 10**9
 MAX_INCLUDED = 100
 """Suites that run along with one."""
 
+MODEL_KEYS = ("checkpoint", "model_args")
+"""Keys of a table ``[models.NAME]``."""
+
 LABEL = r"[a-z0-9+][a-z0-9+._-]{0,99}"
 """Form of a variant's label."""
 
@@ -65,6 +68,7 @@ class Suite:
         task: name of the one task.
         models: model names or globs of that task.
         checkpoints: weights of single models, by their names, in the place of their own.
+        model_args: arguments with which single models are built, by their names.
         methods: method names or globs; ``*`` is every method but the full-precision reference.
         bits: bit widths in the form ``W4A4``.
         protocols: ``equal`` (one bit table for all) and/or ``authors`` (each method's own).
@@ -108,6 +112,7 @@ class Suite:
     factorial: Mapping[str, Factors] = field(default_factory=dict)
     task_options: Mapping[str, Any] = field(default_factory=dict)
     checkpoints: Mapping[str, Path] = field(default_factory=dict)
+    model_args: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     scopes: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     source: TomlFile | None = None
@@ -168,6 +173,7 @@ def read_suite(path: Path) -> Suite:
         task=file.value(str, "", "task"),
         models=_models(file),
         checkpoints=_checkpoints(file),
+        model_args=_model_args(file),
         methods=file.items(str, ("*",), "methods"),
         bits=file.items(str, Suite.bits, "bits"),
         protocols=file.items(str, Suite.protocols, "protocols"),
@@ -208,18 +214,48 @@ def _checkpoints(file: TomlFile) -> dict[str, Path]:
     Raises:
         BenchError: a key that such a table does not have, or no path; with file and line.
     """
-    if not isinstance(file.data["models"], dict):
-        return {}
     found: dict[str, Path] = {}
-    for name in file.table("models"):
-        for key in file.table("models", name):
-            if key != "checkpoint":
-                raise file.error(f"unknown key {key!r}; there is checkpoint", "models", name, key)
-            path = expanded(file.value(str, "", "models", name, key))
+    for name, table in _tables_of_models(file):
+        for key in table:
+            if key not in MODEL_KEYS:
+                there = " and ".join(MODEL_KEYS)
+                raise file.error(f"unknown key {key!r}; there are {there}", "models", name, key)
+        if "checkpoint" in table:
+            path = expanded(file.value(str, "", "models", name, "checkpoint"))
             if (problem := unusable(path)) is not None:
-                raise file.error(problem, "models", name, key)
+                raise file.error(problem, "models", name, "checkpoint")
             found[name] = path
     return found
+
+
+def _model_args(file: TomlFile) -> dict[str, Mapping[str, Any]]:
+    """What ``[models.NAME.model_args]`` says of how models are built.
+
+    Raises:
+        BenchError: a value that is no number, text, truth value or list of whole numbers; with file and line.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for name, table in _tables_of_models(file):
+        arguments = file.table("models", name, "model_args") if "model_args" in table else {}
+        for key, value in arguments.items():
+            if not _is_argument(value):
+                problem = f"expected a number, text, truth value or list of whole numbers, not {shown(value)}"
+                raise file.error(problem, "models", name, "model_args", key)
+        if arguments:
+            found[name] = arguments
+    return found
+
+
+def _tables_of_models(file: TomlFile) -> list[tuple[str, Mapping[str, Any]]]:
+    if not isinstance(file.data["models"], dict):
+        return []
+    return [(name, file.table("models", name)) for name in file.table("models")]
+
+
+def _is_argument(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(type(item) is int for item in value)
+    return isinstance(value, bool | int | float | str)
 
 
 def with_included(suite: Suite) -> list[Suite]:

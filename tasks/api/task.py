@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vit_ptq_bench.tasks.errors import TaskError
 
@@ -42,6 +42,7 @@ class TaskOptions:
         calibration_dir: folder of the images that calibration draws where a suite calibrates on a ``folder``.
         incomplete: go on where more than a few images or labels have to be left out.
         checkpoints: of single models, by their names, in the place of ``checkpoint``; a suite says them.
+        model_args: arguments with which single models are built, by their names; a suite says them.
     """
 
     data_dir: Path | None = field(
@@ -113,6 +114,7 @@ class TaskOptions:
         },
     )
     checkpoints: Mapping[str, Path] = field(default_factory=dict)
+    model_args: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def weights_of(self, model: str) -> Path | None:
         """Return the checkpoint of a model; None: its own weights."""
@@ -201,6 +203,7 @@ class Task(ABC):
             waiting than it brings, and a sweep had better make several runs at a time.
         preload: dotted names of modules that a sweep imports once, in the process that its runs are forked
             from: what takes long to import and every run of the task needs.
+        takes_model_args: whether models can be built with arguments of the user's, ``options.model_args``.
         cache: holds what other runs of the sweep have decoded; None: nothing is reused.
     """
 
@@ -213,6 +216,7 @@ class Task(ABC):
     outcomes_metric: ClassVar[str | None] = None
     small: ClassVar[bool] = False
     preload: ClassVar[tuple[str, ...]] = ()
+    takes_model_args: ClassVar[bool] = False
 
     def __init__(self, options: TaskOptions | None = None) -> None:
         self.options = options or TaskOptions()

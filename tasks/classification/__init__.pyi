@@ -8,6 +8,7 @@ from .normalisation import picture_batches as picture_batches
 from .normalisation import picture_images as picture_images
 from .operations import multiply_accumulates as multiply_accumulates
 from .timm_models import adapted_state as adapted_state
+from .timm_models import check_arguments as check_arguments
 from .timm_models import create_by_class as create_by_class
 from .timm_models import create_pretrained as create_pretrained
 from .timm_models import create_untrained as create_untrained

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
+import torch
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
@@ -36,21 +37,82 @@ def full_name(model: str) -> str:
     return model if "." in model or not tag else f"{model}.{tag}"
 
 
-def create_untrained(model: str, classes: int | None = None) -> nn.Module:
-    """Return a model with random weights; ``classes``: of its outputs, None: as many as timm gives it."""
-    settings = {} if classes is None else {"num_classes": classes}
-    module: nn.Module = timm.create_model(model, pretrained=False, **settings)
+RESERVED = (
+    *("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
+    *("features_only", "scriptable", "exportable", "no_jit"),
+)
+"""Arguments of timm's that say where weights come from, or make another thing than a classifier."""
+
+
+def create_untrained(
+    model: str, classes: int | None = None, arguments: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Return a model with random weights.
+
+    Args:
+        model: its name.
+        classes: of its outputs; None: as many as timm, or ``arguments``, give it.
+        arguments: of timm's ``create_model``, such as ``img_size``.
+
+    Raises:
+        TaskError: timm does not build the model with these arguments.
+    """
+    settings = dict(arguments or {})
+    if classes is not None:
+        settings.setdefault("num_classes", classes)
+    try:
+        module: nn.Module = timm.create_model(model, pretrained=False, **settings)
+    except Exception as error:
+        if not arguments:
+            raise
+        raise _not_built(model, arguments, error) from error
+    _note_size(module, settings)
     return module
 
 
-def create_pretrained(model: str) -> nn.Module:
+def check_arguments(model: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments with which timm does not build a model, without the memory for its weights.
+
+    Raises:
+        TaskError: one that is reserved, or that the model does not take.
+    """
+    for name in arguments:
+        if name in RESERVED:
+            raise TaskError(f"{model}: model_args cannot have {name}")
+    with torch.device("meta"):
+        create_untrained(model, arguments=arguments)
+
+
+def _not_built(model: str, arguments: Mapping[str, Any], error: Exception) -> TaskError:
+    told = ", ".join(f"{name} = {value!r}" for name, value in arguments.items())
+    return TaskError(
+        f"{model}: timm does not build it with {told} ({type(error).__name__}: "
+        f"{' '.join(str(error).split())[:160]})"
+    )
+
+
+def _note_size(module: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Images are prepared by what timm notes of a model, which another ``img_size`` does not change there."""
+    size = settings.get("img_size")
+    if size is not None:
+        height, width = (size, size) if isinstance(size, int) else size
+        noted: Any = module.default_cfg
+        module.pretrained_cfg = module.default_cfg = {**noted, "input_size": (3, height, width)}  # type: ignore[assignment]
+
+
+def create_pretrained(model: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
     """Return a model with timm's weights, in eval mode; they are downloaded if need be.
+
+    Args:
+        model: its name.
+        arguments: of timm's ``create_model``, such as ``img_size``.
 
     Raises:
         TaskError: they cannot be had.
     """
     try:
-        module: nn.Module = timm.create_model(model, pretrained=True)
+        module: nn.Module = timm.create_model(model, pretrained=True, **(arguments or {}))
+        _note_size(module, arguments or {})
     except Exception as error:  # hub, network and disk each raise their own kinds
         raise TaskError(
             f"{model}: timm could not get the pretrained weights ({type(error).__name__}: {error}); "

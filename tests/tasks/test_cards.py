@@ -120,7 +120,7 @@ def test_titles_are_those_of_metrics_beside_the_first(name):
     assert task.metric_titles and set(task.metric_titles) <= set(task.metrics[1:])
 
 
-OF_SUITES = {"checkpoints"}
+OF_SUITES = {"checkpoints", "model_args"}
 """What suites say of single models has no option."""
 
 

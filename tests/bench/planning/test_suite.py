@@ -222,6 +222,9 @@ def test_each_model_of_a_suite_can_have_weights_of_its_own(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("[models.a]\nmodel_args = 3\n", r"mine\.toml:\d+: .*expected a table"),
+        ("[models.a.model_args]\nx = [[1]]\n", r"mine\.toml:\d+: .*expected a number, text"),
+        ("[models.a.model_args]\nx = [1.5]\n", r"mine\.toml:\d+: .*expected a number, text"),
         ("[models.vit_mini]\ncheckpoints = 'a'\n", r"mine\.toml:\d+: .*unknown key 'checkpoints'"),
         ("[models.vit_mini]\ncheckpoint = 3\n", r"mine\.toml:\d+: .*expected a string"),
         ("[models]\nvit_mini = 'a'\n", r"mine\.toml:\d+: .*expected a table"),

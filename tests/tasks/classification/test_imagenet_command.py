@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -173,3 +174,77 @@ def test_a_model_fine_tuned_on_own_classes_runs_on_its_folders(tmp_path):
         == "10 images in val: 10 class folders, names in sorted order"
     )
     assert found["minmax"]["metrics"]["top1"] >= 70.0
+
+
+def _plan_of(folder, tables):
+    (folder / "s.toml").write_text(
+        SUITE.replace(f'models = ["{MODEL}"]\n', "").replace('"spoiler", ', "") + tables
+    )
+    return subprocess.run(
+        [sys.executable, "-m", "vit_ptq_bench", "run", "s.toml", "--data-dir", "own"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_model_is_built_with_arguments_of_its_own(tmp_path):
+    """Another size, other numbers of outputs and registers: what timm makes of them is what runs."""
+    for i, name in enumerate(("cat", "dog", "elk")):
+        _image(tmp_path / "own" / "train" / name / "t.png", i)
+        _image(tmp_path / "own" / "val" / name / "v.png", 9 + i)
+    arguments = {"img_size": 64, "reg_tokens": 2, "num_classes": 3}
+    module = timm.create_model(MODEL, **arguments)
+    save_file(module.state_dict(), tmp_path / "small.safetensors")
+    table = f'\n[models.{MODEL}]\ncheckpoint = "small.safetensors"\n'
+    finished = _plan_of(tmp_path, f"{table}model_args = {{ img_size = 64, reg_tokens = 2 }}\n")
+    assert finished.returncode == 0, finished.stderr
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("output/s/runs/*/*/*.json")]
+    assert {record["status"] for record in records} == {"ok"}
+    (weights,) = {record["spec"]["model"]["weights"] for record in records}
+    assert weights.endswith(' {"img_size": 64, "reg_tokens": 2}') and weights.startswith("sha256:")
+    transform = timm.data.create_transform((3, 64, 64), crop_pct=0.9, interpolation="bicubic")
+    files = sorted((tmp_path / "own" / "val").rglob("*.png"))
+    with torch.no_grad():
+        logits = module.eval()(torch.stack([transform(Image.open(file)) for file in files]))
+    right = (logits.argmax(1) == torch.arange(3)).float().mean() * 100
+    (full,) = [r["metrics"]["top1"] for r in records if r["spec"]["method"]["name"] == "fp32"]
+    assert full == pytest.approx(float(right))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("model_args = { depht = 3 }", "timm does not build it with depht = 3"),
+        ("model_args = { depth = -1.5 }", "timm does not build it with depth = -1.5"),
+        ("model_args = { pretrained = true }", "model_args cannot have pretrained"),
+        ('model_args = { checkpoint_path = "x" }', "model_args cannot have checkpoint_path"),
+    ],
+)
+def test_arguments_that_build_nothing_are_refused_before_any_run(tmp_path, table, message):
+    _image(tmp_path / "own" / "train" / "cat" / "t.png", 1)
+    _image(tmp_path / "own" / "val" / "cat" / "v.png", 1)
+    module = timm.create_model(MODEL, num_classes=1)
+    save_file(module.state_dict(), tmp_path / "small.safetensors")
+    own = f'\n[models.{MODEL}]\ncheckpoint = "small.safetensors"\n{table}\n'
+    finished = _plan_of(tmp_path, own)
+    assert finished.returncode == 2 and re.search(message, finished.stderr), finished.stderr
+    assert "Traceback" not in finished.stderr and not list(tmp_path.glob("output/s/runs"))
+
+
+def test_a_task_of_other_models_takes_no_arguments(tmp_path):
+    (tmp_path / "s.toml").write_text(
+        'task = "fashion"\n[models.vit_mini.model_args]\nimg_size = 32\n'
+    )
+    finished = subprocess.run(
+        [sys.executable, "-m", "vit_ptq_bench", "run", "s.toml", "--dry-run"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 2
+    assert "s.toml:2: models.vit_mini: task fashion takes no model_args" in finished.stderr
