@@ -54,7 +54,18 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 def records(output: Path | str = "output/toy") -> dict[str, dict[str, Any]]:
     """The records of a sweep by file name, read without the help of the code under test."""
     paths = sorted(Path(output).glob("runs/*/*/*.json"))
-    return {path.stem: json.loads(path.read_text()) for path in paths}
+    return {path.stem: _by_site(json.loads(path.read_text())) for path in paths}
+
+
+def _by_site(record: dict[str, Any]) -> dict[str, Any]:
+    """The record's data: its file tells sites that are alike once."""
+    groups = record["spec"]["table"]
+    sites = {
+        site: {k: v for k, v in group.items() if k != "sites"}
+        for group in groups
+        for site in group["sites"]
+    }
+    return record | {"spec": record["spec"] | {"table": sites}}
 
 
 def by_label(output: Path | str = "output/toy") -> dict[str, dict[str, Any]]:
