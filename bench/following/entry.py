@@ -10,6 +10,9 @@ from typing import Any
 from vit_ptq_bench.bench.records.record import Record
 from vit_ptq_bench.bench.report.frame import to_frame
 
+LEFT_OUT = ("parameters", "convention", "deviation")
+"""Columns of the data frame that are told otherwise, or are prose."""
+
 LONGEST = 500
 """Characters of a text; trackers refuse longer ones."""
 
@@ -56,8 +59,9 @@ def entry_of(record: Record) -> Entry:
     spec = record.spec
     name = f"{spec.model.name} {spec.title(record.variant)} {spec.bits} {spec.protocol} seed {spec.seed}"
     figures = {key: value for key, value in row.items() if _is_figure(key)}
-    settings = {key: value for key, value in row.items() if not _is_figure(key)}
-    del settings["parameters"]
+    settings = {
+        key: value for key, value in row.items() if not _is_figure(key) and key not in LEFT_OUT
+    }
     settings |= {f"parameters.{key}": value for key, value in spec.method.settings.items()}
     return Entry(
         record.run_id,
