@@ -64,7 +64,13 @@ class QuantizedModel(nn.Module):
         for operation in self.operations:
             if isinstance(operation, WeightedOperation):
                 operation.freeze()
+        self.settle()
         self.requires_grad_(False)
+
+    def settle(self) -> None:
+        """Let every quantizer look at its parameters for the last time: `torch.export` works from then on."""
+        for site in self.sites():
+            site.quantizer.settle()
 
     def _require_sound(self) -> None:
         """What is not finite here would be a figure all the same, and a wrong one."""

@@ -96,10 +96,12 @@ def _codes(x: Tensor, scale: Tensor, divide: bool) -> Tensor:
 def _clip(codes: Tensor, zero_point: Tensor, code_range: tuple[int, int]) -> Tensor:
     """Clip codes without zero point, in place; bounds that are numbers are the fastest.
 
-    A GPU's numbers stay there: reading one would wait for it.
+    A GPU's numbers stay there: reading one would wait for it. Nor does a traced graph hold numbers that were
+    read from tensors.
     """
     low, high = code_range
-    if zero_point.numel() == 1 and zero_point.device.type == "cpu":
+    on_cpu = zero_point.device.type == "cpu" and not torch.compiler.is_compiling()
+    if zero_point.numel() == 1 and on_cpu:
         zero = float(zero_point)
         return codes.clamp_(low - zero, high - zero)
     zero_point = zero_point.to(codes.dtype)

@@ -112,6 +112,12 @@ class Quantizer(nn.Module, ABC):
         """
         return None
 
+    def settle(self) -> None:
+        """Look at the parameters' values for what a forward needs to know of them, so that none has to.
+
+        Called when they are final: a forward that is traced (`torch.export`) cannot look at values.
+        """
+
     def problem(self) -> str | None:
         """Return in words what is wrong with the parameters that calibration or a file has set, or None.
 

@@ -157,6 +157,10 @@ class UniformQuantizer(CodedQuantizer):
             return codes.clamp_(*self.code_range).mul_(scale)
         return codes.add_(zero_point).clamp_(*self.code_range).sub_(zero_point).mul_(scale)
 
+    def settle(self) -> None:
+        """Whether torch's fused operators do the same."""
+        self._is_fusible()
+
     def _is_fusible(self) -> bool:
         if self._fusible is None:
             low, high = self.code_range
