@@ -1,3 +1,4 @@
+from .api.network import Network as Network
 from .api.registry import TASKS as TASKS
 from .api.registry import register_task as register_task
 from .api.task import Evaluation as Evaluation

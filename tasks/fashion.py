@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_ptq_bench.tasks import classification, storage
+from vit_ptq_bench.tasks.api.network import Network
 from vit_ptq_bench.tasks.api.registry import register_task
 from vit_ptq_bench.tasks.api.selection import drawn, subset
 from vit_ptq_bench.tasks.api.task import Evaluation, EvaluationProgress, ImageForm, LoadedModel
@@ -62,6 +63,18 @@ class Fashion(FolderCalibration):
         module = build_architecture(model)
         weights = storage.load_weights(module, source, classification.adapted_state)
         return storage.bundled_model(model, module, self.options, weights)
+
+    def licence(self, model: str) -> str | None:
+        """Return the project's licence; None for weights of the user's own."""
+        return storage.LICENCE if self.options.weights_of(model) is None else None
+
+    def network(self, loaded: LoadedModel) -> Network:
+        """Return the bundled architecture's name."""
+        return Network(classification.BUNDLED, loaded.name)
+
+    def untrained(self, model: str, network: Network, at_most: int | None = None) -> LoadedModel:
+        """Build the bundled architecture that a file names."""
+        return LoadedModel(model, classification.build_bundled(network, at_most))
 
     def calibration_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:
         """Draw ``n`` pictures of the training set."""

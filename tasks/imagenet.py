@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vit_ptq_bench.tasks import classification, storage
+from vit_ptq_bench.tasks.api.network import Network
 from vit_ptq_bench.tasks.api.registry import register_task
 from vit_ptq_bench.tasks.api.selection import drawn, subset
 from vit_ptq_bench.tasks.api.task import Evaluation, EvaluationProgress, ImageForm, LoadedModel
@@ -145,6 +146,26 @@ class ImageNet(FolderCalibration):
         self._require_outputs(module, model)
         identity = self._as_built(weights.identity, model)
         return LoadedModel(model, module.eval(), weights=identity, notes=weights.notes)
+
+    @classmethod
+    def model_arguments(cls, weights: str | None) -> Mapping[str, Any]:
+        """Return the arguments that stand behind the weights."""
+        _, found, arguments = (weights or "").partition(" {")
+        told: dict[str, Any] = json.loads("{" + arguments) if found else {}
+        return told
+
+    def licence(self, model: str) -> str | None:
+        """Return what timm says of its weights; None for weights of the user's own."""
+        return classification.licence(model) if self.options.weights_of(model) is None else None
+
+    def network(self, loaded: LoadedModel) -> Network:
+        """Return timm's name, the arguments with the number of outputs, and timm's data config."""
+        arguments = {**self._arguments(loaded.name), "num_classes": _outputs(loaded.module)}
+        return classification.describe_timm(loaded.name, arguments, loaded.module)
+
+    def untrained(self, model: str, network: Network, at_most: int | None = None) -> LoadedModel:
+        """Build the timm model that a file describes, with the file's preprocessing."""
+        return LoadedModel(model, classification.build_timm(network, at_most))
 
     def calibration_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:
         """Draw ``n`` training images without replacement."""

@@ -130,6 +130,10 @@ class Scenes(DetectionTask):
         module, weights = self.build(model, storage.bundled_weights(model, self.options))
         return storage.bundled_model(model, module, self.options, weights)
 
+    def licence(self, model: str) -> str | None:
+        """Return the project's licence; None for weights of the user's own."""
+        return storage.LICENCE if self.options.weights_of(model) is None else None
+
     def files(self) -> CocoFiles:
         """Return the scenes of test digits."""
         return _files("validation")

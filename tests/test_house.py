@@ -26,7 +26,7 @@ FLOORS = {
     # `methods` and `tasks` know nothing of the harness that judges them, nor of each other, so that either
     # can be used without the rest.
     PACKAGE: (
-        ("errors", "guests", "values", "version"),
+        ("errors", "guests", "permissions", "values", "version"),
         ("registry",),
         ("methods", "tasks"),
         ("bench",),
@@ -41,7 +41,7 @@ FLOORS = {
         ("records",),
         ("planning", "sharing"),
         ("report", "contract"),
-        ("execution", "site", "simulation", "following"),
+        ("execution", "site", "simulation", "following", "deployment"),
         ("tuning",),
         ("cli",),
         ("__main__",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ from vit_ptq_bench.bench.planning.method_settings import make_method
 from vit_ptq_bench.bench.records.files import temporary_path
 from vit_ptq_bench.bench.records.outcomes import Outcomes, Replicates
 from vit_ptq_bench.bench.records.record import now
-from vit_ptq_bench.bench.records.spec import ModelSpec
+from vit_ptq_bench.bench.records.spec import ModelSpec, RunSpec
 from vit_ptq_bench.methods.quantization.allocation.sites import mean_bits, site_sizes
 from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, TensorSpec, equal_table
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
@@ -125,12 +125,14 @@ class _Execution:
             check_weights(self._spec.model, loaded)
             self.made.data_notes += loaded.notes
         quantized = self._quantized(task, loaded)
-        with self._watch.phase("save"):
-            self._report("save", 0, 0)
-            self.made.size_mb, self.made.model_sha256 = saved(quantized, self._job)
         with self._watch.phase("evaluate"):
             progress = _phase(self._report, "evaluate")
-            return loaded, task.evaluate(quantized, loaded, self._device, progress)
+            evaluation = task.evaluate(quantized, loaded, self._device, progress)
+        with self._watch.phase("save"):
+            self._report("save", 0, 0)
+            facts = metadata(self._job.run.spec, task, loaded, evaluation)
+            self.made.size_mb, self.made.model_sha256 = saved(quantized, self._job, facts)
+        return loaded, evaluation
 
     def _prepared_task(self) -> Task:
         """The task, and what the record says of method and task before anything runs."""
@@ -250,14 +252,16 @@ def check_weights(planned: ModelSpec, loaded: LoadedModel) -> None:
     )
 
 
-def saved(quantized: QuantizedModel, job: Job) -> tuple[float, str | None]:
+def saved(
+    quantized: QuantizedModel, job: Job, facts: Mapping[str, Any]
+) -> tuple[float, str | None]:
     """Size of the saved quantized model in MB, and the SHA-256 of the file if the job keeps it."""
     kept = job.model_file
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
     path = job.scratch / "model.safetensors" if kept is None else temporary_path(kept)
     try:
-        size = round(save_quantized(quantized, path, metadata(job)) / MB, 3)
+        size = round(save_quantized(quantized, path, facts) / MB, 3)
         if kept is None:
             return size, None
         digest = file_sha256(path)
@@ -267,10 +271,19 @@ def saved(quantized: QuantizedModel, job: Job) -> tuple[float, str | None]:
     return size, digest
 
 
-def metadata(job: Job) -> dict[str, Any]:
-    """What a saved model says about itself; enough for `bench evaluate` to load it again."""
-    spec = job.run.spec
-    return {**spec.facts, "spec": spec.to_dict()}
+def metadata(
+    spec: RunSpec, task: Task, loaded: LoadedModel, evaluation: Evaluation
+) -> dict[str, Any]:
+    """What a saved model says about itself; enough to build and evaluate it without anything else."""
+    network = task.network(loaded)
+    return {
+        **spec.facts,
+        "spec": spec.to_dict(),
+        "network": None if network is None else network.to_dict(),
+        "licence": task.licence(loaded.name),
+        "metrics": {name: round(value, 4) for name, value in evaluation.metrics.items()},
+        "images": int(evaluation.n),
+    }
 
 
 def _phase(report: Report, name: str) -> CalibrationProgress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
+from vit_ptq_bench.bench.planning import registry
 from vit_ptq_bench.bench.planning.plan import Run
 from vit_ptq_bench.bench.planning.suite import Suite
 from vit_ptq_bench.bench.records.record import Record
@@ -18,6 +19,7 @@ def suite_of(record: Record) -> Suite:
     spec = record.spec
     name, settings = spec.method.name, spec.method.settings
     source = spec.calibration.source
+    arguments = registry.task_class(spec.task.name).model_arguments(spec.model.weights)
     variants = {} if record.variant is None else {name: {record.variant: settings}}
     return Suite(
         name="repeat",
@@ -33,6 +35,7 @@ def suite_of(record: Record) -> Suite:
         limit=spec.task.limit,
         parameters={} if variants else {name: settings},
         variants=variants,
+        model_args={spec.model.name: arguments} if arguments else {},
         scopes=() if spec.scope is None else (spec.scope,),
         description=f"run {record.run_id} again",
     )

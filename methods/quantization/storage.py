@@ -38,6 +38,7 @@ from vit_ptq_bench.methods.quantization.model.layers import (
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.quantizers.base import CodedQuantizer, Quantizer
 from vit_ptq_bench.methods.quantization.quantizers.uniform import DualUniformQuantizer
+from vit_ptq_bench.permissions import make_ordinary
 
 FORMAT = "vit-ptq-bench/2"
 
@@ -94,6 +95,7 @@ def save_quantized(model: QuantizedModel, path: Path, metadata: Mapping[str, Any
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(_unshared(tensors), temporary, metadata=header)
+        make_ordinary(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from vit_ptq_bench.tasks.api.cache import TensorCache
+    from vit_ptq_bench.tasks.api.network import Network
 
 EvaluationProgress = Callable[[int, int], None]
 """Called with the number of finished images and of all images."""
@@ -267,6 +268,35 @@ class Task(ABC):
         Raises:
             TaskError: unknown name, or a checkpoint that does not fit.
         """
+
+    def network(self, loaded: LoadedModel) -> Network | None:
+        """Return what builds the network of a model again, without its weights.
+
+        None: a file cannot say it, because building it runs a program of the user's, or this task does not.
+        """
+        return None
+
+    @classmethod
+    def model_arguments(cls, weights: str | None) -> Mapping[str, Any]:
+        """Return the arguments of the user's own that a model was built with, as `weights_id` tells them."""
+        return {}
+
+    def licence(self, model: str) -> str | None:
+        """Return the licence of a model's weights, an SPDX identifier where it has one; None: not known."""
+        return None
+
+    def untrained(self, model: str, network: Network, at_most: int | None = None) -> LoadedModel:
+        """Return the model that a file describes, with weights that mean nothing.
+
+        Args:
+            model: its name.
+            network: the description, which `network` gave for it; nothing in it is executed.
+            at_most: number of parameters that the model may have, a bound on the memory it takes.
+
+        Raises:
+            TaskError: it describes no network of this task, one of another builder, or a larger one.
+        """
+        raise TaskError(f"task {self.name} does not build networks from files")
 
     @abstractmethod
     def calibration_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:

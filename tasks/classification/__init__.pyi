@@ -2,6 +2,10 @@ from .evaluation import classify as classify
 from .fashion_pictures import fashion_slice as fashion_slice
 from .image_cache import CachedImages as CachedImages
 from .image_files import ImageFiles as ImageFiles
+from .networks import BUNDLED as BUNDLED
+from .networks import build_bundled as build_bundled
+from .networks import build_timm as build_timm
+from .networks import describe_timm as describe_timm
 from .normalisation import labelled_batches as labelled_batches
 from .normalisation import normalise as normalise
 from .normalisation import picture_batches as picture_batches
@@ -14,6 +18,7 @@ from .timm_models import create_pretrained as create_pretrained
 from .timm_models import create_untrained as create_untrained
 from .timm_models import full_name as full_name
 from .timm_models import is_architecture as is_architecture
+from .timm_models import licence as licence
 from .timm_models import near_names as near_names
 from .timm_models import preprocessing as preprocessing
 from .timm_models import pretrained_names as pretrained_names

@@ -37,6 +37,12 @@ def full_name(model: str) -> str:
     return model if "." in model or not tag else f"{model}.{tag}"
 
 
+def licence(model: str) -> str | None:
+    """Return the licence of timm's weights of a model; None: timm does not say."""
+    found = getattr(timm.get_pretrained_cfg(model), "license", None)
+    return str(found) if found else None
+
+
 RESERVED = (
     *("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
     *("features_only", "scriptable", "exportable", "no_jit"),

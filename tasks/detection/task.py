@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vit_ptq_bench.tasks import detection, storage
+from vit_ptq_bench.tasks.api.network import Network
 from vit_ptq_bench.tasks.api.selection import drawn, subset
 from vit_ptq_bench.tasks.api.task import (
     Evaluation,
@@ -20,12 +21,17 @@ from vit_ptq_bench.tasks.api.task import (
 from vit_ptq_bench.tasks.classification.image_folder import FolderCalibration
 from vit_ptq_bench.tasks.detection.data import CocoFiles, Picture
 from vit_ptq_bench.tasks.detection.figures import METRICS, TITLES
-from vit_ptq_bench.tasks.detection.zoo import BUNDLED, config_path
+from vit_ptq_bench.tasks.detection.zoo import BUNDLED, COCO_MODELS, config_path
 from vit_ptq_bench.tasks.errors import TaskError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+
+BUILDER = "mmdet"
+
+MOST_CLASSES = 100_000
 
 
 class DetectionTask(FolderCalibration):
@@ -73,18 +79,50 @@ class DetectionTask(FolderCalibration):
             TaskError: no such model, or weights that do not fit it or the data set's classes.
         """
         files = self.files()
+        module = self._architecture(model, len(files.classes), files.has_masks)
+        weights = storage.load_weights(module, checkpoint)
+        self._require_classes(model, module)
+        return module, weights
+
+    def network(self, loaded: LoadedModel) -> Network | None:
+        """Return the detector's name and classes; None: it was built from a config file, a program."""
+        if loaded.name not in (*BUNDLED, *COCO_MODELS):
+            return None
+        classes = detection.count_classes(loaded.module)
+        masks = bool(getattr(loaded.module, "with_mask", False))
+        return Network(BUILDER, loaded.name, {"classes": classes, "masks": masks})
+
+    def untrained(self, model: str, network: Network, at_most: int | None = None) -> LoadedModel:
+        """Build the detector that a file names; config files are never taken from one."""
+        name, told = network.architecture, dict(network.arguments)
+        if network.builder != BUILDER or name not in (*BUNDLED, *COCO_MODELS) or model != name:
+            raise TaskError(
+                f"the network {name!r} of {network.builder!r} is none of this task's, which are "
+                f"{', '.join((*BUNDLED, *COCO_MODELS))}"
+            )
+        classes, masks = told.get("classes"), told.get("masks")
+        if type(classes) is not int or not 0 < classes <= MOST_CLASSES or type(masks) is not bool:
+            raise TaskError(
+                f"the network {name!r} has no number of classes, or does not say if it has masks"
+            )
+        module = self._architecture(name, classes, masks)
+        self._require_classes(name, module)
+        return LoadedModel(model, module)
+
+    def _architecture(self, model: str, classes: int, masks: bool) -> nn.Module:
+        """The untrained detector; of the bundled ones the heads fit the classes."""
         config = detection.read_config(config_path(model))
         self._scales[model] = self.scale(config)
         if model in BUNDLED:
-            detection.set_classes(config.model, len(files.classes), files.has_masks)
-        module = detection.build_detector(config)
-        weights = storage.load_weights(module, checkpoint)
-        classes = detection.count_classes(module)
+            detection.set_classes(config.model, classes, masks)
+        return detection.build_detector(config)
+
+    def _require_classes(self, model: str, module: nn.Module) -> None:
+        files, classes = self.files(), detection.count_classes(module)
         if classes != len(files.classes):
             raise TaskError(
                 f"{model} finds {classes} classes, {files.annotations} has {len(files.classes)}"
             )
-        return module, weights
 
     def data_notes(self) -> tuple[str, ...]:
         """Return what was changed when the annotations were read, and how images are turned."""

@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from vit_ptq_bench.permissions import make_ordinary
 from vit_ptq_bench.tasks.errors import TaskError
 from vit_ptq_bench.tasks.storage.foreign_files import foreign_kind
 from vit_ptq_bench.tasks.storage.identity import bytes_id, require_file
@@ -69,6 +70,7 @@ def _unpickle(source: Path, out: Path) -> None:
     }
     temporary = out.with_name(f".{out.name}.part")
     save_file(tensors, temporary, metadata=facts)
+    make_ordinary(temporary)
     temporary.replace(out)
 
 

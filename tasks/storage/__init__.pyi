@@ -7,6 +7,7 @@ from .identity import require_file as require_file
 from .kept import kept_text as kept_text
 from .kept import private_folder as private_folder
 from .kept import recipe_key as recipe_key
+from .model_cards import LICENCE as LICENCE
 from .model_cards import ModelCard as ModelCard
 from .model_cards import bundled_model as bundled_model
 from .model_cards import bundled_weights as bundled_weights

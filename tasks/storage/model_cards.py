@@ -19,6 +19,9 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 
 CARDS = WEIGHTS / "models.json"
 
+LICENCE = "Apache-2.0"
+"""Of the bundled weights."""
+
 
 @dataclass(frozen=True)
 class ModelCard:

@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
+from vit_ptq_bench.permissions import make_ordinary
 from vit_ptq_bench.tasks.classification.fashion_pictures import Pictures, fashion_slice
 from vit_ptq_bench.tasks.classification.normalisation import labelled_batches, picture_batches
 from vit_ptq_bench.tasks.classification.timm_models import adapted_state
@@ -291,6 +292,7 @@ def train(options: argparse.Namespace) -> None:
     trainer.run()
     weights = {name: tensor.half() for name, tensor in trainer.model.state_dict().items()}
     save_file(weights, options.output)
+    make_ordinary(options.output)
     trainer.checkpoint.unlink(missing_ok=True)
 
 

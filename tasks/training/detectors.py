@@ -22,6 +22,7 @@ from mmengine.runner import Runner
 from safetensors.torch import save_file
 from torch import nn
 
+from vit_ptq_bench.permissions import make_ordinary
 from vit_ptq_bench.tasks.detection.data import CocoFiles, read_coco
 from vit_ptq_bench.tasks.detection.datasets import build_dataset, training_pipeline
 from vit_ptq_bench.tasks.detection.digits import source_pools
@@ -243,6 +244,7 @@ def train(options: argparse.Namespace) -> None:
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, options.output)
+    make_ordinary(options.output)
     if options.data is not None:
         config_file = options.output.with_suffix(".py")
         trainer.config.dump(config_file)

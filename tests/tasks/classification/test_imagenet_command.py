@@ -156,15 +156,8 @@ def test_a_model_fine_tuned_on_own_classes_runs_on_its_folders(tmp_path):
         module.head.bias.copy_(weight[-1])
     torch.save({"model": module.state_dict()}, tmp_path / "tuned.pth")
     (tmp_path / "s.toml").write_text(SUITE.replace('"spoiler", ', ""))
-    command = ["run", "s.toml", "--data-dir", "own", "--checkpoint", "tuned.pth"]
-    finished = subprocess.run(
-        [sys.executable, "-m", "vit_ptq_bench", *command],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ["run", "s.toml", "--data-dir", "own", "--checkpoint", "tuned.pth", "--save-models"]
+    finished = _program(tmp_path, *command)
     assert finished.returncode == 0, finished.stderr
     records = [json.loads(path.read_text()) for path in tmp_path.glob("output/s/runs/*/*/*.json")]
     found = {record["spec"]["method"]["name"]: record for record in records}
@@ -174,20 +167,47 @@ def test_a_model_fine_tuned_on_own_classes_runs_on_its_folders(tmp_path):
         == "10 images in val: 10 class folders, names in sorted order"
     )
     assert found["minmax"]["metrics"]["top1"] >= 70.0
+    _evaluate_alone(tmp_path, found["minmax"])
 
 
-def _plan_of(folder, tables):
-    (folder / "s.toml").write_text(
-        SUITE.replace(f'models = ["{MODEL}"]\n', "").replace('"spoiler", ', "") + tables
-    )
+def _evaluate_alone(folder, record):
+    """The file and the images are enough: weights and suite are gone."""
+    (file,) = folder.glob(f"output/s/models/*/*/{record['run_id']}.safetensors")
+    (folder / "plain").touch()
+    assert file.stat().st_mode == (folder / "plain").stat().st_mode
+    alone = file.rename(folder / "alone.safetensors")
+    (folder / "tuned.pth").unlink()
+    finished = _program(folder, "evaluate", alone.name, "--data-dir", "own")
+    assert finished.returncode == 0 and not finished.stderr, finished.stderr
+    assert f"top1 {record['metrics']['top1']:.2f}" in finished.stdout
+    card = _program(folder, "show", alone.name)
+    assert card.returncode == 0, card.stderr
+    for words in (
+        f"- run: {record['run_id']}",
+        f"- top1: {record['metrics']['top1']:.2f} % on 10 images, simulated",
+        f"- network in the file: {MODEL}.fb_in1k of timm",
+        "- licence of these weights: not known to the benchmark",
+        "- 8 bit uniform, per channel: ",
+    ):
+        assert words in card.stdout, card.stdout
+
+
+def _program(folder, *words):
     return subprocess.run(
-        [sys.executable, "-m", "vit_ptq_bench", "run", "s.toml", "--data-dir", "own"],
+        [sys.executable, "-m", "vit_ptq_bench", *words],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def _plan_of(folder, tables):
+    (folder / "s.toml").write_text(
+        SUITE.replace(f'models = ["{MODEL}"]\n', "").replace('"spoiler", ', "") + tables
+    )
+    return _program(folder, "run", "s.toml", "--data-dir", "own", "--save-models")
 
 
 def test_a_model_is_built_with_arguments_of_its_own(tmp_path):
@@ -212,6 +232,14 @@ def test_a_model_is_built_with_arguments_of_its_own(tmp_path):
     right = (logits.argmax(1) == torch.arange(3)).float().mean() * 100
     (full,) = [r["metrics"]["top1"] for r in records if r["spec"]["method"]["name"] == "fp32"]
     assert full == pytest.approx(float(right))
+    (minmax,) = [r for r in records if r["spec"]["method"]["name"] == "minmax"]
+    (file,) = tmp_path.glob(f"output/s/models/*/*/{minmax['run_id']}.safetensors")
+    alone = _program(tmp_path, "evaluate", str(file), "--data-dir", "own")
+    assert alone.returncode == 0 and f"top1 {minmax['metrics']['top1']:.2f}" in alone.stdout
+    again = ("repeat", minmax["run_id"], "--results", "output/s", "--data-dir", "own")
+    repeated = _program(tmp_path, *again, "--checkpoint", "small.safetensors")
+    assert repeated.returncode == 0, repeated.stdout + repeated.stderr
+    assert "the same on each image" in repeated.stdout
 
 
 @pytest.mark.parametrize(
