@@ -56,7 +56,7 @@ FLOORS = {
         ("bits",),
         ("quantizers",),
         ("model",),
-        ("calibration", "storage"),
+        ("calibration", "storage", "deployment"),
         ("reparameterization", "search", "error_compensation", "inspection"),
         ("transforms", "allocation"),
         ("closed_form",),

@@ -238,6 +238,7 @@ def test_every_dependency_is_a_range_with_a_pin_in_it(requirement):
 WITH_EXTRA = {
     ROOT / "bench" / "site": "docs",
     ROOT / "bench" / "execution" / "executors": "slurm",
+    ROOT / "methods" / "quantization" / "deployment": "onnx",
 }
 """Folders that import what an extra brings, and is asked for where it is used."""
 

@@ -19,6 +19,7 @@ from vit_ptq_bench.bench.cli import (
     compare,
     convert,
     evaluate,
+    export,
     follow,
     inspect,
     leaderboard,
@@ -59,6 +60,7 @@ VERBS = (
     check,
     check_method,
     evaluate,
+    export,
     convert,
     upgrade,
 )

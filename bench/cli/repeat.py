@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vit_ptq_bench.bench.records.record import Record
     from vit_ptq_bench.bench.records.store import Store
 
-HERE = ("output", "device", "timeout", "plugin")
+HERE = ("output", "device", "timeout", "plugin", "save_models")
 """Options of `bench run` that one run has too."""
 
 

@@ -32,7 +32,7 @@ from vit_ptq_bench.bench.planning.plan import Run
 from vit_ptq_bench.bench.planning.settings import RunOptions
 from vit_ptq_bench.bench.records.files import cannot_write
 from vit_ptq_bench.bench.records.record import Record, new_record, now
-from vit_ptq_bench.bench.records.store import RUNS, Store
+from vit_ptq_bench.bench.records.store import Store
 from vit_ptq_bench.bench.sharing.presence import Running
 
 POLL_SECONDS = 0.25
@@ -153,9 +153,7 @@ class Sweep:
     def _job(self, run: Run, slot: Slot) -> Job:
         options, folder = self._options, self._folder
         task = run.spec.task.name
-        # As the record is called: a model may be a path, which names no folder beneath this one.
-        record = self._store.path(run).relative_to(self._store.root / RUNS)
-        model_file = folder / "models" / record.with_suffix(".safetensors")
+        model_file = self._store.model_path(run)
         shared = leftovers.cache_of(folder, self.company.name)
         alike = options.executor != "slurm"  # nodes have no disk in common that is fast
         cache = (shared, options.cache_bytes) if options.cache_bytes and alike else None

@@ -26,7 +26,7 @@ from vit_ptq_bench.bench.records.record import DamagedRecord, Record
 from vit_ptq_bench.bench.records.record_file import read, to_bytes
 from vit_ptq_bench.bench.records.spec import RunSpec
 
-RUNS = "runs"
+RUNS, MODELS = "runs", "models"
 
 
 class Specified(Protocol):
@@ -67,6 +67,12 @@ class Store:
         """Return the file of a run: ``runs/<task>/<model>/<run id>.json``."""
         task, model = _safe(run.spec.task.name), _safe(run.spec.model.name)
         return self.root / RUNS / task / model / f"{run.spec.run_id}.json"
+
+    def model_path(self, run: Specified) -> Path:
+        """Return where a run keeps its quantized model, which is called as its record is."""
+        # A model may be a path, which names no folder beneath this one.
+        record = self.path(run).relative_to(self.root / RUNS)
+        return self.root / MODELS / record.with_suffix(".safetensors")
 
     def write(
         self,

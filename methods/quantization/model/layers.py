@@ -197,6 +197,15 @@ class QuantConv2d(WeightedOperation):
             )
         return F.unfold(x, size, dilation, padding, stride).transpose(1, 2).flatten(0, 1)
 
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width of the output for an input of this size."""
+        size, dilation, padding, stride = self._geometry
+        ends = [
+            (side + 2 * int(padding[i]) - dilation[i] * (size[i] - 1) - 1) // stride[i] + 1
+            for i, side in enumerate((height, width))
+        ]
+        return ends[0], ends[1]
+
     def compute(self, first: Tensor, second: Tensor) -> Tensor:
         return self._convolve(first, second, self.bias)
 

@@ -1,0 +1,166 @@
+"""An exported model beside what it was made of: predictions, size and time, all on this processor."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+
+from vit_ptq_bench.bench.deployment.exporting import Subject
+from vit_ptq_bench.bench.deployment.runtimes import (
+    OnnxRuntime,
+    OpenVino,
+    Watched,
+    milliseconds,
+)
+from vit_ptq_bench.bench.deployment.static import quantize_static
+from vit_ptq_bench.tasks import Evaluation, LoadedModel
+
+MB = 10**6
+
+IN_DOUBLE = "simulated in float64"
+"""The row that tells how many predictions depend on the rounding of the arithmetic around the quantizers."""
+
+ALLOWANCE = 2.0
+"""Percent of the images by which a deployed file may differ more than the simulation in float64 does."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to run a model.
+
+    Attributes:
+        title: which.
+        metric: the task's first, in percent; None: not judged.
+        images: how many it was judged on.
+        alike: share of the images, in percent, whose prediction is that of the simulated model; None: of
+            other weights.
+        size: of its file, in MB.
+        milliseconds: per image, one at a time; None: of the simulation, which says nothing of a deployment.
+    """
+
+    title: str
+    metric: float
+    images: int
+    alike: float | None
+    size: float | None
+    milliseconds: float | None
+
+
+class InDouble(nn.Module):
+    """A copy of a classifier that computes in float64."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(module).double()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, float32, of ``images`` [b, 3, H, W]."""
+        logits: Tensor = self.module(images.double())
+        return logits.float()
+
+
+def poor_rows(rows: Sequence[Row], agreement: float | None) -> tuple[list[Row], float]:
+    """Return the rows with too few of the simulated model's predictions, and how many there have to be.
+
+    Args:
+        rows: of a `Comparison`.
+        agreement: least percentage; None: what the simulation in float64 has, less `ALLOWANCE`.
+    """
+    alike = {row.title: row.alike for row in rows if row.alike is not None}
+    least = alike[IN_DOUBLE] - ALLOWANCE if agreement is None else agreement
+    named = {title for title, share in alike.items() if share < least and title != IN_DOUBLE}
+    return [row for row in rows if row.title in named], least
+
+
+class Comparison:
+    """Judges a model in several forms on the evaluation images of its task.
+
+    Args:
+        subject: the saved model.
+        exported: its ONNX file.
+        threads: of each runtime.
+        say: told what is being done.
+    """
+
+    def __init__(self, subject: Subject, exported: Path, threads: int, say: Say) -> None:
+        self._subject, self._exported = subject, exported
+        self._threads, self._say = threads, say
+        self._expected: list[int] = []
+        self._timed: dict[str, nn.Module] = {}
+        self._rows: list[Row] = []
+
+    def rows(
+        self, openvino: bool, full: LoadedModel | None, calibration: Sequence[Tensor] | None
+    ) -> list[Row]:
+        """Return the simulated model, the exported one, and what it is held against.
+
+        Args:
+            openvino: whether OpenVINO reads the file too.
+            full: the model in full precision; None: its weights are not there.
+            calibration: images for ONNX Runtime's own static quantization of it; None: without.
+        """
+        self._judge("simulated in torch", self._subject.quantized, None)
+        self._judge(IN_DOUBLE, InDouble(self._subject.quantized), None)
+        deployed = OnnxRuntime(self._exported, self._threads)
+        self._judge(f"deployed on {deployed.title}", deployed, self._exported)
+        if openvino:
+            other = OpenVino(self._exported, self._threads)
+            self._judge(f"deployed on {other.title}", other, self._exported)
+        with TemporaryDirectory(prefix="bench-") as folder:
+            if full is not None:
+                self._judge_others(full, calibration, Path(folder), deployed.title)
+            self._time()
+        return self._rows
+
+    def _judge_others(
+        self, full: LoadedModel, calibration: Sequence[Tensor] | None, folder: Path, runtime: str
+    ) -> None:
+        """Full precision, and what the runtime makes of it by itself."""
+        from vit_ptq_bench.methods.quantization.deployment.onnx_files import write_float_onnx
+
+        exact, static = folder / "full.onnx", folder / "static.onnx"
+        write_float_onnx(full.module, self._subject.image, exact)
+        self._judge(f"FP32 on {runtime}", OnnxRuntime(exact, self._threads), exact, own=False)
+        if calibration is not None:
+            quantize_static(exact, static, calibration)
+            title = "static W8A8 by ONNX Runtime"
+            self._judge(title, OnnxRuntime(static, self._threads), static, own=False)
+
+    def _judge(self, title: str, module: nn.Module, file: Path | None, own: bool = True) -> None:
+        self._say(f"judging {title}")
+        watched = Watched(module)
+        task, loaded = self._subject.task, self._subject.loaded
+        evaluation: Evaluation = task.evaluate(watched, loaded, torch.device("cpu"), None)
+        if not self._rows:
+            self._expected = watched.predictions
+        if file is not None:
+            self._timed[title] = module
+        self._rows.append(
+            Row(
+                title,
+                evaluation.metrics[task.metrics[0]],
+                evaluation.n,
+                _alike(self._expected, watched.predictions) if own and self._rows else None,
+                file.stat().st_size / MB if file is not None else None,
+                None,
+            )
+        )
+
+    def _time(self) -> None:
+        self._say("timing one image at a time, the models in turn")
+        spent = milliseconds(self._timed, self._subject.image)
+        self._rows = [
+            Row(**{**vars(row), "milliseconds": spent.get(row.title)}) for row in self._rows
+        ]
+
+
+def _alike(expected: Sequence[int], found: Sequence[int]) -> float:
+    return 100 * sum(a == b for a, b in zip(expected, found, strict=True)) / len(expected)

@@ -1,0 +1,116 @@
+"""From a saved model to a file that others run, and what is told of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vit_ptq_bench.bench.deployment.extras import require
+from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.bench.records.spec import RunSpec
+from vit_ptq_bench.bench.records.store import load_record
+from vit_ptq_bench.methods.quantization.bits import role_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vit_ptq_bench.methods.quantization.deployment.lowering import LoweredSite
+    from vit_ptq_bench.methods.quantization.deployment.onnx_files import Written
+    from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+    from vit_ptq_bench.tasks import LoadedModel, Task
+
+SAVED = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A saved model that was built again.
+
+    Attributes:
+        spec: of its run.
+        task: of that run.
+        loaded: its network, whose weights mean nothing.
+        quantized: the model.
+    """
+
+    spec: RunSpec
+    task: Task
+    loaded: LoadedModel
+    quantized: QuantizedModel
+
+    @property
+    def image(self) -> Tensor:
+        """An image of the size that the model takes, float32 [1, 3, H, W]."""
+        import torch
+
+        return torch.zeros(1, 3, *self.task.image_form(self.loaded).size)
+
+
+def saved_file(text: str, results: Path) -> Path:
+    """Return the saved model that a word names: a file, or the run of a results folder that kept one.
+
+    Raises:
+        BenchError: there is no such run, or it kept no model.
+    """
+    if text.endswith(SAVED):
+        return Path(text)
+    store, record = load_record(text, results)
+    found = store.model_path(record)
+    if not found.is_file():
+        raise BenchError(
+            f"run {record.run_id} of {store.root} kept no model; make it again with one: "
+            f"bench repeat {record.run_id} --results {store.root} --save-models"
+        )
+    return found
+
+
+def export_onnx(subject: Subject, path: Path, opset: int, packed: bool) -> Written:
+    """Write the ONNX file of a saved model.
+
+    Args:
+        subject: the model.
+        path: the file.
+        opset: version of the operator set.
+        packed: whether integers of 4 bits are packed into 8.
+
+    Raises:
+        BenchError: what writes ONNX is not installed.
+        MethodError: a detector, or an operator set that cannot be written.
+    """
+    require("onnx", "onnx", "onnxscript")
+    from vit_ptq_bench.methods.quantization.deployment.onnx_files import write_onnx
+
+    facts = {name: str(value) for name, value in subject.spec.facts.items()}
+    return write_onnx(subject.quantized, subject.image, path, opset, packed, facts)
+
+
+def told(written: Written) -> Iterator[str]:
+    """Yield what became of the sites, a line each."""
+    yield f"wrote {written.path}: {written.size / 1e6:.2f} MB, operator set {written.opset}"
+    expressed = [site for site in written.sites if site.integers is not None]
+    kinds = Counter((_kind(site), site.integers) for site in expressed)
+    held = ", ".join(f"{count} {kind} as {name}" for (kind, name), count in kinds.items())
+    yield (
+        f"{len(expressed)} of {len(written.sites)} sites between QuantizeLinear and DequantizeLinear"
+        + (f": {held}" if held else "")
+    )
+    others = Counter(
+        (role_of(site.key), site.bits, site.scheme, site.stored, site.reason)
+        for site in written.sites
+        if site.integers is None
+    )
+    for (key, bits, scheme, stored, reason), count in others.items():
+        how = "stored as integers, decoded" if stored else "computed"
+        yield f"{key} ({count} sites, {scheme}, {bits} bit) {how} in floating point: {reason}"
+
+
+def _kind(site: LoweredSite) -> str:
+    return "weights" if site.stored else "activations"
+
+
+def table_of(written: Written) -> list[dict[str, Any]]:
+    """Return what became of each site, as JSON-ready data."""
+    return [dict(vars(site)) for site in written.sites]

@@ -1,0 +1,108 @@
+"""ONNX files as classifiers, run by ONNX Runtime or OpenVINO on this machine's processor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vit_ptq_bench.bench.deployment.extras import brought
+
+ROUNDS, WARM_UP = 15, 3
+"""How often an image is timed with each model, and goes through it before."""
+
+
+FULL_ACTIVATIONS = "session.qdq_matmulnbits_accuracy_level"
+"""ONNX Runtime's setting of the arithmetic in such products: 1 is float32, 4, its own choice, int8."""
+
+
+class OnnxRuntime(nn.Module):
+    """A file of one input and one output in ONNX Runtime.
+
+    Args:
+        path: the file.
+        threads: that one operation uses.
+
+    Raises:
+        BenchError: onnxruntime is not installed.
+    """
+
+    def __init__(self, path: Path, threads: int) -> None:
+        super().__init__()
+        runtime = brought("onnx", "onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Else a product of floats and a dequantized weight is computed on floats rounded to 8 bits.
+        options.add_session_config_entry(FULL_ACTIVATIONS, "1")
+        self.session = runtime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+        self.title = f"ONNX Runtime {runtime.__version__}"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits [b, classes] of ``images`` [b, 3, H, W], float32."""
+        (name,) = (one.name for one in self.session.get_inputs())
+        (logits,) = self.session.run(None, {name: images.contiguous().numpy()})
+        return torch.from_numpy(logits)
+
+
+class OpenVino(nn.Module):
+    """A file of one input and one output in OpenVINO; arguments and errors as of `OnnxRuntime`."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        super().__init__()
+        runtime = brought("openvino", "openvino")
+        core = runtime.Core()
+        settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+        self.compiled: Any = core.compile_model(core.read_model(path), "CPU", settings)
+        self.title = f"OpenVINO {runtime.__version__.partition('-')[0]}"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits [b, classes] of ``images`` [b, 3, H, W], float32."""
+        (logits,) = self.compiled(images.contiguous().numpy()).values()
+        return torch.from_numpy(logits)
+
+
+class Watched(nn.Module):
+    """A classifier that notes what it says.
+
+    Attributes:
+        predictions: class of every image so far, in the order of the calls.
+    """
+
+    def __init__(self, module: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.module = module
+        self.predictions: list[int] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the classifier's logits."""
+        logits = self.module(images)
+        self.predictions += logits.argmax(dim=1).tolist()
+        return logits
+
+
+@torch.no_grad()
+def milliseconds(modules: Mapping[str, nn.Module], image: Tensor) -> dict[str, float]:
+    """Return the median milliseconds that each of several models takes for one image.
+
+    They take turns, so that what else goes on on the machine meets all of them.
+
+    Args:
+        modules: by name.
+        image: float32 [1, 3, H, W].
+    """
+    spent: dict[str, list[float]] = {name: [] for name in modules}
+    for number in range(WARM_UP + ROUNDS):
+        for name, module in modules.items():
+            before = perf_counter()
+            module(image)
+            if number >= WARM_UP:
+                spent[name].append(perf_counter() - before)
+    return {name: 1000 * median(seconds) for name, seconds in spent.items()}

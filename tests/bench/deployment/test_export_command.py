@@ -1,0 +1,128 @@
+"""The tour: quantize, keep, export, run in ONNX Runtime, compare, and judge the file in a fresh process."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vit_ptq_bench.bench.cli import main
+
+ROOT = Path(__file__).resolve().parents[3]
+
+SUITE = """
+task = "fashion"
+models = ["vit_mini"]
+methods = ["minmax", "repq-vit"]
+bits = ["W8A8"]
+calibration_images = 8
+limit = 40
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tour")
+    (path / "s.toml").write_text(SUITE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        assert main(["run", "s.toml", "--save-models"]) == 0
+    return path
+
+
+@pytest.fixture
+def models(folder, monkeypatch):
+    """Method -> file of its saved model."""
+    monkeypatch.chdir(folder)
+    found = {}
+    for path in Path("output/s/runs").rglob("*.json"):
+        record = json.loads(path.read_text())
+        file = Path("output/s/models/fashion/vit_mini", path.stem + ".safetensors")
+        found[record["spec"]["method"]["name"]] = file
+    return found
+
+
+def test_the_tour(models, capsys):
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    run_id = models["minmax"].stem
+    words = ["--results", "output/s", "--output", "m.onnx", "--check", "--limit", "40"]
+    assert main(["export", run_id[:8], *words]) == 0
+    told = capsys.readouterr()
+    assert "100 of 100 sites between QuantizeLinear and DequantizeLinear" in told.out
+    rows = {line[:28].strip(): line.split() for line in told.out.splitlines()}
+    simulated = float(rows["simulated in torch"][3])
+    deployed = next(words for title, words in rows.items() if title.startswith("deployed on ONNX"))
+    assert abs(float(deployed[-4]) - simulated) <= 5 and float(deployed[-3]) >= 95
+    assert any(title.startswith("FP32 on ONNX Runtime") for title in rows)
+    assert "static W8A8 by ONNX Runtime" in rows
+    assert all(len(line) <= 80 for line in told.out.splitlines()[-9:])
+    alone = models["minmax"].rename("alone.safetensors")
+    finished = subprocess.run(
+        [sys.executable, "-m", "vit_ptq_bench", "evaluate", alone, "--limit", "40"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    alone.rename(models["minmax"])
+    assert re.search(rf"top1 {simulated:.2f} ", finished.stdout)
+
+
+def test_what_has_no_operator_is_named_and_counted(models, capsys):
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    assert main(["export", str(models["repq-vit"]), "--json", "--output", "r.onnx"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["bytes"] == Path("r.onnx").stat().st_size
+    reasons = {site["reason"] for site in told["sites"] if site["integers"] is None}
+    assert reasons == {"the form 'log-sqrt2' has no operator; the nearest that has one: 'uniform'"}
+
+
+def test_too_few_equal_predictions_fail(models, capsys):
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    words = ["--output", "m.onnx", "--check", "--limit", "8", "--agreement", "100.5"]
+    assert main(["export", str(models["minmax"]), *words]) == 1
+    assert (
+        "of the predictions are those of the simulated model, fewer than" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--opset", "12"], "operator set 12 cannot be written; give one of 18 to"),
+        (["--output", "none/m.onnx"], "give --output a file .onnx in a folder that is there"),
+        (["--output", "m.safetensors"], "give --output a file .onnx"),
+    ],
+)
+def test_wrong_words_are_refused(models, capsys, words, message):
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    assert main(["export", str(models["minmax"]), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_files_that_are_none_are_refused(models, capsys):
+    whole = models["minmax"].read_bytes()
+    Path("cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert main(["export", "cut.safetensors"]) == 2
+    assert "it may be truncated" in capsys.readouterr().err
+    assert main(["export", "none.safetensors"]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_a_run_that_kept_no_model_says_how_to_make_one(models, capsys):
+    run_id = models["repq-vit"].stem
+    hidden = models["repq-vit"].rename("hidden")
+    assert main(["export", run_id, "--results", "output/s"]) == 2
+    hidden.rename(models["repq-vit"])
+    assert f"bench repeat {run_id} --results output/s --save-models" in capsys.readouterr().err
+
+
+def test_without_the_extra_the_command_that_installs_it_is_told(models, capsys, monkeypatch):
+    from vit_ptq_bench.bench.deployment import extras
+
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    assert main(["export", str(models["minmax"])]) == 2
+    assert "pip install -c constraints.txt -e '.[onnx]'" in capsys.readouterr().err
