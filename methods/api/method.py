@@ -214,9 +214,6 @@ class Method(ABC):
     def supports(self, model: nn.Module, table: BitTable) -> str | None:
         """Return why this method, behind its transforms, cannot quantize this model so, or None."""
         try:
-            parts.find_family(model)
-            if not self.transforms:
-                return None
             wrapped = parts.wrap_model(model, table)
         except MethodError as error:
             return str(error)

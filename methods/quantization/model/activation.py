@@ -72,7 +72,7 @@ class ActivatedMlp:
 
 
 def mlps_of(model: QuantizedModel) -> list[ActivatedMlp]:
-    """Return the MLPs of a wrapped model, in execution order, that have a GELU or its replacement in them."""
+    """Return the MLPs of a wrapped model, in execution order, with a GELU or ReLU alone inside."""
     return list(_mlps(model))
 
 
@@ -80,24 +80,34 @@ def require_gelu(model: QuantizedModel) -> None:
     """Refuse a form of numbers from GELU's minimum up behind an activation that goes below it.
 
     Raises:
-        MethodError: there is one; the site and the activation are named.
+        MethodError: there is one, or a gate or a norm; the site and what goes below are named.
     """
     for fc1, fc2 in _layers(model):
         quantizer = fc2.input_quantizer
         if quantizer.spec.is_float or quantizer.domain != "gelu":
             continue
-        for name, module in _between(model.module, fc1.name, fc2.name):
-            if type(module).__module__ in ACTIVATIONS and float(module(PROBE).min()) < LOWEST:
-                raise MethodError(
-                    f"{quantizer.site}: the form {quantizer.spec.scheme!r} has values from GELU's minimum up "
-                    f"only, and {name}, a {type(module).__name__}, goes below it; use a form such as "
-                    "'uniform' there"
-                )
+        below = _goes_below(model.module, fc1, fc2)
+        if below is not None:
+            raise MethodError(
+                f"{quantizer.site}: the form {quantizer.spec.scheme!r} has values from GELU's minimum up "
+                f"only, and {below} goes below it; use a form such as 'uniform' there"
+            )
+
+
+def _goes_below(model: nn.Module, fc1: WeightedOperation, fc2: WeightedOperation) -> str | None:
+    """What between both layers gives values below GELU's minimum, in words."""
+    if _gated(fc1, fc2):
+        return "what its gate multiplies"
+    for name, module in _between(model, fc1.name, fc2.name):
+        lowers = type(module).__module__ in ACTIVATIONS and float(module(PROBE).min()) < LOWEST
+        if lowers or _is_norm(name, module, fc2.name):
+            return f"{name}, a {type(module).__name__},"
+    return None
 
 
 def _mlps(model: QuantizedModel) -> Iterator[ActivatedMlp]:
     for fc1, fc2 in _layers(model):
-        found = _activation_between(model.module, fc1.name, fc2.name)
+        found = None if _gated(fc1, fc2) else _activation_between(model.module, fc1.name, fc2.name)
         if found is not None:
             yield ActivatedMlp(fc1, fc2, *found)
 
@@ -113,6 +123,17 @@ def _layers(model: QuantizedModel) -> Iterator[tuple[WeightedOperation, Weighted
             fc1 = None
 
 
+def _gated(fc1: WeightedOperation, fc2: WeightedOperation) -> bool:
+    """Whether half of what ``fc1`` gives multiplies the other half."""
+    return fc1.weight.shape[0] != fc2.weight.shape[1]
+
+
+def _is_norm(name: str, module: nn.Module, second: str) -> bool:
+    """Whether a module normalises beside the layer ``second``, in an MLP that is a module of its own."""
+    mlp = second.rpartition(".")[0]
+    return bool(mlp) and name.rpartition(".")[0] == mlp and type(module).__name__.endswith("Norm")
+
+
 def _between(model: nn.Module, first: str, second: str) -> list[tuple[str, nn.Module]]:
     """Dotted names and modules of all in the module that holds both layers."""
     pairs = zip(first.split("."), second.split("."), strict=False)
@@ -123,13 +144,13 @@ def _between(model: nn.Module, first: str, second: str) -> list[tuple[str, nn.Mo
 def _activation_between(
     model: nn.Module, first: str, second: str
 ) -> tuple[nn.Module, str, str] | None:
-    """Holder, child and dotted name of the only activation in the module that holds both layers."""
-    names = [
-        name
-        for name, module in _between(model, first, second)
-        if isinstance(module, nn.GELU | ReluActivation)
-    ]
-    if len(names) != 1:
+    """Holder, child and dotted name of the only activation in the module that holds both layers.
+
+    None: there is another number of them, or a norm behind.
+    """
+    found = _between(model, first, second)
+    names = [name for name, module in found if isinstance(module, nn.GELU | ReluActivation)]
+    if len(names) != 1 or any(_is_norm(name, module, second) for name, module in found):
         return None
     holder, _, child = names[0].rpartition(".")
     return model.get_submodule(holder), child, names[0]

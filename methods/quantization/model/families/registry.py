@@ -50,7 +50,10 @@ class FamilyRegistry(Registry):
 
 
 FAMILIES = FamilyRegistry(
-    "family", PACKAGE, ("base", "registry", "streams", "timm_block", "window"), MethodError
+    "family",
+    PACKAGE,
+    ("base", "joined", "plain", "registry", "streams", "timm_block", "window"),
+    MethodError,
 )
 """Name -> family class."""
 

@@ -3,11 +3,12 @@
 from types import NoneType
 from typing import Any
 
-from timm.layers import Mlp
+from timm.layers import GluMlp, Mlp, SwiGLU
 from torch import nn
 
 from vit_ptq_bench.methods.quantization.model.attention import QuantSelfAttention
 from vit_ptq_bench.methods.quantization.model.families.base import Family
+from vit_ptq_bench.methods.quantization.model.families.joined import JoinedSwiGLU
 from vit_ptq_bench.methods.quantization.model.families.streams import StreamNotes
 from vit_ptq_bench.methods.quantization.model.structure import AttentionLink, Padding, ValueLink
 
@@ -29,9 +30,9 @@ def replace_block(
         padding: the padded tokens between ``norm1`` and the attention, if there can be any.
 
     Raises:
-        MethodError: the block's MLP is not the plain one.
+        MethodError: the block's MLP is neither the plain nor a gated one.
     """
-    family.require(block.mlp, Mlp, f"{name}.mlp")
+    block.mlp = _known_mlp(family, block.mlp, f"{name}.mlp")
     structure = family.structure
     structure.blocks.append(name)
     block.attn = attention
@@ -54,6 +55,15 @@ def replace_block(
     structure.attention_links.append(
         AttentionLink(f"{name}.attn", attention.num_heads, qkv, proj, keys_normed, context_normed)
     )
+
+
+def _known_mlp(family: Family, mlp: nn.Module, name: str) -> nn.Module:
+    """The MLP with layers ``fc1`` and ``fc2``, whatever it is gated by."""
+    if type(mlp) is SwiGLU:
+        return JoinedSwiGLU(mlp)
+    if type(mlp) is not GluMlp:
+        family.require(mlp, Mlp, name)
+    return mlp
 
 
 def _has_norm(attention: QuantSelfAttention, name: str) -> bool:

@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Any
 
-from timm.layers import PatchEmbed
 from timm.layers.attention import Attention
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -13,11 +12,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import BitTable
 from vit_ptq_bench.methods.quantization.model.attention import QuantSelfAttention
-from vit_ptq_bench.methods.quantization.model.families.base import Family
+from vit_ptq_bench.methods.quantization.model.families.plain import PlainTransformer, Run
 from vit_ptq_bench.methods.quantization.model.families.registry import register_family
-from vit_ptq_bench.methods.quantization.model.families.streams import StreamNotes
-from vit_ptq_bench.methods.quantization.model.families.timm_block import note_block, replace_block
-from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
+from vit_ptq_bench.methods.quantization.model.families.timm_block import replace_block
 
 
 class QuantAttention(QuantSelfAttention):
@@ -49,8 +46,11 @@ class QuantAttention(QuantSelfAttention):
 
 
 @register_family
-class TimmViT(Family):
-    """`timm.models.VisionTransformer` and `VisionTransformerDistilled` made of standard blocks."""
+class TimmViT(PlainTransformer):
+    """`timm.models.VisionTransformer` and `VisionTransformerDistilled` made of standard blocks.
+
+    That includes LayerScale (DeiT-III), register tokens, norms of queries and keys and gated MLPs (DINOv2).
+    """
 
     name = "timm-vit"
     description = (
@@ -62,70 +62,26 @@ class TimmViT(Family):
         return type(model) in (VisionTransformer, VisionTransformerDistilled)
 
     def replace_layers(self) -> None:
-        model = self.model
-        self.require(model.patch_embed, PatchEmbed, "patch_embed")
-        self.replace(model.patch_embed, "proj", "patch_embed.proj", "patch_embed")
-        self.quantize_norm(model.patch_embed, "norm", "patch_embed.norm")
-        self.quantize_norm(model, "norm_pre", "norm_pre")
-        self.segment("patch_embed", "embed", self._embed)
-        for index, block in enumerate(model.blocks):
-            self._replace_block(block, f"blocks.{index}")
-            halves = partial(_attention_half, block), partial(_mlp_half, block)
-            self.segment(f"blocks.{index}", "block", block, halves=halves)
-        for norm in ("norm", "fc_norm"):
-            self.quantize_norm(model, norm, norm)
-        for head in ("head", "head_dist"):
-            if isinstance(getattr(model, head, None), nn.Linear):
-                self.replace(model, head, head, "head")
-        self.segment("head", "head", partial(_head, model))
-        self._note_stream()
-        distilled = isinstance(model, VisionTransformerDistilled)
-        self.structure.class_tokens = 1 + distilled if model.global_pool == "token" else 0
+        if isinstance(self.model, VisionTransformerDistilled):
+            self.heads = ("head", "head_dist")
+        super().replace_layers()
 
-    def _embed(self, images: Tensor) -> Tensor:
+    def embed(self, images: Tensor) -> Tensor:
         """What comes before the blocks (`VisionTransformer.forward_features`): [B, N, C]."""
         model = self.model
         x: Tensor = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
         return x
 
-    def _replace_block(self, block: Any, name: str) -> None:
+    def runs(self, block: Any, index: int) -> tuple[Run, Run, Run]:
+        return block, partial(_attention_half, block), partial(_mlp_half, block)
+
+    def replace_block(self, block: Any, name: str) -> None:
         self.require(block, Block, name)
         self.require(block.attn, Attention, f"{name}.attn")
         if getattr(block.attn, "gate", None) is not None:
             raise self.refusal(f"{name}.attn has an output gate")
         attention = QuantAttention(block.attn, f"{name}.attn", self.table)
         replace_block(self, block, name, attention)
-
-    def _note_stream(self) -> None:
-        """Everything that writes and reads the one residual stream, which goes through all blocks."""
-        model = self.model
-        stream = StreamNotes(0, model.embed_dim)
-        for place, norm in (
-            ("patch_embed.norm", model.patch_embed.norm),
-            ("norm_pre", model.norm_pre),
-        ):
-            if not isinstance(norm, nn.Identity):
-                stream.fixed(f"{place} writes it, channel by channel")
-        stream.written_by(model.patch_embed.proj)
-        tokens = ("pos_embed", "cls_token", "reg_token", "dist_token")
-        stream.holds(*(getattr(model, token, None) for token in tokens))
-        for index, block in enumerate(model.blocks):
-            note_block(stream, block, f"blocks.{index}")
-        heads = [getattr(model, name) for name in ("head", "head_dist") if hasattr(model, name)]
-        layers = [head for head in heads if isinstance(head, WeightedOperation)]
-        norms = {name: getattr(model, name) for name in ("norm", "fc_norm")}
-        own = {name: norm for name, norm in norms.items() if not isinstance(norm, nn.Identity)}
-        if layers != heads or len(own) > 1 or model.global_pool not in ("", "token", "avg"):
-            stream.fixed("no linear layer alone reads its last norm")
-        name, norm = next(iter(own.items()), ("norm", None))
-        stream.read_by(norm, *layers, name=name)
-        stream.end(self.structure)
-
-
-def _head(model: Any, x: Tensor) -> Tensor:
-    """Final norm and classifier; no closure, so that a copy of a wrapped model runs the copy."""
-    logits: Tensor = model.forward_head(model.norm(x))
-    return logits
 
 
 def _attention_half(block: Any, x: Tensor) -> Tensor:

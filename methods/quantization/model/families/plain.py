@@ -1,0 +1,94 @@
+"""Transformers of one resolution as timm has them: patches, blocks in a row, norm, pooling, classifier."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from timm.layers import PatchEmbed
+from torch import Tensor, nn
+
+from vit_ptq_bench.methods.quantization.model.families.base import Family
+from vit_ptq_bench.methods.quantization.model.families.streams import StreamNotes
+from vit_ptq_bench.methods.quantization.model.families.timm_block import note_block
+from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
+
+Run = Callable[[Tensor], Tensor]
+"""Maps a residual stream [B, N, C] to the next one."""
+
+
+class PlainTransformer(Family):
+    """Base of the families whose blocks all work at one resolution, on one residual stream.
+
+    Attributes:
+        heads: names of the classifiers, each fed by the last norm.
+    """
+
+    heads: tuple[str, ...] = ("head",)
+
+    @abstractmethod
+    def embed(self, images: Tensor) -> Tensor:
+        """What comes before the blocks: [B, N, C]."""
+
+    @abstractmethod
+    def replace_block(self, block: Any, name: str) -> None:
+        """Replace the layers of one block."""
+
+    @abstractmethod
+    def runs(self, block: Any, index: int) -> tuple[Run, Run, Run]:
+        """Return what the whole block, its attention and its MLP do, each half with its residual."""
+
+    def replace_layers(self) -> None:
+        model = self.model
+        self.require(model.patch_embed, PatchEmbed, "patch_embed")
+        self.replace(model.patch_embed, "proj", "patch_embed.proj", "patch_embed")
+        self.quantize_norm(model.patch_embed, "norm", "patch_embed.norm")
+        self.quantize_norm(model, "norm_pre", "norm_pre")
+        self.segment("patch_embed", "embed", self.embed)
+        for index, block in enumerate(model.blocks):
+            self.replace_block(block, f"blocks.{index}")
+            whole, attention, mlp = self.runs(block, index)
+            self.segment(f"blocks.{index}", "block", whole, halves=(attention, mlp))
+        for norm in ("norm", "fc_norm"):
+            self.quantize_norm(model, norm, norm)
+        for head in self.heads:
+            if isinstance(getattr(model, head, None), nn.Linear):
+                self.replace(model, head, head, "head")
+        self.segment("head", "head", partial(_head, model))
+        self._note_stream()
+        self.structure.class_tokens = len(self.heads) if model.global_pool == "token" else 0
+
+    def _note_stream(self) -> None:
+        """Everything that writes and reads the one residual stream, which goes through all blocks."""
+        model = self.model
+        stream = StreamNotes(0, model.embed_dim)
+        for place, norm in (
+            ("patch_embed.norm", model.patch_embed.norm),
+            ("norm_pre", getattr(model, "norm_pre", nn.Identity())),
+        ):
+            if not isinstance(norm, nn.Identity):
+                stream.fixed(f"{place} writes it, channel by channel")
+        stream.written_by(model.patch_embed.proj)
+        tokens = ("pos_embed", "cls_token", "reg_token", "dist_token")
+        stream.holds(*(getattr(model, token, None) for token in tokens))
+        for index, block in enumerate(model.blocks):
+            note_block(stream, block, f"blocks.{index}")
+        self._note_head(stream)
+        stream.end(self.structure)
+
+    def _note_head(self, stream: StreamNotes) -> None:
+        model = self.model
+        heads = [getattr(model, name) for name in self.heads]
+        layers = [head for head in heads if isinstance(head, WeightedOperation)]
+        norms = {name: getattr(model, name) for name in ("norm", "fc_norm")}
+        own = {name: norm for name, norm in norms.items() if not isinstance(norm, nn.Identity)}
+        if layers != heads or len(own) > 1 or model.global_pool not in ("", "token", "avg"):
+            stream.fixed("no linear layer alone reads its last norm")
+        name, norm = next(iter(own.items()), ("norm", None))
+        stream.read_by(norm, *layers, name=name)
+
+
+def _head(model: Any, x: Tensor) -> Tensor:
+    """Final norm and classifier; no closure, so that a copy of a wrapped model runs the copy."""
+    logits: Tensor = model.forward_head(model.norm(x))
+    return logits

@@ -1,0 +1,72 @@
+"""Small models of timm's families and of their variants, and images for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import torch
+from timm.layers import GluMlp, SwiGLU, SwiGLUPacked
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from vit_ptq_bench.bench.contract.models import sharpened
+
+SMALL: dict[str, Any] = {
+    "img_size": 16,
+    "patch_size": 4,
+    "embed_dim": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "num_classes": 5,
+}
+
+LARGE_PATCHES: dict[str, Any] = {"img_size": 64, "patch_size": 32}
+
+VIT: dict[str, dict[str, Any]] = {
+    "layer scale (DeiT-III)": {"init_values": 0.5, "no_embed_class": True},
+    "registers (DINOv2)": {"reg_tokens": 4, "no_embed_class": True, "init_values": 0.5},
+    "average pooling, fc_norm": {"global_pool": "avg", "fc_norm": True},
+    "average pooling, final norm": {"global_pool": "avg", "fc_norm": False},
+    "qk-norm": {"qk_norm": True},
+    "patches of 8": {"patch_size": 8},
+    "patches of 32": LARGE_PATCHES,
+    "24 x 16 pixels": {"img_size": (24, 16)},
+    "SwiGLU": {"mlp_layer": SwiGLU},
+    "SwiGLU with a norm": {"mlp_layer": SwiGLU, "scale_mlp_norm": True},
+    "packed SwiGLU": {"mlp_layer": SwiGLUPacked},
+    "gate last": {"mlp_layer": GluMlp},
+    "norms within": {"scale_attn_norm": True, "scale_mlp_norm": True},
+}
+
+BUILDERS: dict[str, Callable[[], nn.Module]] = {
+    f"vit, {name}": partial(VisionTransformer, **SMALL | own) for name, own in VIT.items()
+}
+"""Name of a variant -> what builds it."""
+
+SIZES = {"vit, patches of 32": (64, 64), "vit, 24 x 16 pixels": (24, 16)}
+
+OF_EACH = ("vit, registers (DINOv2)", "vit, SwiGLU")
+"""Variants for what takes long: those of which each family is known."""
+
+
+@cache
+def small_model(name: str) -> nn.Module:
+    """A model of `BUILDERS` whose weights say something; not to be changed."""
+    torch.manual_seed(0)
+    model = sharpened(BUILDERS[name](), 1)
+    numbers = torch.Generator().manual_seed(5)
+    for key, parameter in model.named_parameters():
+        if parameter.ndim != 2 and not key.endswith(
+            ("weight", "bias")
+        ):  # tokens, positions, factors
+            noise = torch.randn(parameter.shape, generator=numbers)
+            parameter.data.copy_(0.5 * noise + 0.5 * ("gamma" in key))
+    return model
+
+
+def images_of(name: str, count: int = 4) -> Tensor:
+    """Random images [count, 3, height, width] of the size that a model takes."""
+    size = SIZES.get(name, (16, 16))
+    return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(7))
