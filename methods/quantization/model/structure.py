@@ -84,6 +84,8 @@ class AttentionLink:
         reader: the projection; it reads [heads, head_dim] channels of context.
         keys_normed: queries and keys are normalised, so they are not what ``source`` gives.
         context_normed: the context is normalised before the projection.
+        keys_rotated: queries and keys are rotated by their positions (RoPE), so a channel of a head cannot be
+            mixed with others, and a constant on all keys is none behind the rotation.
     """
 
     name: str
@@ -92,6 +94,7 @@ class AttentionLink:
     reader: WeightedOperation
     keys_normed: bool = False
     context_normed: bool = False
+    keys_rotated: bool = False
 
 
 Layer = WeightedOperation | nn.Linear | nn.Conv2d

@@ -42,10 +42,14 @@ def unknown_attention(links: Sequence[AttentionLink]) -> str | None:
     return None if links else "no attention with a common qkv layer is known in this model"
 
 
-def normed_keys(links: Sequence[AttentionLink]) -> str | None:
+def changed_keys(links: Sequence[AttentionLink]) -> str | None:
     """Return in words that what the qkv layers give are not the keys that meet the queries, or None."""
-    normed = next((link.name for link in links if link.keys_normed), None)
-    return normed and f"{normed} normalises queries and keys (q_norm, k_norm) behind qkv"
+    for link in links:
+        if link.keys_normed:
+            return f"{link.name} normalises queries and keys (q_norm, k_norm) behind qkv"
+        if link.keys_rotated:
+            return f"{link.name} rotates queries and keys by their positions behind qkv"
+    return None
 
 
 def generator(calibration: Calibration, name: str) -> torch.Generator:

@@ -9,7 +9,7 @@ from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.transforms.base import (
     Transform,
-    normed_keys,
+    changed_keys,
     unknown_attention,
 )
 from vit_ptq_bench.methods.quantization.transforms.statistics import Probe, observe
@@ -43,7 +43,7 @@ def _key_sums(rows: Tensor) -> Tensor:
 
 def _problem(model: QuantizedModel) -> str | None:
     links = model.structure.attention_links
-    return unknown_attention(links) or normed_keys(links)
+    return unknown_attention(links) or changed_keys(links)
 
 
 PROVIDED = {"centre-keys": Transform(centre_keys, _problem)}

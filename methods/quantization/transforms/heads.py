@@ -12,8 +12,8 @@ from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedMo
 from vit_ptq_bench.methods.quantization.model.structure import AttentionLink
 from vit_ptq_bench.methods.quantization.transforms.base import (
     Transform,
+    changed_keys,
     generator,
-    normed_keys,
     unknown_attention,
 )
 from vit_ptq_bench.methods.quantization.transforms.hadamard import (
@@ -153,7 +153,7 @@ def _equalising_problem(model: QuantizedModel) -> str | None:
 
 def _random_problem(model: QuantizedModel) -> str | None:
     links = model.structure.attention_links
-    return normed_keys(links) or unknown_attention(links) or _normed_context(links)
+    return changed_keys(links) or unknown_attention(links) or _normed_context(links)
 
 
 def _rotation_problem(model: QuantizedModel) -> str | None:

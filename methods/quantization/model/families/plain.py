@@ -92,3 +92,9 @@ def _head(model: Any, x: Tensor) -> Tensor:
     """Final norm and classifier; no closure, so that a copy of a wrapped model runs the copy."""
     logits: Tensor = model.forward_head(model.norm(x))
     return logits
+
+
+def scaled(drop: nn.Module, gamma: Tensor | None, x: Tensor) -> Tensor:
+    """Return what one half of a block adds to the stream: ``x`` [B, N, C], by LayerScale's factors if any."""
+    added: Tensor = drop(x if gamma is None else gamma * x)
+    return added

@@ -27,8 +27,9 @@ class StreamNotes:
         self._why_fixed: list[str] = []
 
     def written_by(self, layer: Layer, scaling: Any = None) -> None:
-        """Note a layer that adds its outputs, times the ``gamma`` of ``scaling`` (LayerScale) if any."""
-        self._writers.append(StreamWriter(layer, getattr(scaling, "gamma", None)))
+        """Note a layer that adds its outputs, times ``scaling`` or its ``gamma`` (LayerScale) if any."""
+        factors = scaling if isinstance(scaling, nn.Parameter) else getattr(scaling, "gamma", None)
+        self._writers.append(StreamWriter(layer, factors))
 
     def holds(self, *tokens: nn.Parameter | None) -> None:
         """Note parameters [..., C] that are added or put beside the tokens; None is none."""

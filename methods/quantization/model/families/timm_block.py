@@ -53,7 +53,15 @@ def replace_block(
     if not context_normed:
         structure.value_links.append(ValueLink(qkv, attention.context, proj))
     structure.attention_links.append(
-        AttentionLink(f"{name}.attn", attention.num_heads, qkv, proj, keys_normed, context_normed)
+        AttentionLink(
+            f"{name}.attn",
+            attention.num_heads,
+            qkv,
+            proj,
+            keys_normed,
+            context_normed,
+            keys_rotated=bool(getattr(attention, "keys_rotated", False)),
+        )
     )
 
 
@@ -75,6 +83,13 @@ def note_block(stream: StreamNotes, block: Any, name: str) -> None:
     """Note in ``stream`` what a replaced block reads and writes."""
     padding = getattr(block, "padding", None)
     stream.read_by(block.norm1, block.attn.qkv, name=f"{name}.norm1", padding=padding)
-    stream.written_by(block.attn.proj, getattr(block, "ls1", None))
+    stream.written_by(block.attn.proj, _scaling(block, "ls1", "gamma_1"))
     stream.read_by(block.norm2, block.mlp.fc1, name=f"{name}.norm2")
-    stream.written_by(block.mlp.fc2, getattr(block, "ls2", None))
+    stream.written_by(block.mlp.fc2, _scaling(block, "ls2", "gamma_2"))
+
+
+def _scaling(block: Any, *names: str) -> Any:
+    """The LayerScale of half a block, a module or a parameter; None: there is none."""
+    return next(
+        (found for name in names if (found := getattr(block, name, None)) is not None), None
+    )

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from timm.layers import GluMlp, SwiGLU, SwiGLUPacked
+from timm.models.beit import Beit
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -40,14 +42,52 @@ VIT: dict[str, dict[str, Any]] = {
     "norms within": {"scale_attn_norm": True, "scale_mlp_norm": True},
 }
 
+BEIT: dict[str, dict[str, Any]] = {
+    "average pooling": {"use_rel_pos_bias": True, "init_values": 0.5, "qkv_bias": True},
+    "shared bias": {"use_shared_rel_pos_bias": True, "use_abs_pos_emb": True, "qkv_bias": True},
+    "both biases": {"use_shared_rel_pos_bias": True, "use_rel_pos_bias": True},
+    "no bias, class token": {"use_abs_pos_emb": True, "global_pool": "token"},
+    "SwiGLU": {"use_rel_pos_bias": True, "swiglu_mlp": True, "scale_mlp": True},
+}
+
+ROTARY: dict[str, Any] = {"use_rot_pos_emb": True, "ref_feat_shape": (4, 4)}
+
+EVA: dict[str, dict[str, Any]] = {
+    "EVA": {"global_pool": "avg"},
+    "EVA-02, three layers": ROTARY
+    | {"qkv_fused": False, "swiglu_mlp": True, "scale_mlp": True, "global_pool": "avg"},
+    "packed SwiGLU": ROTARY | {"swiglu_mlp": True, "scale_attn_inner": True},
+    "mixed rotations": ROTARY | {"rope_type": "mixed", "init_values": 0.5, "attn_type": "rope"},
+    "DINOv3": {
+        **{"use_rot_pos_emb": True, "use_abs_pos_emb": False, "rope_type": "dinov3"},
+        **{"rope_rotate_half": True, "num_reg_tokens": 4, "init_values": 0.5},
+        **{"use_fc_norm": False, "swiglu_mlp": True, "swiglu_align_to": 8, "global_pool": "avg"},
+        "dynamic_img_size": True,
+    },
+    "qk-norm, norm before": ROTARY
+    | {"qk_norm": True, "attn_type": "rope", "qkv_fused": False, "use_pre_transformer_norm": True},
+}
+
+CLASSES: dict[str, tuple[type[nn.Module], dict[str, dict[str, Any]]]] = {
+    "vit": (VisionTransformer, VIT),
+    "beit": (Beit, BEIT),
+    "eva": (Eva, EVA),
+}
+"""Family -> its class, and variants by the arguments that make them."""
+
 BUILDERS: dict[str, Callable[[], nn.Module]] = {
-    f"vit, {name}": partial(VisionTransformer, **SMALL | own) for name, own in VIT.items()
+    f"{family}, {name}": partial(cls, **SMALL | own)
+    for family, (cls, variants) in CLASSES.items()
+    for name, own in variants.items()
 }
 """Name of a variant -> what builds it."""
 
 SIZES = {"vit, patches of 32": (64, 64), "vit, 24 x 16 pixels": (24, 16)}
 
-OF_EACH = ("vit, registers (DINOv2)", "vit, SwiGLU")
+OF_EACH = (
+    *("vit, registers (DINOv2)", "vit, SwiGLU", "beit, average pooling", "eva, EVA"),
+    *("eva, EVA-02, three layers", "eva, mixed rotations"),
+)
 """Variants for what takes long: those of which each family is known."""
 
 
@@ -57,10 +97,13 @@ def small_model(name: str) -> nn.Module:
     torch.manual_seed(0)
     model = sharpened(BUILDERS[name](), 1)
     numbers = torch.Generator().manual_seed(5)
-    for key, parameter in model.named_parameters():
-        if parameter.ndim != 2 and not key.endswith(
-            ("weight", "bias")
-        ):  # tokens, positions, factors
+    layers = nn.Linear | nn.Conv2d | nn.LayerNorm
+    for module in model.modules():
+        if isinstance(module, layers):
+            continue
+        for key, parameter in module.named_parameters(
+            recurse=False
+        ):  # tokens, positions, biases, factors
             noise = torch.randn(parameter.shape, generator=numbers)
             parameter.data.copy_(0.5 * noise + 0.5 * ("gamma" in key))
     return model

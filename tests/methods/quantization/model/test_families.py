@@ -46,6 +46,9 @@ def test_wrapped_model_is_the_original_while_quantizers_are_off(tiny, images):
         "deit_tiny_distilled_patch16_224",
         "deit3_small_patch16_224",
         "swin_tiny_patch4_window7_224",
+        "beit_base_patch16_224",
+        "eva02_tiny_patch14_224",
+        "vit_small_patch16_rope_224",
     ],
 )
 @torch.no_grad()
@@ -151,7 +154,7 @@ def test_a_family_from_elsewhere_is_quantized_and_takes_no_model_of_ours(
 
 
 def test_the_order_of_families_does_not_depend_on_who_was_imported_first(toy_family, monkeypatch):
-    names = ["mmdet-swin", "timm-swin", "timm-vit", "a-toy"]
+    names = ["mmdet-swin", "timm-beit", "timm-eva", "timm-swin", "timm-vit", "a-toy"]
     assert [family.name for family in FAMILIES.in_order()] == names
     monkeypatch.setattr(FAMILIES, "_module_dict", dict(reversed(FAMILIES.module_dict.items())))
     assert [family.name for family in FAMILIES.in_order()] == names

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from tests.methods.quantization.model.family_models import (
     BUILDERS,
     OF_EACH,
+    SMALL,
     images_of,
     small_model,
 )
@@ -131,7 +135,7 @@ def test_eight_bits_stay_near_full_precision(name: str, method: str) -> None:
     model, images = small_model(name), images_of(name, 8)
     chosen = METHODS.get(method).create(METHODS.get(method).quick)
     table = chosen.bit_table(BitWidth(8, 8))
-    if "GLU" in name and method in ("mgrq", "rose"):
+    if any(gated in name for gated in ("GLU", "EVA-02")) and method in ("mgrq", "rose"):
         assert "goes below it" in (chosen.supports(model, table) or "")
         chosen = METHODS.get(method).create({**METHODS.get(method).quick, "gelu": "uniform"})
         table = chosen.bit_table(BitWidth(8, 8))
@@ -181,3 +185,35 @@ def test_a_joined_layer_gives_what_its_parts_give() -> None:
     torch.testing.assert_close(joined(parts)(x), expected)
     bare = [nn.Linear(6, 4, bias=False) for _ in range(2)]
     assert joined(bare).bias is None
+
+
+@pytest.mark.parametrize("transform", ["centre-keys", "rotate-heads", "rotate-heads-random"])
+def test_what_mixes_keys_is_refused_where_positions_rotate_them(transform: str) -> None:
+    problem = transform_problem(transform, wrap_model(small_model("eva, packed SwiGLU"), TABLE))
+    assert problem is not None
+    assert "blocks.0.attn rotates queries and keys by their positions behind qkv" in problem
+    assert transform_problem(transform, wrap_model(small_model("eva, EVA"), TABLE)) is None
+
+
+@pytest.mark.parametrize(
+    ("own", "why"),
+    [
+        ({"use_post_norm": True}, "blocks.0 is a EvaBlockPostNorm"),
+        ({"attn_type": "rope", "qkv_fused": False, "num_kv_heads": 1}, "fewer heads of keys"),
+        ({"global_pool": "map"}, "no role is known for attn_pool"),
+    ],
+)
+def test_variants_of_eva_that_are_not_known_are_refused(own: dict[str, Any], why: str) -> None:
+    with pytest.raises(MethodError, match=why):
+        wrap_model(Eva(**SMALL | own), TABLE)
+
+
+@torch.no_grad()
+def test_rotary_blocks_of_any_size_run_as_a_whole_and_by_themselves_for_their_own() -> None:
+    model = small_model("eva, DINOv3")
+    wrapped, images = wrap_model(model, TABLE), torch.randn(2, 3, 24, 20)
+    torch.testing.assert_close(wrapped(images), model(images), rtol=0, atol=1e-5)
+    with pytest.raises(
+        MethodError, match=r"for 4 x 4 patches only, not for 30; use images of its own"
+    ):
+        through_segments(wrapped, images)
