@@ -67,7 +67,11 @@ REFERENCES = {
 ARCHITECTURES = frozenset(name.partition(".")[0] for name in REFERENCES)
 """Of these timm need not be asked whether it knows them."""
 
-FAMILIES = ("vit_*", "deit_*", "deit3_*", "swin_*")
+FAMILIES = (
+    *("vit_*", "deit_*", "deit3_*", "swin_*"),
+    *("aimv2_*", "beit_*", "beit3_*", "beitv2_*", "eva_*", "eva02_*"),
+)
+"""timm's names of pretrained models to list; `bench list models --supported` leaves out what is not known."""
 
 
 @register_task
@@ -92,7 +96,7 @@ class ImageNet(FolderCalibration):
 
     def model_names(self) -> list[str]:
         """Return timm's pretrained tags of the supported families."""
-        key = storage.recipe_key((), ("timm",))
+        key = storage.recipe_key((__name__,), ("timm",))
         names = storage.kept_text("timm-names", key, _pretrained_names)
         return names.split(",")
 
@@ -184,6 +188,18 @@ class ImageNet(FolderCalibration):
         config, _ = classification.preprocessing(loaded.module)
         _, height, width = config["input_size"]
         return ImageForm((height, width), tuple(config["mean"]), tuple(config["std"]))
+
+    def architecture(self, model: str) -> str | None:
+        """Return timm's name without the tag and the arguments; None: PTQ papers report the model."""
+        name, arguments = model.partition(".")[0], self._arguments(model)
+        if name in ARCHITECTURES and not arguments:
+            return None
+        return f"{name} {json.dumps(arguments, sort_keys=True)}"
+
+    def skeleton(self, model: str) -> nn.Module:
+        """Build a timm model on the meta device."""
+        self.require_model(model)
+        return classification.create_skeleton(model, self._arguments(model))
 
     def operations(self, model: str) -> int:
         """Return the multiply-accumulates of one image of the size in timm's configuration."""

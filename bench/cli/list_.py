@@ -10,6 +10,7 @@ from typing import Any
 
 from vit_ptq_bench.bench.cli.options import add_json, add_plugin, add_task_options
 from vit_ptq_bench.bench.cli.text import print_json, print_rows
+from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.errors import UserError
 
 CONVENTIONS = """
@@ -47,13 +48,24 @@ def add(verbs: Any) -> None:
     )
     parser.set_defaults(function=run)
     parser.add_argument("what", choices=("suites", *LISTS))
+    parser.add_argument(
+        "--supported",
+        action="store_true",
+        help="of models, those whose layers a family knows; looked at once, without weights",
+    )
     add_json(parser)
     add_plugin(parser)
     add_task_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the list and return the exit status."""
+    """Print the list and return the exit status.
+
+    Raises:
+        BenchError: ``--supported`` of something else than models.
+    """
+    if arguments.supported and arguments.what != "models":
+        raise BenchError("--supported is about models: bench list models --supported")
     if arguments.what == "suites":
         listings = [list_suites()]
     else:
@@ -121,16 +133,20 @@ def list_tasks(arguments: argparse.Namespace) -> list[Listing]:
 
 
 def list_models(arguments: argparse.Namespace) -> list[Listing]:
-    """Every task's models; a task that cannot tell (its data are missing) says why."""
+    """Every task's models, or the supported ones; a task that cannot tell (its data are missing) says why."""
     from vit_ptq_bench.bench.planning import registry
     from vit_ptq_bench.bench.planning.answers import ask
+    from vit_ptq_bench.bench.planning.architectures import architecture_problem
     from vit_ptq_bench.bench.planning.settings import resolve_task
 
     rows: list[tuple[str, str]] = []
     for name in sorted(registry.tasks()):
         try:
             task = registry.make_task(name, resolve_task(name, vars(arguments)))
-            rows += [(name, model) for model in ask(task, "model_names")]
+            models = ask(task, "model_names")
+            if arguments.supported:
+                models = [model for model in models if architecture_problem(task, model) is None]
+            rows += [(name, model) for model in models]
         except UserError as error:
             rows.append((name, f"(not available: {error})"))
     return [Listing("models", ("task", "model"), rows)]

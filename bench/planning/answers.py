@@ -54,6 +54,8 @@ FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: isinstance(value, tuple | list) and all(map(is_name, value)),
     ),
     "knows_model": ("True or False", lambda value: isinstance(value, bool)),
+    "architecture": ("a text or None", lambda value: value is None or is_text(value)),
+    "skeleton": ("a torch module", lambda value: hasattr(value, "named_modules")),
     "operations": ("a number above 0 or None", lambda value: value is None or is_count(value)),
     "notes": ("a tuple of texts", are_texts),
     "bit_table": ("a BitTable", lambda value: isinstance(value, BitTable)),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -19,7 +18,8 @@ from vit_ptq_bench.bench.planning.method_settings import (
     check_variants,
     make_method,
 )
-from vit_ptq_bench.bench.planning.names import choose, is_glob
+from vit_ptq_bench.bench.planning.models import choose_one, models_of
+from vit_ptq_bench.bench.planning.names import is_glob
 from vit_ptq_bench.bench.planning.size import Say, Size, check_size, silent
 from vit_ptq_bench.bench.planning.sources import Sources, check_sources
 from vit_ptq_bench.bench.planning.suite import Suite
@@ -183,9 +183,9 @@ def build_plan(suite: Suite, options: TaskOptions, say: Say = silent) -> list[Ru
     """The runs of ``suite``: model by model, each model's full-precision reference first.
 
     Raises:
-        BenchError: an unknown task, model or method, a parameter the method does not have, or
-            variants that do not fit; with file, line and key where the suite is a file. More runs than
-            `size.MAX_RUNS`. A method or task that fails or answers what it must not.
+        BenchError: an unknown task, model or method, a model that no family of models can take, a parameter
+            the method does not have, or variants that do not fit; with file, line and key where the suite is
+            a file. More runs than `size.MAX_RUNS`. A method or task that fails or answers what it must not.
         TaskError: the task cannot tell the identity of its data or of a model's weights.
     """
     task, models, cells = expand(suite, options, say)
@@ -220,7 +220,7 @@ def expand(suite: Suite, options: TaskOptions, say: Say = silent) -> Expansion:
         raise suite.error(
             f"task {task.name} takes no model_args", "models", next(iter(suite.model_args))
         )
-    models = _models(suite, task)
+    models = models_of(suite, task, say)
     names = method_names(suite)
     check_parameters(suite)
     check_variants(suite, names)
@@ -258,7 +258,7 @@ def method_names(suite: Suite) -> list[str]:
                 registry.method_class(pattern)
             except BenchError as error:
                 raise suite.error(error, "methods", value=pattern) from None
-        names.update(dict.fromkeys(_choose_one(suite, "methods", "method", pattern, pool)))
+        names.update(dict.fromkeys(choose_one(suite, "methods", "method", pattern, pool)))
     return [name for name in names if name != REFERENCE_METHOD]
 
 
@@ -378,31 +378,3 @@ def part_of(suite: Suite, task: Task, cell: Cell) -> Part:
         table=table if cell.scope is None else table.with_scope(cell.scope),
         images=calibration_images(cls, cell.protocol, given, dense),
     )
-
-
-def _models(suite: Suite, task: Task) -> list[str]:
-    """The models of ``suite``; a task may know more of them by name than it lists."""
-    listed: list[str] | None = None
-    chosen: dict[str, None] = {}
-    knows = _knows(task)
-    for pattern in suite.models:
-        if not is_glob(pattern) and knows(pattern):
-            chosen[pattern] = None
-            continue
-        listed = ask(task, "model_names") if listed is None else listed
-        chosen.update(dict.fromkeys(_choose_one(suite, "models", "model", pattern, listed)))
-    return list(chosen)
-
-
-def _knows(task: Task) -> Callable[[str], bool]:
-    """Whether ``task`` knows a model; one that knows those it lists is asked for the list once."""
-    if type(task).knows_model is Task.knows_model:
-        return frozenset(ask(task, "model_names")).__contains__
-    return partial(ask, task, "knows_model")
-
-
-def _choose_one(suite: Suite, key: str, kind: str, pattern: str, known: list[str]) -> list[str]:
-    try:
-        return choose(kind, [pattern], known)
-    except BenchError as error:
-        raise suite.error(error, key, value=pattern) from None

@@ -8,6 +8,7 @@ from typing import Any
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning import plugins, registry
 from vit_ptq_bench.bench.planning.answers import ask
+from vit_ptq_bench.bench.planning.architectures import architecture_problem
 from vit_ptq_bench.bench.planning.names import hint, unknown
 from vit_ptq_bench.bench.planning.settings import resolve_task
 from vit_ptq_bench.bench.planning.subject_options import SubjectOptions
@@ -25,13 +26,17 @@ def prepared_task(name: str, model: str, options: SubjectOptions, words: Mapping
         words: what the command line says, with the options of the task.
 
     Raises:
-        BenchError: an unknown task or model, a scope that the task does not have, wrong options.
+        BenchError: an unknown task or model, one that no family of models can take, a scope that the task
+            does not have, wrong options.
         TaskError: the task refuses its options.
     """
     plugins.load(options.plugin)
     task = registry.make_task(name, resolve_task(name, words))
     if not ask(task, "knows_model", model):
         raise unknown("model", model, ask(task, "model_names"))
+    problem = architecture_problem(task, model)
+    if problem is not None:
+        raise BenchError(f"{model}: {problem}")
     if options.scope is not None and options.scope not in task.scopes:
         there = f"has scopes {', '.join(task.scopes)}" if task.scopes else "has no scopes"
         raise BenchError(f"--scope: task {name} {there}{hint(options.scope, task.scopes)}")

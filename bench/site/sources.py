@@ -41,6 +41,7 @@ CONTENTS = {
         "performance",
     ),
     "Using it": (
+        "models",
         "data",
         "data_free",
         "mixed_precision",

@@ -340,6 +340,21 @@ class Task(ABC):
             f"task {self.name} does not say what its models' images are like, so none can be made"
         )
 
+    def architecture(self, model: str) -> str | None:
+        """Return what identifies the layers of a model, without building it: what `skeleton` would give.
+
+        None: it is known to be of a supported family, or this task cannot say, and whether a method can take
+        the model is found out when it is loaded.
+        """
+        return None
+
+    def skeleton(self, model: str) -> nn.Module:
+        """Return a model without its weights, on torch's meta device, where they would take no memory.
+
+        Asked only of models with an `architecture`.
+        """
+        raise TaskError(f"task {self.name} does not build models without their weights")
+
     def operations(self, model: str) -> int | None:
         """Return the multiply-accumulates of one image in full precision, by which models' seconds compare.
 

@@ -15,6 +15,7 @@ from .timm_models import adapted_state as adapted_state
 from .timm_models import check_arguments as check_arguments
 from .timm_models import create_by_class as create_by_class
 from .timm_models import create_pretrained as create_pretrained
+from .timm_models import create_skeleton as create_skeleton
 from .timm_models import create_untrained as create_untrained
 from .timm_models import full_name as full_name
 from .timm_models import is_architecture as is_architecture

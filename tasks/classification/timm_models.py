@@ -82,11 +82,24 @@ def check_arguments(model: str, arguments: Mapping[str, Any]) -> None:
     Raises:
         TaskError: one that is reserved, or that the model does not take.
     """
-    for name in arguments:
+    create_skeleton(model, arguments)
+
+
+def create_skeleton(model: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+    """Return a model on the meta device: its layers, without memory for their weights.
+
+    Args:
+        model: its name; nothing is downloaded.
+        arguments: of timm's ``create_model``.
+
+    Raises:
+        TaskError: an argument that is reserved, or that the model does not take.
+    """
+    for name in arguments or {}:
         if name in RESERVED:
             raise TaskError(f"{model}: model_args cannot have {name}")
     with torch.device("meta"):
-        create_untrained(model, arguments=arguments)
+        return create_untrained(model, arguments=arguments)
 
 
 def _not_built(model: str, arguments: Mapping[str, Any], error: Exception) -> TaskError:
