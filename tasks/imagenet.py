@@ -68,7 +68,7 @@ ARCHITECTURES = frozenset(name.partition(".")[0] for name in REFERENCES)
 """Of these timm need not be asked whether it knows them."""
 
 FAMILIES = (
-    *("vit_*", "deit_*", "deit3_*", "swin_*"),
+    *("vit_*", "deit_*", "deit3_*", "swin_*", "swinv2_*"),
     *("aimv2_*", "beit_*", "beit3_*", "beitv2_*", "eva_*", "eva02_*"),
 )
 """timm's names of pretrained models to list; `bench list models --supported` leaves out what is not known."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule, che
 from vit_ptq_bench.methods.quantization.correction.layers import require_halves
 from vit_ptq_bench.methods.quantization.correction.regression import Linear, Regression
 from vit_ptq_bench.methods.quantization.model.correction import attach_correction
-from vit_ptq_bench.methods.quantization.model.layers import QuantLinear
+from vit_ptq_bench.methods.quantization.model.layers import QuantLinear, QuantOperation
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.model.structure import Segment, Site
 
@@ -165,7 +165,7 @@ def fold_corrections(
             exact = streams.exact_output(part.run)
             model.activate()
             for layer in part.operations:
-                if isinstance(layer, QuantLinear) and layer.role in LAST_ROLES:
+                if _is_last(layer, model):
                     regression = _regression_behind(streams, part, layer, exact, weights)
                     found = regression.solve(ridge)
                     changed += found is not None
@@ -175,6 +175,12 @@ def fold_corrections(
         if progress is not None:
             progress(done, len(segments), segment.name)
     return changed
+
+
+def _is_last(layer: QuantOperation, model: QuantizedModel) -> TypeGuard[QuantLinear]:
+    """Whether a layer writes to the residual stream, with no norm between."""
+    last = isinstance(layer, QuantLinear) and layer.role in LAST_ROLES
+    return last and model.structure.writes(layer)
 
 
 def _regression_behind(

@@ -233,7 +233,12 @@ class _Walk:
         self._exact = behind
 
     def _aims_at_stream(self, layer: WeightedOperation, part: Segment) -> bool:
-        return self._target == "stream" and _writes(layer, part)
+        return self._target == "stream" and self._writes(layer, part)
+
+    def _writes(self, layer: WeightedOperation, part: Segment) -> bool:
+        """Whether its output is added to the residual stream: the last of each half of a block is, mostly."""
+        last = part.kind == "block" and layer is part.operations[-1]
+        return last and self._structure.writes(layer)
 
     def _view(
         self, layer: WeightedOperation, part: Segment, exact: Tensor | None, behind: Tensor
@@ -244,7 +249,7 @@ class _Walk:
             layer=layer,
             segment=part,
             structure=self._structure,
-            writes=_writes(layer, part),
+            writes=self._writes(layer, part),
             images=len(quantized),
             quantized=quantized,
             exact=exact,
@@ -287,11 +292,6 @@ def token_gradients(
         shares = (power / power.mean()).reshape(calibration.n_images, -1)
         found[layer.name] = GRADIENT_FLOOR + (1 - GRADIENT_FLOOR) * shares
     return found
-
-
-def _writes(layer: WeightedOperation, part: Segment) -> bool:
-    """Whether a layer's output is added to the residual stream: the last of each half of a block is."""
-    return part.kind == "block" and layer is part.operations[-1]
 
 
 def _switch(operations: Sequence[QuantOperation], on: bool) -> None:

@@ -72,7 +72,10 @@ class ActivatedMlp:
 
 
 def mlps_of(model: QuantizedModel) -> list[ActivatedMlp]:
-    """Return the MLPs of a wrapped model, in execution order, with a GELU or ReLU alone inside."""
+    """Return the MLPs of a wrapped model, in execution order, with a GELU or ReLU alone inside.
+
+    One whose output a norm changes is none of them: nothing tells what it should give then.
+    """
     return list(_mlps(model))
 
 
@@ -108,7 +111,7 @@ def _goes_below(model: nn.Module, fc1: WeightedOperation, fc2: WeightedOperation
 def _mlps(model: QuantizedModel) -> Iterator[ActivatedMlp]:
     for fc1, fc2 in _layers(model):
         found = None if _gated(fc1, fc2) else _activation_between(model.module, fc1.name, fc2.name)
-        if found is not None:
+        if found is not None and model.structure.writes(fc2):
             yield ActivatedMlp(fc1, fc2, *found)
 
 

@@ -15,7 +15,7 @@ class QuantSelfAttention(nn.Module):
 
     Attributes:
         num_heads: number of attention heads.
-        scale: factor on the queries.
+        scale: factor on the queries; 1 where the original has none.
         qkv: [.., C] -> [.., 3 * heads * head_dim]; queries, keys and values one after the other.
         proj: [.., heads * head_dim] -> [.., C].
         scores: the product query x key^T.
@@ -26,7 +26,8 @@ class QuantSelfAttention(nn.Module):
 
     def __init__(self, attention: Any, name: str, table: BitTable) -> None:
         super().__init__()
-        self.num_heads, self.scale = attention.num_heads, attention.scale
+        self.num_heads = attention.num_heads
+        self.scale = getattr(attention, "scale", 1.0)
         self.qkv, self.proj = attention.qkv, attention.proj
         self.attn_drop, self.proj_drop = attention.attn_drop, attention.proj_drop
         self.scores = QuantMatMul(

@@ -195,6 +195,7 @@ class Structure:
         streams: the residual streams whose channels can be mixed.
         fixed_streams: in words, why other streams cannot be.
         writers: the layers that write to any residual stream, whether its channels can be mixed or not.
+        normed: the layers whose outputs a norm changes before they are added to a residual stream.
         class_tokens: how many tokens, the first ones, a classifier's head reads alone; 0: it reads all.
         blocks: dotted names of the transformer blocks.
         segments: the model cut into pieces; every operation is in exactly one, but for those of a
@@ -212,6 +213,7 @@ class Structure:
     streams: list[ResidualStream] = field(default_factory=list)
     fixed_streams: list[str] = field(default_factory=list)
     writers: list[StreamWriter] = field(default_factory=list)
+    normed: list[WeightedOperation] = field(default_factory=list)
     class_tokens: int = 0
     blocks: list[str] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
@@ -226,6 +228,13 @@ class Structure:
         blocks = [segment for segment in self.segments if segment.kind == "block"]
         behind = bool(blocks) and operation.role in ("proj", "fc1", "fc2")
         return self.class_tokens if behind and operation in blocks[-1].operations else 0
+
+    def writes(self, layer: QuantOperation) -> bool:
+        """Whether what ``layer``, the last of half a block, gives is added to the residual stream.
+
+        Up to a LayerScale; where a norm stands between, no output of the layer is asked for by the stream.
+        """
+        return not any(layer is normed for normed in self.normed)
 
     def asked_of(self, layer: WeightedOperation, stream: Tensor) -> Tensor:
         """Return what a layer has to give so that the residual stream gets ``stream``, [..., C].

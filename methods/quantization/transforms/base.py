@@ -46,7 +46,7 @@ def changed_keys(links: Sequence[AttentionLink]) -> str | None:
     """Return in words that what the qkv layers give are not the keys that meet the queries, or None."""
     for link in links:
         if link.keys_normed:
-            return f"{link.name} normalises queries and keys (q_norm, k_norm) behind qkv"
+            return f"{link.name} normalises queries and keys behind qkv"
         if link.keys_rotated:
             return f"{link.name} rotates queries and keys by their positions behind qkv"
     return None

@@ -13,6 +13,7 @@ from vit_ptq_bench.methods.quantization.model.layers import (
     QuantConv2d,
     QuantLayerNorm,
     QuantLinear,
+    QuantOperation,
     WeightedOperation,
 )
 from vit_ptq_bench.methods.quantization.model.structure import (
@@ -126,13 +127,18 @@ class Family(ABC):
         parts: tuple[Segment, ...] = ()
         if halves is not None:
             border = next(i for i, op in enumerate(operations) if op.role == "fc1")
-            border -= operations[border - 1].role == "norm"
+            if operations[border - 1].role == "norm" and not self._norms_behind(operations):
+                border -= 1
             attention = Segment(
                 f"{name}.attn", kind, halves[0], operations[:border], stage, arrange=arrange
             )
             mlp = Segment(f"{name}.mlp", kind, halves[1], operations[border:], stage, tap=tap)
             parts = attention, mlp
         self.structure.segments.append(Segment(name, kind, run, operations, stage, parts, tap))
+
+    def _norms_behind(self, operations: tuple[QuantOperation, ...]) -> bool:
+        """Whether norms of a block stand behind attention and MLP, not before them."""
+        return not all(self.structure.writes(operation) for operation in operations)
 
     def require(self, module: nn.Module, kind: type[nn.Module], name: str) -> None:
         """Refuse the model unless ``module`` is exactly a ``kind``."""

@@ -52,7 +52,7 @@ class FamilyRegistry(Registry):
 FAMILIES = FamilyRegistry(
     "family",
     PACKAGE,
-    ("base", "joined", "plain", "registry", "streams", "timm_block", "window"),
+    ("base", "joined", "plain", "registry", "streams", "swin", "timm_block", "window"),
     MethodError,
 )
 """Name -> family class."""

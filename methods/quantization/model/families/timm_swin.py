@@ -5,7 +5,6 @@ from math import prod
 from typing import Any
 
 import torch
-from timm.layers import PatchEmbed
 from timm.models.swin_transformer import (
     PatchMerging,
     SwinTransformer,
@@ -16,14 +15,16 @@ from timm.models.swin_transformer import (
 )
 from torch import Tensor, nn
 
-from vit_ptq_bench.methods.quantization.model.families.base import Family
 from vit_ptq_bench.methods.quantization.model.families.registry import register_family
 from vit_ptq_bench.methods.quantization.model.families.streams import StreamNotes
-from vit_ptq_bench.methods.quantization.model.families.timm_block import note_block, replace_block
-from vit_ptq_bench.methods.quantization.model.families.window import (
-    QuantWindowAttention,
-    pad_to_windows,
+from vit_ptq_bench.methods.quantization.model.families.swin import (
+    Half,
+    SwinFamily,
+    shifted,
+    windows_of,
 )
+from vit_ptq_bench.methods.quantization.model.families.timm_block import note_block, replace_block
+from vit_ptq_bench.methods.quantization.model.families.window import QuantWindowAttention
 from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
 from vit_ptq_bench.methods.quantization.model.structure import Padding
 
@@ -32,7 +33,7 @@ MASKED = -100.0
 
 
 @register_family
-class TimmSwin(Family):
+class TimmSwin(SwinFamily):
     """`timm.models.SwinTransformer` (version 1; relative position bias table)."""
 
     name = "timm-swin"
@@ -42,28 +43,7 @@ class TimmSwin(Family):
     def matches(cls, model: nn.Module) -> bool:
         return type(model) is SwinTransformer
 
-    def replace_layers(self) -> None:
-        model = self.model
-        self.require(model.patch_embed, PatchEmbed, "patch_embed")
-        self.replace(model.patch_embed, "proj", "patch_embed.proj", "patch_embed")
-        self.quantize_norm(model.patch_embed, "norm", "patch_embed.norm")
-        self.segment("patch_embed", "embed", model.patch_embed)
-        for index, stage in enumerate(model.layers):
-            self._replace_downsample(stage, f"layers.{index}.downsample", index)
-            for position in range(len(stage.blocks)):
-                name = f"layers.{index}.blocks.{position}"
-                block = self._replace_block(stage, position, name)
-                halves = partial(_attention_half, block), partial(_mlp_half, block)
-                arrange = partial(_arranged, block)
-                self.segment(name, "block", block, stage=index, halves=halves, arrange=arrange)
-        self.quantize_norm(model, "norm", "norm")
-        if isinstance(model.head.fc, nn.Linear):
-            self.replace(model.head, "fc", "head.fc", "head")
-        self.segment("head", "head", partial(_head, model))
-        for index in range(len(model.layers)):
-            self._note_stream(index)
-
-    def _note_stream(self, index: int) -> None:
+    def note_stream(self, index: int) -> None:
         """Everything that writes and reads the residual stream of a stage."""
         model, stage = self.model, self.model.layers[index]
         merging, following = stage.downsample, list(model.layers)[index + 1 :]
@@ -91,16 +71,16 @@ class TimmSwin(Family):
             return
         stream.read_by(self.model.norm, head.fc, name="norm")
 
-    def _replace_downsample(self, stage: Any, name: str, index: int) -> None:
-        if isinstance(stage.downsample, nn.Identity):
-            return
+    def replace_merging(self, stage: Any, name: str) -> None:
         self.require(stage.downsample, PatchMerging, name)
         self.quantize_norm(stage.downsample, "norm", f"{name}.norm")
         reduction = self.replace(stage.downsample, "reduction", f"{name}.reduction", "reduction")
         self.link(stage.downsample.norm, reduction)
-        self.segment(name, "merge", stage.downsample, stage=index)
 
-    def _replace_block(self, stage: Any, position: int, name: str) -> Any:
+    def halves_of(self, block: Any) -> tuple[Half, Half]:
+        return partial(_attention_half, block), partial(_mlp_half, block)
+
+    def replace_block(self, stage: Any, position: int, name: str) -> Any:
         block = stage.blocks[position]
         self.require(block, SwinTransformerBlock, name)
         self.require(block.attn, WindowAttention, f"{name}.attn")
@@ -146,9 +126,9 @@ class QuantPaddedBlock(nn.Module):
         """Attend within windows of a normalised map [B, H, W, C]."""
         _, height, width, channels = x.shape
         down, right = self.shift_size
-        x = _shifted(self, x, self.padding())
+        x = shifted(self, x, self.padding())
         rows, columns = x.shape[1:3]
-        windows = _windows(self, x)
+        windows = windows_of(self, x)
         attended = self.attn(
             windows, mask=self._mask(rows, columns, x) if self.dynamic else self.attn_mask
         )
@@ -174,25 +154,6 @@ class QuantPaddedBlock(nn.Module):
         return torch.zeros(apart.shape, dtype=x.dtype, device=x.device).masked_fill_(apart, MASKED)
 
 
-def _shifted(block: Any, x: Tensor, padding: Tensor) -> Tensor:
-    """Shift a map [B, H, W, C] cyclically and pad it to whole windows with ``padding`` [C]."""
-    down, right = block.shift_size
-    if down or right:
-        x = x.roll((-down, -right), dims=(1, 2))
-    return pad_to_windows(x, tuple(block.window_size), padding)
-
-
-def _windows(block: Any, x: Tensor) -> Tensor:
-    """[B, H, W, C] -> [B * windows, N, C]."""
-    windows: Tensor = window_partition(x, block.window_size)
-    return windows.view(-1, prod(block.window_size), x.shape[-1])
-
-
-def _arranged(block: Any, x: Tensor) -> Tensor:
-    """What `Segment.arrange` says of a map [B, H, W, C]."""
-    return _windows(block, _shifted(block, x, x.new_zeros(x.shape[-1])))
-
-
 def _regions(length: int, size: int, shift: int, device: torch.device) -> Tensor:
     """Number of the region of each row or column; without a shift there is one."""
     place = torch.arange(length, device=device)
@@ -200,12 +161,6 @@ def _regions(length: int, size: int, shift: int, device: torch.device) -> Tensor
         return torch.zeros_like(place)
     regions: Tensor = (place >= length - size).long() + (place >= length - shift).long()
     return regions
-
-
-def _head(model: Any, x: Tensor) -> Tensor:
-    """Final norm and classifier; no closure, so that a copy of a wrapped model runs the copy."""
-    logits: Tensor = model.forward_head(model.norm(x))
-    return logits
 
 
 def _attention_half(block: Any, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from timm.layers import GluMlp, SwiGLU, SwiGLUPacked
 from timm.models.beit import Beit
 from timm.models.eva import Eva
+from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -68,25 +69,43 @@ EVA: dict[str, dict[str, Any]] = {
     | {"qk_norm": True, "attn_type": "rope", "qkv_fused": False, "use_pre_transformer_norm": True},
 }
 
+SWIN: dict[str, Any] = {
+    **{"patch_size": 2, "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4)},
+    "depth": None,
+}
+
+SWIN_V2: dict[str, dict[str, Any]] = {
+    "windows of 4": {"window_size": 4},
+    "windows of 3, padded": {"window_size": 3},
+    "other pretrained windows": {"window_size": 4, "pretrained_window_sizes": (8, 2)},
+    "no biases": {"window_size": 4, "qkv_bias": False},
+    "any size": {"window_size": 3, "strict_img_size": False},
+}
+
 CLASSES: dict[str, tuple[type[nn.Module], dict[str, dict[str, Any]]]] = {
     "vit": (VisionTransformer, VIT),
     "beit": (Beit, BEIT),
     "eva": (Eva, EVA),
+    "swinv2": (SwinTransformerV2, {name: SWIN | own for name, own in SWIN_V2.items()}),
 }
 """Family -> its class, and variants by the arguments that make them."""
 
 BUILDERS: dict[str, Callable[[], nn.Module]] = {
-    f"{family}, {name}": partial(cls, **SMALL | own)
+    f"{family}, {name}": partial(cls, **{k: v for k, v in (SMALL | own).items() if v is not None})
     for family, (cls, variants) in CLASSES.items()
     for name, own in variants.items()
 }
 """Name of a variant -> what builds it."""
 
-SIZES = {"vit, patches of 32": (64, 64), "vit, 24 x 16 pixels": (24, 16)}
+SIZES = {
+    "vit, patches of 32": (64, 64),
+    "vit, 24 x 16 pixels": (24, 16),
+    "swinv2, any size": (22, 16),
+}
 
 OF_EACH = (
     *("vit, registers (DINOv2)", "vit, SwiGLU", "beit, average pooling", "eva, EVA"),
-    *("eva, EVA-02, three layers", "eva, mixed rotations"),
+    *("eva, EVA-02, three layers", "eva, mixed rotations", "swinv2, windows of 3, padded"),
 )
 """Variants for what takes long: those of which each family is known."""
 

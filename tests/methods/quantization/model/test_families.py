@@ -46,6 +46,7 @@ def test_wrapped_model_is_the_original_while_quantizers_are_off(tiny, images):
         "deit_tiny_distilled_patch16_224",
         "deit3_small_patch16_224",
         "swin_tiny_patch4_window7_224",
+        "swinv2_tiny_window8_256",
         "beit_base_patch16_224",
         "eva02_tiny_patch14_224",
         "vit_small_patch16_rope_224",
@@ -55,7 +56,7 @@ def test_wrapped_model_is_the_original_while_quantizers_are_off(tiny, images):
 def test_timm_models_by_name(name):
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=7).eval()
-    images = torch.randn(1, 3, 224, 224)
+    images = torch.randn(1, *model.default_cfg["input_size"])
     torch.testing.assert_close(wrap_model(model, TABLE)(images), model(images), rtol=0, atol=1e-5)
 
 
@@ -94,7 +95,7 @@ def test_norm_links_cover_the_layernorms_that_fold(tiny):
         ("resnet18", "ResNet"),
         ("vit_base_patch16_siglip_224", "no role is known for attn_pool"),
         ("vit_small_r26_s32_224", "patch_embed is a HybridEmbed"),
-        ("swinv2_tiny_window8_256", "SwinTransformerV2"),
+        ("swinv2_cr_tiny_224", "SwinTransformerV2Cr"),
         ("vit_srelpos_small_patch16_224", "VisionTransformerRelPos"),
         ("vit_base_patch16_rpn_224", "blocks.0 is a ResPostBlock"),
     ],
@@ -154,7 +155,15 @@ def test_a_family_from_elsewhere_is_quantized_and_takes_no_model_of_ours(
 
 
 def test_the_order_of_families_does_not_depend_on_who_was_imported_first(toy_family, monkeypatch):
-    names = ["mmdet-swin", "timm-beit", "timm-eva", "timm-swin", "timm-vit", "a-toy"]
+    names = [
+        "mmdet-swin",
+        "timm-beit",
+        "timm-eva",
+        "timm-swin",
+        "timm-swin-v2",
+        "timm-vit",
+        "a-toy",
+    ]
     assert [family.name for family in FAMILIES.in_order()] == names
     monkeypatch.setattr(FAMILIES, "_module_dict", dict(reversed(FAMILIES.module_dict.items())))
     assert [family.name for family in FAMILIES.in_order()] == names

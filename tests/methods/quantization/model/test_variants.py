@@ -20,7 +20,7 @@ from tests.methods.quantization.model.family_models import (
 )
 from vit_ptq_bench.methods.api.registry import METHODS
 from vit_ptq_bench.methods.errors import MethodError
-from vit_ptq_bench.methods.quantization.bits import BitWidth, equal_table
+from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, equal_table
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 from vit_ptq_bench.methods.quantization.model.families import wrap_model
 from vit_ptq_bench.methods.quantization.model.families.joined import joined
@@ -217,3 +217,39 @@ def test_rotary_blocks_of_any_size_run_as_a_whole_and_by_themselves_for_their_ow
         MethodError, match=r"for 4 x 4 patches only, not for 30; use images of its own"
     ):
         through_segments(wrapped, images)
+
+
+def test_the_relative_positions_of_swin_v2_are_a_constant_and_its_norms_no_readers() -> None:
+    wrapped = wrap_model(small_model("swinv2, windows of 4"), TABLE)
+    names = wrapped.state_tensors()
+    assert not [name for name in names if "cpb_mlp" in name]
+    assert names["layers.1.blocks.0.attn.position_bias"].shape == (4, 16, 16)
+    structure = wrapped.structure
+    assert structure.norm_links == [] and len(structure.value_links) == 4
+    assert [op.role for op in structure.normed] == ["proj", "fc2"] * 4
+    assert not any(structure.writes(op) for op in structure.normed)
+    assert len(structure.fixed_streams) == 2
+    for transform, why in (("centre-keys", "normalises"), ("rotate-residual", "norms behind")):
+        assert why in (transform_problem(transform, wrapped) or "")
+
+
+@pytest.mark.parametrize("table", [TABLE, NORMS], ids=["plain", "norms quantized"])
+def test_halves_of_blocks_with_norms_behind_hold_their_own_operations(table: BitTable) -> None:
+    wrapped = wrap_model(small_model("swinv2, windows of 4"), table)
+    for segment in wrapped.structure.segments:
+        for half, last in zip(segment.halves, ("proj", "fc2"), strict=False):
+            roles = [op.role for op in half.operations if op.role != "norm"]
+            assert roles[-1] == last and ("fc1" in roles) == (last == "fc2")
+            names = [op.name.rpartition(".")[2] for op in half.operations if op.role == "norm"]
+            assert names == ([] if table is TABLE else [{"proj": "norm1", "fc2": "norm2"}[last]])
+
+
+@torch.no_grad()
+def test_keys_of_padded_tokens_do_not_own_the_gradients_of_swin_v2() -> None:
+    name = "swinv2, windows of 3, padded"
+    model, images = small_model(name), images_of(name, 8)
+    method = METHODS.get("ptq4vit").create(
+        METHODS.get("ptq4vit").quick
+    )  # weighs errors by gradients
+    quantized = method.quantize(model, method.bit_table(BitWidth(8, 8)), Calibration([images]))
+    assert (quantized(images) - model(images)).square().mean() < 0.03 * model(images).var()
