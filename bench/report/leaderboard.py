@@ -136,39 +136,52 @@ def make_leaderboard(folder: Path) -> Leaderboard:
     """
     folder = Path(folder)
     store = Store(folder)
+    records, findings = judged(store)
+    found = factorials(records, store.outcomes)
+    evidence = evidence_of(store)
+    ranked = tables(records, evidence)
+    files = {
+        MARKDOWN: render(records, ranked, findings, found),
+        CSV: to_csv(records),
+        PAGE: render_page(records, ranked, findings, found),
+    }
+    if found:
+        files[EFFECTS] = effects_csv(found)
+    return Leaderboard(
+        folder, files, tuple(findings), tuple(records), tuple(ranked), tuple(found), evidence
+    )
+
+
+def evidence_of(store: Store) -> Loader:
+    """Return what gives the evidence that lies beside a record of ``store``."""
+    return lambda record: Evidence(store.outcomes(record), store.replicates(record))
+
+
+def judged(store: Store) -> tuple[list[Record], list[str]]:
+    """Return the records of a folder, and what is wrong with them, a sentence each.
+
+    Those that are not borne out are without figures.
+
+    Raises:
+        BenchError: there is no such folder.
+    """
     records = store.records()
-    if not folder.is_dir():
-        raise BenchError(f"there is no folder {folder}")
+    if not store.root.is_dir():
+        raise BenchError(f"there is no folder {store.root}")
     findings = [f"damaged, counts as missing: {error}" for _, error in store.damaged]
     if not records and not findings:
         findings.append("no records (looked for runs/<task>/<model>/<run id>.json)")
     findings += [
         f"other numbers under the same run id: {path}" for path in sorted(store.conflicts())
     ]
-    judged = []
+    found = []
     for record in records:
         wrong = flaw(record, store) if record.ok else None
         if wrong is not None:
             findings.append(f"not ranked: {store.path(record)}: {wrong}")
             record = unproven(record, wrong)
-        judged.append(record)
-    findings = [text.replace(f"{folder}{os.sep}", "") for text in findings]
-    found = factorials(judged, store.outcomes)
-
-    def evidence(record: Record) -> Evidence:
-        return Evidence(store.outcomes(record), store.replicates(record))
-
-    ranked = tables(judged, evidence)
-    files = {
-        MARKDOWN: render(judged, ranked, findings, found),
-        CSV: to_csv(judged),
-        PAGE: render_page(judged, ranked, findings, found),
-    }
-    if found:
-        files[EFFECTS] = effects_csv(found)
-    return Leaderboard(
-        folder, files, tuple(findings), tuple(judged), tuple(ranked), tuple(found), evidence
-    )
+        found.append(record)
+    return found, [text.replace(f"{store.root}{os.sep}", "") for text in findings]
 
 
 def unproven(record: Record, why: str) -> Record:

@@ -50,6 +50,7 @@ sys.exit(f"{status} {heavy}" if status or heavy else 0)
         "list models",
         f"show {RUN}",
         f"compare {RUN} {OTHER}",
+        "recommend --model vit_mini",
         "leaderboard --check",
         "run bundled --output results --dry-run",
     ],
