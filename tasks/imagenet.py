@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,21 +15,13 @@ from vit_ptq_bench.tasks.api.network import Network
 from vit_ptq_bench.tasks.api.registry import register_task
 from vit_ptq_bench.tasks.api.selection import drawn, subset
 from vit_ptq_bench.tasks.api.task import Evaluation, EvaluationProgress, ImageForm, LoadedModel
-from vit_ptq_bench.tasks.classification.contents import Contents, contents_id, names_id
+from vit_ptq_bench.tasks.classification.contents import Contents, contents_id
 from vit_ptq_bench.tasks.classification.image_folder import FolderCalibration
-from vit_ptq_bench.tasks.classification.image_listing import (
-    Listing,
-    Sample,
-    list_classes,
-    told,
-    validation_folder,
-)
-from vit_ptq_bench.tasks.classification.labelled_images import (
-    LabelledImages,
-    from_file,
-    from_folders,
-)
+from vit_ptq_bench.tasks.classification.image_listing import Sample, in_stored_order
+from vit_ptq_bench.tasks.classification.labelled_images import LabelledImages
+from vit_ptq_bench.tasks.classification.sources import Source, Training, source_of
 from vit_ptq_bench.tasks.errors import TaskError
+from vit_ptq_bench.tasks.storage.contents import Stored
 
 if TYPE_CHECKING:
     import torch
@@ -79,10 +70,10 @@ class ImageNet(FolderCalibration):
     """Classify the ImageNet-1k validation images with a timm model.
 
     ``data_dir`` holds ``train/<class>/<image>`` and ``val/<class>/<image>``, or flat images in ``val``
-    with ``val_labels``. Preprocessing is timm's own for each model. Calibration images come from the
-    training folder, drawn by seed, with the evaluation's transform. Any timm name works; a name of a
-    pretrained tag downloads its weights unless ``checkpoint`` gives a file. With ``holdout`` half of the
-    training images, always the same, are judged on instead, and calibration draws from the other half.
+    with ``val_labels``, or parquet shards. Preprocessing is timm's own for each model. Calibration images
+    come from the training images, drawn by seed, with the evaluation's transform. Any timm name works; a
+    name of a pretrained tag downloads its weights unless ``checkpoint`` gives a file. With ``holdout`` half
+    of the training images, always the same, are judged on instead, and calibration draws from the other half.
     Labels are WordNet ids of ImageNet-1k, indices, names of ``class_map``, or the names of the class
     folders in sorted order; see docs/data.md.
     """
@@ -118,7 +109,7 @@ class ImageNet(FolderCalibration):
         judged = self._chosen
         contents = self._contents.of([path for path, _ in judged])
         labels = [label for _, label in judged]
-        names = names_id(self._train.images, self._train.folder) if self._train else ""
+        names = self._train.identity if self._train else ""
         holdout = ":holdout" if self.options.holdout else ""
         return contents_id(contents, labels, names) + holdout
 
@@ -132,7 +123,7 @@ class ImageNet(FolderCalibration):
         """Return how the labels were read, and what was left out."""
         if self._train is None or self.options.holdout:
             return self._judged.notes
-        return (*self._judged.notes, *told(self._train.losses(), self.options.incomplete))
+        return (*self._judged.notes, *self._train.notes)
 
     def load_model(self, model: str) -> LoadedModel:
         """Build a timm model with its pretrained weights or those of the checkpoint."""
@@ -177,7 +168,7 @@ class ImageNet(FolderCalibration):
         return self.read_images(loaded, paths, self._contents.of(paths))
 
     def read_images(
-        self, loaded: LoadedModel, paths: Sequence[Path], contents: Sequence[str]
+        self, loaded: LoadedModel, paths: Sequence[Stored], contents: Sequence[str]
     ) -> list[Tensor]:
         """Read images with the transform of the evaluation."""
         samples = [(path, 0) for path in paths]
@@ -241,26 +232,18 @@ class ImageNet(FolderCalibration):
         return Contents()
 
     @cached_property
-    def _train(self) -> Listing | None:
-        """The training images; None: there is no folder of them."""
-        folder = self.require_root() / "train"
-        if not folder.is_dir():
-            return None
-        listing = list_classes(folder)
-        told(listing.losses(), self.options.incomplete)
-        return listing
+    def _source(self) -> Source:
+        return source_of(self.require_root(), self.options)
+
+    @property
+    def _train(self) -> Training | None:
+        """The training images; None: there are none."""
+        return self._source.training
 
     @cached_property
     def _judged(self) -> LabelledImages:
         """Images that could be judged on, before half of them is held out and a limit drawn."""
-        map_file, incomplete = self.options.class_map, self.options.incomplete
-        if self.options.holdout:
-            return from_folders(self._require_train(), map_file, incomplete)
-        folder = validation_folder(self.require_root())
-        if self.options.val_labels is not None:
-            return from_file(folder, self.options.val_labels, map_file, incomplete)
-        trained = self._train.classes if self._train is not None else ()
-        return from_folders(list_classes(folder), map_file, incomplete, trained)
+        return self._require_train().labelled() if self.options.holdout else self._source.judged
 
     @cached_property
     def _chosen(self) -> list[Sample]:
@@ -268,25 +251,26 @@ class ImageNet(FolderCalibration):
         samples: Sequence[Sample] = self._judged.samples
         if self.options.holdout:
             samples = [samples[i] for i in _order(len(samples))[: len(samples) // 2]]
-        return [samples[i] for i in subset(len(samples), self.options.limit)]
+        chosen = [samples[i] for i in subset(len(samples), self.options.limit)]
+        return in_stored_order(chosen)
 
     @cached_property
-    def _pool(self) -> Sequence[Path]:
+    def _pool(self) -> Sequence[Stored]:
         """Images that calibration draws from."""
         images = self._require_train().images
         if not self.options.holdout:
             return images
         return [images[i] for i in _order(len(images))[len(images) // 2 :]]
 
-    def _drawn(self, n: int, seed: int) -> list[Path]:
+    def _drawn(self, n: int, seed: int) -> list[Stored]:
         pool = self._pool
-        return [pool[i] for i in drawn(len(pool), n, seed, self.require_root() / "train")]
+        return [pool[i] for i in drawn(len(pool), n, seed, self._source.training_place)]
 
-    def _require_train(self) -> Listing:
+    def _require_train(self) -> Training:
         if self._train is None:
             raise TaskError(
-                f"{self.require_root() / 'train'}: calibration needs training images there "
-                "(<class>/<image>.JPEG)"
+                f"{self._source.training_place}: calibration needs training images there "
+                f"({self._source.layout})"
             )
         return self._train
 

@@ -239,6 +239,7 @@ WITH_EXTRA = {
     ROOT / "bench" / "site": "docs",
     ROOT / "bench" / "execution" / "executors": "slurm",
     ROOT / "methods" / "quantization" / "deployment": "onnx",
+    ROOT / "tasks" / "classification" / "shards": "parquet",
 }
 """Folders that import what an extra brings, and is asked for where it is used."""
 

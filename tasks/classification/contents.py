@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vit_ptq_bench.tasks import storage
+from vit_ptq_bench.tasks.storage.contents import Stored
 
 PART = 1024
 """Files between two looks at the clock."""
@@ -24,10 +25,10 @@ class Contents:
     """SHA-256 of files, each as it was when it was first asked for: what was planned is what is read."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, str] = {}
+        self._known: dict[Stored, str] = {}
 
-    def of(self, paths: Sequence[Path]) -> list[str]:
-        """Return the hash of each file; files that nobody has hashed before are read.
+    def of(self, paths: Sequence[Stored]) -> list[str]:
+        """Return the hash of each image; those that nobody has hashed before are read.
 
         Raises:
             TaskError: a file is gone or cannot be read.
@@ -41,11 +42,16 @@ class Contents:
                 next_word += 6 * PATIENCE_SECONDS
                 _LOGGER.warning(
                     "reading the images in %s to know their content, once: %d of %d",
-                    part[0].parent.parent,
+                    _folder(part[0]),
                     start + len(part),
                     len(due),
                 )
         return [self._known[path] for path in paths]
+
+
+def _folder(image: Stored) -> Path:
+    """Where an image lies, for people: class folders are too many to be named."""
+    return image.parent.parent if isinstance(image, Path) else image.file.parent
 
 
 def contents_id(contents: Sequence[str], labels: Sequence[int] = (), names: str = "") -> str:

@@ -6,7 +6,6 @@ import io
 import struct
 import warnings
 import zlib
-from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
@@ -36,11 +35,11 @@ MOST_LENGTHENED = 500
 """Largest ratio of the sides: the shorter one is resized to some hundred pixels, the longer one with it."""
 
 
-def decoded(path: Path, content: bytes) -> Image.Image:
+def decoded(path: object, content: bytes) -> Image.Image:
     """Return an image in RGB as timm reads it: the first frame, not turned, whatever the suffix says.
 
     Args:
-        path: the file, for errors.
+        path: the file, or the piece of a file, for errors.
         content: its bytes.
 
     Raises:
@@ -70,7 +69,7 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _require_usual(path: Path, image: Image.Image) -> None:
+def _require_usual(path: object, image: Image.Image) -> None:
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         raise TaskError(
             f"{path}: pixels of more than 8 bits (mode {image.mode}), which would be clipped; convert the "

@@ -19,7 +19,7 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
     Args:
         samples: images and labels.
         transform: from a PIL image in RGB to float32 [3, H, W].
-        contents: SHA-256 of each file, as planned; None: of the files as they are now.
+        contents: SHA-256 of each image, as planned; None: of the images as they are now.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vit_ptq_bench.tasks.errors import TaskError
+from vit_ptq_bench.tasks.storage.contents import Stored
 
 EXTENSIONS = {
     *(".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif"),
@@ -32,8 +33,22 @@ DEEP = "a folder too deep"
 BESIDE = "beside the class folders"
 IRREGULAR = "no regular files"
 
-Sample = tuple[Path, int]
+Sample = tuple[Stored, int]
 """An image and its class index."""
+
+
+def in_stored_order(samples: Sequence[Sample]) -> list[Sample]:
+    """Return samples as they lie in files, where several do: to find a row, those before it are read.
+
+    Images with a file each keep their order, which is that of their paths.
+    """
+    return sorted(samples, key=_stored) if samples and _stored(samples[0]) else list(samples)
+
+
+def _stored(sample: Sample) -> tuple[Path, int] | tuple[()]:
+    """Where a sample lies in a file with others; nothing for a file of its own."""
+    image, _ = sample
+    return () if isinstance(image, Path) else (image.file, image.number)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Images with their labels: from class folders, or from a flat folder and a ground-truth file."""
+"""Images with their labels: from class folders, a flat folder and a ground-truth file, or numbers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from vit_ptq_bench.tasks.classification.label_sets import (
     read_class_map,
     read_labels,
 )
+from vit_ptq_bench.tasks.classification.named_labels import numbered_labels
 from vit_ptq_bench.tasks.errors import TaskError
+from vit_ptq_bench.tasks.storage.contents import Stored
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class LabelledImages:
     """Images to judge.
 
     Attributes:
-        samples: images and class indices, sorted by path.
+        samples: images and class indices, in the order in which draws count them.
         labels: what the labels say.
         notes: how they were read, a sentence each.
     """
@@ -127,6 +129,30 @@ def from_file(
     note = f"{len(truth.samples)} images in {folder.name}: {truth.note}"
     notes = (note, *told([listing.losses()[0], *truth.losses], incomplete))
     return LabelledImages(truth.samples, truth.labels, notes)
+
+
+def from_numbers(
+    images: Sequence[Stored],
+    numbers: Sequence[int],
+    classes: Sequence[str] | None,
+    what: str,
+    class_map: Path | None = None,
+) -> LabelledImages:
+    """Return the images of a data set that labels them by numbers, see `numbered_labels`.
+
+    Args:
+        images: in the order in which draws count them.
+        numbers: of each, its label.
+        classes: their names; None: not known.
+        what: the part of the data set, for people.
+        class_map: the user's class names.
+
+    Raises:
+        TaskError: a number that is no label.
+    """
+    labels = numbered_labels(numbers, classes, lambda i: str(images[i]), _read(class_map))
+    note = f"{len(images)} images in {what}: {labels.form}"
+    return LabelledImages(tuple(zip(images, labels.indices, strict=True)), labels, (note,))
 
 
 def _read(class_map: Path | None) -> Mapping[str, int] | None:

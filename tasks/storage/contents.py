@@ -1,4 +1,4 @@
-"""Contents of files: hashes over their bytes, kept between processes, and held against what is read later.
+"""Contents of files and of pieces of files: hashes, kept between processes, held against what is read later.
 
 A hash is computed once for a path, size and times of last change; images of a large data set are hashed when
 they are first met, and from then on only asked for their times.
@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 from vit_ptq_bench.tasks.errors import TaskError
 from vit_ptq_bench.tasks.storage.kept import private_folder
@@ -33,8 +34,31 @@ _TABLE = (
 )
 
 
-def content_ids(paths: Sequence[Path]) -> list[str]:
-    """Return the SHA-256 (64 hexadecimal digits) of the bytes of each file.
+class FilePart(Protocol):
+    """A piece of a file that holds many, like a row of a table; as text it names file and piece."""
+
+    @property
+    def file(self) -> Path:
+        """The file, or folder, whose size and times change where the piece does."""
+
+    @property
+    def number(self) -> int:
+        """Of the piece among those of the file, from 0."""
+
+    def read(self) -> bytes:
+        """Return the bytes of the piece.
+
+        Raises:
+            TaskError: they cannot be read.
+        """
+
+
+Stored = Path | FilePart
+"""What holds the bytes of one image: a file, or a piece of one."""
+
+
+def content_ids(paths: Sequence[Stored]) -> list[str]:
+    """Return the SHA-256 (64 hexadecimal digits) of the bytes of each file, or piece of a file.
 
     Raises:
         TaskError: a file is gone or cannot be read.
@@ -45,16 +69,13 @@ def content_ids(paths: Sequence[Path]) -> list[str]:
     return ids
 
 
-def read_content(path: Path, digest: str | None) -> bytes:
-    """Return the bytes of a file whose content is known; ``digest`` None: whatever it is now.
+def read_content(path: Stored, digest: str | None) -> bytes:
+    """Return the bytes of a file, or piece of one, whose content is known; ``digest`` None: as it is now.
 
     Raises:
         TaskError: it cannot be read, or holds other bytes than those that ``digest`` was made from.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    content = _bytes_of(path)
     if digest is not None and hashlib.sha256(content).hexdigest() != digest:
         raise TaskError(
             f"{path} was changed while the sweep ran: its bytes are not those that the run is about; "
@@ -63,10 +84,28 @@ def read_content(path: Path, digest: str | None) -> bytes:
     return content
 
 
-def _batch_ids(paths: Sequence[Path]) -> list[str]:
-    states = [_state(path) for path in paths]
-    # Bytes of another encoding in a name are no text that a database takes.
-    names = [str(path.absolute()).encode("utf-8", "backslashreplace").decode() for path in paths]
+def _bytes_of(path: Stored) -> bytes:
+    if not isinstance(path, Path):
+        return path.read()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _name(path: Stored) -> str:
+    """What hashes are kept under; bytes of another encoding in a name are no text that a database takes."""
+    whole = str(_file(path).absolute()) + ("" if isinstance(path, Path) else f"#{path.number}")
+    return whole.encode("utf-8", "backslashreplace").decode()
+
+
+def _file(path: Stored) -> Path:
+    return path if isinstance(path, Path) else path.file
+
+
+def _batch_ids(paths: Sequence[Stored]) -> list[str]:
+    states = [_state(_file(path)) for path in paths]
+    names = [_name(path) for path in paths]
     with _database() as database:
         known = _known(database, names, states)
         missing = [i for i, name in enumerate(names) if name not in known]
@@ -74,12 +113,14 @@ def _batch_ids(paths: Sequence[Path]) -> list[str]:
             digests = pool.map(_hash, (paths[i] for i in missing))
             fresh = {names[i]: digest for i, digest in zip(missing, digests, strict=True)}
         # A file that changes while it is hashed keeps its older state here, and is hashed again next time.
-        settled = [i for i in missing if _is_settled(paths[i])]
+        settled = [i for i in missing if _is_settled(_file(paths[i]))]
         _keep(database, [(names[i], states[i], fresh[names[i]]) for i in settled])
     return [known.get(name) or fresh[name] for name in names]
 
 
-def _hash(path: Path) -> str:
+def _hash(path: Stored) -> str:
+    if not isinstance(path, Path):
+        return hashlib.sha256(path.read()).hexdigest()
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
