@@ -243,7 +243,9 @@ class ImageNet(FolderCalibration):
     @cached_property
     def _judged(self) -> LabelledImages:
         """Images that could be judged on, before half of them is held out and a limit drawn."""
-        return self._require_train().labelled() if self.options.holdout else self._source.judged
+        holdout, number = self.options.holdout, self.options.num_classes
+        found = self._require_train().labelled() if holdout else self._source.judged
+        return found.of_classes(number)
 
     @cached_property
     def _chosen(self) -> list[Sample]:

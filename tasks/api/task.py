@@ -42,6 +42,7 @@ class TaskOptions:
         class_map: class names of the labels, one a line, in the order of the model's outputs.
         calibration_dir: folder of the images that calibration draws where a suite calibrates on a ``folder``.
         incomplete: go on where more than a few images or labels have to be left out.
+        num_classes: outputs that models have, where labels do not tell; None: nobody says it.
         checkpoints: of single models, by their names, in the place of ``checkpoint``; a suite says them.
         model_args: arguments with which single models are built, by their names; a suite says them.
     """
@@ -112,6 +113,15 @@ class TaskOptions:
         metadata={
             "help": "go on where more than a few images or labels have to be left out",
             "metavar": None,
+        },
+    )
+    num_classes: int | None = field(
+        default=None,
+        metadata={
+            "help": "outputs of the models, where the labels are indices and do not tell how many there are",
+            "metavar": "N",
+            "at_least": 1,
+            "at_most": 10**6,
         },
     )
     checkpoints: Mapping[str, Path] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vit_ptq_bench.tasks.classification.image_listing import (
@@ -42,6 +42,30 @@ class LabelledImages:
     labels: Labels
     notes: tuple[str, ...]
 
+    def of_classes(self, number: int | None) -> LabelledImages:
+        """Return the images with the number of classes that the user gives; None: as they are.
+
+        Raises:
+            TaskError: the labels say that there are more, or fewer.
+        """
+        if number is None or number == self.labels.classes:
+            return self
+        if self.labels.classes is not None:
+            raise TaskError(
+                f"{self.notes[0]}: the labels are of {self.labels.classes} classes, but --num-classes is "
+                f"{number}; leave --num-classes out"
+            )
+        largest = max(self.labels.indices)
+        if largest >= number:
+            raise TaskError(
+                f"{self.notes[0]}: label {largest}, but --num-classes is {number}: labels are 0 to "
+                f"{number - 1}"
+            )
+        note = f"{self.notes[0]} of {number} classes, as --num-classes says"
+        return replace(
+            self, labels=replace(self.labels, classes=number), notes=(note, *self.notes[1:])
+        )
+
     def require_outputs(self, outputs: int, model: str) -> None:
         """Refuse a model that has other classes than the labels.
 
@@ -78,7 +102,8 @@ class LabelledImages:
         if without_gap and 1 < len(distinct) < min(outputs, len(self.labels.indices)):
             raise TaskError(
                 f"{self.notes[0]}: labels 0 to {distinct[-1]}, as of {len(distinct)} classes, but {model} "
-                f"has {outputs} outputs; if the labels are outputs of this model, name those with --class-map"
+                f"has {outputs} outputs; if the labels are outputs of this model, give its number of outputs "
+                "with --num-classes, or name them with --class-map"
             )
 
 

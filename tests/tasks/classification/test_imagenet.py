@@ -318,6 +318,52 @@ def test_a_model_of_other_classes_is_built_as_the_class_map_says(tree, tmp_path)
     ]
 
 
+@pytest.fixture
+def flat(tmp_path):
+    """Four flat images of classes 0 to 2, as indices in a file, and weights of a model of five classes."""
+    for i in range(4):
+        _image(tmp_path / "flat" / "val" / f"v{i}.JPEG", i)
+    (tmp_path / "labels.txt").write_text("0\n1\n2\n2\n")
+    save_file(timm.create_model(MODEL, num_classes=5).state_dict(), tmp_path / "five.safetensors")
+    return {"data_dir": tmp_path / "flat", "val_labels": tmp_path / "labels.txt"}
+
+
+def test_indices_and_weights_of_a_number_of_classes_that_is_given(flat, tmp_path):
+    own = {**flat, "checkpoint": tmp_path / "five.safetensors"}
+    with pytest.raises(TaskError, match="does not fit"):
+        _task(**own).load_model(MODEL)
+    task = _task(**own, num_classes=5)
+    loaded = task.load_model(MODEL)
+    assert loaded.module.num_classes == 5
+    assert task.evaluate(loaded.module, loaded, CPU).n == 4
+    assert task.data_id() == _task(**own).data_id()
+    assert "indices from 0 of 5 classes, as --num-classes says" in task.data_notes()[0]
+    with pytest.raises(
+        TaskError, match="does not fit.*with 6 outputs instead of 1000.*--num-classes"
+    ):
+        _task(**own, num_classes=6).load_model(MODEL)
+
+
+def test_the_number_of_classes_tells_that_few_indices_are_of_a_large_model(flat, checkpoint):
+    own = {**flat, "checkpoint": checkpoint}
+    with pytest.raises(TaskError, match="as of 3 classes, but .* 1000 outputs.*--num-classes"):
+        _task(**own).load_model(MODEL)
+    assert _task(**own, num_classes=1000).load_model(MODEL).module.num_classes == 1000
+
+
+def test_a_number_of_classes_that_labels_contradict_is_refused(tree, flat, checkpoint):
+    with pytest.raises(TaskError, match="of 1000 classes, but --num-classes is 10; leave"):
+        _task(data_dir=tree, num_classes=10).data_id()
+    assert _task(data_dir=tree, num_classes=1000).data_id() == _task(data_dir=tree).data_id()
+    with pytest.raises(TaskError, match="label 2, but --num-classes is 2: labels are 0 to 1"):
+        _task(**flat, num_classes=2).data_id()
+    other = timm.create_model(MODEL, num_classes=7)
+    with pytest.raises(
+        TaskError, match="--num-classes says: the labels are of 5 classes, but .* 7"
+    ):
+        _task(**flat, num_classes=5).evaluate(other, LoadedModel(MODEL, other), CPU)
+
+
 def test_hashing_for_long_is_said_and_done_once(tree, monkeypatch, caplog):
     monkeypatch.setattr("vit_ptq_bench.tasks.classification.contents.PATIENCE_SECONDS", 0.0)
     contents = Contents()
