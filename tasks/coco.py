@@ -12,7 +12,13 @@ from vit_ptq_bench.tasks.api.task import LoadedModel
 from vit_ptq_bench.tasks.detection.data import CocoFiles, read_coco
 from vit_ptq_bench.tasks.detection.pictures import images_in
 from vit_ptq_bench.tasks.detection.task import DetectionTask
-from vit_ptq_bench.tasks.detection.zoo import BUNDLED, COCO_MODELS, config_id, is_config_file
+from vit_ptq_bench.tasks.detection.zoo import (
+    BUNDLED,
+    BUNDLED_SCALE,
+    COCO_MODELS,
+    config_id,
+    is_config_file,
+)
 from vit_ptq_bench.tasks.errors import TaskError
 
 LAYOUTS = (("val2017", "train2017", "instances_val2017.json"), ("val", "train", "val.json"))
@@ -30,7 +36,8 @@ class Coco(DetectionTask):
     ``train/`` and ``annotations/val.json``); ``val_labels`` is another annotation file. Models are Mask R-CNN
     and Cascade Mask R-CNN with Swin-T and Swin-S, the bundled architectures, or the path of an mmdet config
     file, always with the weights of ``checkpoint``. Preprocessing is mmdet's, at the size that the config's
-    test pipeline names. Calibration images come from the training folder, drawn by seed.
+    test pipeline names; for the bundled architectures that is the size of their scenes, 160 x 160.
+    Calibration images come from the training folder, drawn by seed.
     """
 
     name = "coco"
@@ -49,7 +56,10 @@ class Coco(DetectionTask):
         return is_config_file(model)
 
     def weights_id(self, model: str) -> str:
-        """Return the checkpoint's hash, with those of a config file of the user's own and its bases."""
+        """Return the checkpoint's hash, with those of a config file of the user's own and its bases.
+
+        With a bundled architecture the size of its images is told: it was another one once.
+        """
         return _with_config(storage.file_id(self._checkpoint(model)), model)
 
     def data_id(self) -> str:
@@ -67,7 +77,8 @@ class Coco(DetectionTask):
         """Build a detector with the weights of the checkpoint."""
         module, weights = self.build(model, self._checkpoint(model))
         identity = _with_config(weights.identity, model)
-        return LoadedModel(model, module, weights=identity, notes=weights.notes)
+        notes = (*weights.notes, *self._size_notes(model))
+        return LoadedModel(model, module, weights=identity, notes=notes)
 
     def files(self) -> CocoFiles:
         """Return the evaluation images."""
@@ -82,7 +93,23 @@ class Coco(DetectionTask):
 
     def scale(self, config: Any) -> tuple[int, int]:
         """Return the size in the config's test pipeline; 1333 x 800 if it has none."""
-        return detection.test_scale(config) or SCALE
+        named = detection.test_scale(config)
+        self._size_is_named = named is not None
+        return named or SCALE
+
+    def _size_notes(self, model: str) -> tuple[str, ...]:
+        """A sentence where the size of images is not what the user's own config says."""
+        if model in BUNDLED:
+            long, short = BUNDLED_SCALE
+            return (
+                f"images are resized to {long} x {short} at most, the size of the architecture {model}; for "
+                "another one give a config file as the model",
+            )
+        if is_config_file(model) and not self._size_is_named:
+            return (
+                f"images are resized to {SCALE[0]} x {SCALE[1]} at most: {model} names no size",
+            )
+        return ()
 
     @cached_property
     def _files(self) -> CocoFiles:
@@ -113,4 +140,6 @@ class Coco(DetectionTask):
 
 def _with_config(weights: str, model: str) -> str:
     """The identity of weights that a config file of the user's own makes a detector of."""
+    if model in BUNDLED:
+        return f"{weights} at {BUNDLED_SCALE[0]}x{BUNDLED_SCALE[1]}"
     return f"{weights} {config_id(model)}" if is_config_file(model) else weights

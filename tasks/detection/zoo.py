@@ -14,6 +14,9 @@ CONFIGS = Path(__file__).parent / "configs"
 
 BUNDLED = ("mask_rcnn_swin_mini", "cascade_mask_rcnn_swin_mini")
 
+BUNDLED_SCALE = (160, 160)
+"""Long and short side at most of their images, as their configs say, which are not read to tell it."""
+
 COCO_MODELS = {
     "mask_rcnn_swin_t": "mmdet:swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py",
     "mask_rcnn_swin_s": "mmdet:swin/mask-rcnn_swin-s-p4-w7_fpn_amp-ms-crop-3x_coco.py",

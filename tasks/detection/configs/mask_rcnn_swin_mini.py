@@ -31,3 +31,5 @@ model = dict(
     ),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=30)),
 )
+
+test_pipeline = [dict(type="Resize", scale=(160, 160), keep_ratio=True)]

@@ -19,7 +19,7 @@ from vit_ptq_bench.tasks.detection.digits import source_pools
 from vit_ptq_bench.tasks.detection.models import build_detector, read_config
 from vit_ptq_bench.tasks.detection.scene_rendering import write_scenes
 from vit_ptq_bench.tasks.detection.unpickle import convert_checkpoint
-from vit_ptq_bench.tasks.detection.zoo import config_path
+from vit_ptq_bench.tasks.detection.zoo import BUNDLED, BUNDLED_SCALE, config_path
 from vit_ptq_bench.tasks.errors import TaskError
 from vit_ptq_bench.tasks.storage.checkpoints import read_state_dict
 
@@ -48,6 +48,14 @@ def original(tmp_path_factory):
 @pytest.fixture
 def root(original, tmp_path):
     return shutil.copytree(original, tmp_path / "data")
+
+
+def _own(folder, scale):
+    """A config file of one's own with a size; None: without one."""
+    path = folder / "own.py"
+    steps = [] if scale is None else [{"type": "Resize", "scale": scale, "keep_ratio": True}]
+    path.write_text(f"_base_ = {str(config_path(MODEL))!r}\ntest_pipeline = {steps!r}\n")
+    return str(path)
 
 
 def _task(root, weights, **options):
@@ -86,12 +94,12 @@ def test_images_without_objects_count_and_limit_takes_a_seeded_subset(root, weig
         _task(root, weights, limit=1).data_id()
 
 
-def test_calibration_images_are_drawn_by_seed_and_keep_their_aspect_ratio(root, weights):
+def test_calibration_images_are_drawn_by_seed_and_keep_their_aspect_ratio(root, weights, tmp_path):
     wide = Image.new("RGB", (300, 100), (200, 30, 30))
     for path in sorted((root / "train").glob("*.png"))[:4]:
         wide.save(path)
     task = _task(root, weights)
-    loaded = task.load_model(MODEL)
+    loaded = task.load_model(_own(tmp_path, (1333, 800)))
     batches = task.calibration_batches(loaded, 8, 0)
     assert torch.cat(batches).shape == (8, 3, 800, 1344)
     again = task.calibration_batches(loaded, 8, 0)
@@ -210,6 +218,32 @@ def test_a_config_file_of_the_users_own_builds_with_its_size(root, weights, tmp_
     loaded = task.load_model(str(path))
     assert task.calibration_batches(loaded, 1, 0)[0].shape == (1, 3, 320, 320)
     assert task.knows_model(str(path)) and not task.knows_model("own.py.missing")
+
+
+@pytest.mark.parametrize("model", BUNDLED)
+def test_a_bundled_architecture_takes_images_of_its_own_size(root, model, tmp_path):
+    path = tmp_path / "detector.safetensors"
+    save_file(build_detector(read_config(config_path(model))).state_dict(), path)
+    for image in sorted((root / "train").glob("*.png"))[:4]:
+        Image.new("RGB", (640, 480), (200, 30, 30)).save(image)
+    task = _task(root, path)
+    loaded = task.load_model(model)
+    assert torch.cat(task.calibration_batches(loaded, 8, 0)).shape == (8, 3, 160, 160)
+    assert task.scale(read_config(config_path(model))) == BUNDLED_SCALE
+    assert loaded.weights == task.weights_id(model) and loaded.weights.endswith(" at 160x160")
+    assert loaded.notes[-1].startswith(
+        "images are resized to 160 x 160 at most, the size of the architec"
+    )
+
+
+def test_a_size_that_no_config_names_is_told(root, weights, tmp_path):
+    task = _task(root, weights)
+    loaded = task.load_model(_own(tmp_path, None))
+    assert task.calibration_batches(loaded, 1, 0)[0].shape == (1, 3, 800, 800)
+    assert (
+        "resized to 1333 x 800 at most" in loaded.notes[-1] and "names no size" in loaded.notes[-1]
+    )
+    assert task.load_model(_own(tmp_path, (320, 320))).notes == ()
 
 
 def test_holding_out_is_refused_where_there_is_nothing_to_hold_out(root, weights):
