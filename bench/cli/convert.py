@@ -21,7 +21,10 @@ def add(verbs: Any) -> None:
     parser.set_defaults(function=run)
     parser.add_argument("kind", choices=("checkpoint", "voc", "yolo", "halves"))
     parser.add_argument(
-        "source", metavar="IN", type=Path, help="checkpoint file, or data set folder"
+        "source",
+        metavar="IN",
+        type=Path,
+        help="checkpoint file, or data set folder (yolo: or its YAML file)",
     )
     parser.add_argument(
         "out", metavar="OUT", type=Path, help="safetensors file, or folder for the task"

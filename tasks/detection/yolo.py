@@ -50,13 +50,19 @@ def convert_yolo(source: Path, out: Path) -> list[Part]:
     """Convert images and labels; classes keep the order and the names that the source gives them.
 
     Names stand in ``data.yaml`` (or the only YAML file), else in ``classes.txt``. Images lie where the YAML
-    file says (``train``, ``val``), or in ``images/train`` or ``train/images``; of an image in a folder
-    ``images`` the labels lie in ``labels`` beside it, else beside the image.
+    file says (``train``, ``val``: folders, lists of images, or several of either), or in ``images/train`` or
+    ``train/images``; of an image in a folder ``images`` the labels lie in ``labels`` beside it, else beside
+    the image. Paths are relative to ``path`` in the YAML file, which is relative to that file's folder.
+
+    Args:
+        source: folder of the data set, or its YAML file.
+        out: folder to make.
 
     Raises:
         TaskError: a file is missing or not in YOLO's form; it is named, with the line.
     """
-    settings_file = _settings_file(source)
+    settings_file = source if _is_yaml(source) else _settings_file(source)
+    source = source.parent if _is_yaml(source) else source
     settings = _settings(settings_file) if settings_file else {}
     classes = _classes(source, settings_file, settings)
     parts = {}
@@ -67,6 +73,10 @@ def convert_yolo(source: Path, out: Path) -> list[Part]:
     return write_parts(parts, classes, out)
 
 
+def _is_yaml(path: Path) -> bool:
+    return path.suffix.lower() in (".yaml", ".yml") and path.is_file()
+
+
 def _settings_file(source: Path) -> Path | None:
     if not source.is_dir():
         raise TaskError(f"{source}: no such data set folder")
@@ -75,7 +85,9 @@ def _settings_file(source: Path) -> Path | None:
     found = sorted([*source.glob("*.yaml"), *source.glob("*.yml")])
     if len(found) > 1:
         names = ", ".join(path.name for path in found[:3])
-        raise TaskError(f"{source}: which of {names} describes the data? call it data.yaml")
+        raise TaskError(
+            f"{source}: which of {names} describes the data? give that file in the place of the folder"
+        )
     return found[0] if found else None
 
 
@@ -146,7 +158,8 @@ def _images(source: Path, part: str, settings: dict[str, Any]) -> list[Path]:
         places = [folder for folder in folders if folder.is_dir()][:1]
         if not places:
             raise TaskError(f"{folders[0]}: no such folder of images, nor {folders[len(names)]}")
-    found = [image for place in places for image in _images_at(place)]
+    roots = _roots(source, settings)
+    found = [image for place in places for image in _images_at(place, roots)]
     if not found:
         raise TaskError(f"{places[0]}: holds no images ({', '.join(SUFFIXES)})")
     return sorted(set(found))
@@ -158,8 +171,7 @@ def _places(source: Path, settings: dict[str, Any], part: str) -> list[Path]:
     said = said if isinstance(said, list) else [said]
     if not all(isinstance(text, str) and "\0" not in text for text in said):
         raise TaskError(f"{source}: '{part}' in the YAML file must be a path or a list of paths")
-    root = settings.get("path")
-    roots = [source / root, source] if isinstance(root, str) and "\0" not in root else [source]
+    roots = _roots(source, settings)
     found = []
     for text in said:
         # Roboflow writes ../train/images for what lies beside the file.
@@ -171,17 +183,25 @@ def _places(source: Path, settings: dict[str, Any], part: str) -> list[Path]:
     return found
 
 
-def _images_at(place: Path) -> list[Path]:
+def _roots(source: Path, settings: dict[str, Any]) -> list[Path]:
+    """Folders that paths may be relative to: ``path`` of the YAML file, then the file's own."""
+    root = settings.get("path")
+    return [source / root, source] if isinstance(root, str) and "\0" not in root else [source]
+
+
+def _images_at(place: Path, roots: Sequence[Path]) -> list[Path]:
+    """The images below a folder, or of a list, whose lines are relative to its folder or to ``roots``."""
     if place.is_dir():
         found = (path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
         return [path for path in found if not path.name.startswith(".") and path.is_file()]
     paths = []
     for number, line in enumerate(lines_of(place), start=1):
         if line.strip():
-            path = place.parent / line.strip()
-            if not path.is_file():
+            tries = [root / line.strip() for root in (place.parent, *roots)]
+            there = [path for path in tries if path.is_file()]
+            if not there:
                 raise TaskError(f"{place}:{number}: no such image: {line.strip()!a}")
-            paths.append(path)
+            paths.append(there[0])
     return paths
 
 

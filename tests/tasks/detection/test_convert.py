@@ -135,6 +135,45 @@ def test_layouts_that_people_have(tmp_path, layout, val):
     ]
 
 
+UNUSED = ("person", "bicycle", "traffic light", "stop sign")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [f"[{', '.join(UNUSED)}]", "".join(f"\n  {i}: {name}" for i, name in enumerate(UNUSED))],
+    ids=["list", "mapping"],
+)
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("images/train", "images/val"),
+        ("[images/train, images/more]", "[images/val]"),
+        ("train.txt", "lists/val.txt"),
+        ("[train.txt, images/more]", "lists/val.txt"),
+    ],
+)
+def test_a_data_set_beside_its_yaml_file_keeps_names_that_no_image_shows(
+    tmp_path, names, train, val
+):
+    root, out = tmp_path / "datasets" / "signs", tmp_path / "out"
+    for place in ("train/1", "more/2", "val/3"):
+        _picture(root / "images" / f"{place}.jpg")
+        _text(root / "labels" / f"{place}.txt", "2 0.5 0.5 0.2 0.4\n")
+    _text(root / "train.txt", "./images/train/1.jpg\n")
+    _text(root / "lists" / "val.txt", "images/val/3.jpg\n")  # relative to `path`, not to the list
+    config = tmp_path / "configs" / "signs.yaml"
+    _text(config, f"path: ../datasets/signs\ntrain: {train}\nval: {val}\ntest:\nnames: {names}\n")
+    _text(tmp_path / "configs" / "other.yaml", "names: [a]\n")
+    with pytest.raises(TaskError, match="which of other.yaml, signs.yaml .* give that file"):
+        convert_yolo(config.parent, out)
+    parts = convert_yolo(config, out)
+    assert [part.images for part in parts] == [1 + ("more" in train), 1]
+    data = _val(out)
+    assert tuple(c["name"] for c in data["categories"]) == UNUSED
+    assert [entry["category_id"] for entry in data["annotations"]] == [3]
+    assert read_coco(out / "annotations" / "val.json", out / "val").classes == UNUSED
+
+
 def test_a_list_of_images_is_a_part(yolo, tmp_path):
     _picture(yolo / "images" / "val" / "b.jpg")
     _text(yolo / "val.txt", "./images/val/a.jpg\n")
