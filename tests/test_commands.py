@@ -34,7 +34,7 @@ from vit_ptq_bench.bench.cli import make_parser
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("bench", "tox", "pip", "python", "git")
 
-MADE = ("docs/start.md", "docs/extending.md")
+MADE = ("docs/start.md", "docs/extending.md", "docs/deployment.md")
 """Pages whose sweeps are made; those of all others are planned."""
 
 FEW = ("--limit", "60", "--calibration-images", "8")
@@ -196,6 +196,7 @@ def _bench(words: list[str], page: str, folder: Path, data: Path) -> list[str]:
         "/data/coco": data / "detection" / "data",
         "LABELS": data / "labels.txt",
         VIT_TINY: data / VIT_TINY,
+        "FILE": next(folder.glob("first/models/*/*/*.safetensors"), "FILE"),
         "IN": data / words[1],
         "OUT": folder / f"converted-{words[1]}",
     }

@@ -48,6 +48,7 @@ CONTENTS = {
         "detection",
         "diagnosis",
         "api",
+        "deployment",
         "scale",
         "reliability",
     ),
