@@ -18,13 +18,16 @@ from vit_ptq_bench.bench.deployment.runtimes import (
     Watched,
     milliseconds,
 )
-from vit_ptq_bench.bench.deployment.static import quantize_static
+from vit_ptq_bench.bench.deployment.static import PRODUCTS, quantize_static
 from vit_ptq_bench.tasks import Evaluation, LoadedModel
 
 MB = 10**6
 
 IN_DOUBLE = "simulated in float64"
 """The row that tells how many predictions depend on the rounding of the arithmetic around the quantizers."""
+
+STATIC = {"ONNX Runtime static W8A8": (), "the same, products only": PRODUCTS}
+"""Rows of ONNX Runtime's own quantization -> the operators that it quantizes, none: all."""
 
 ALLOWANCE = 2.0
 """Percent of the images by which a deployed file may differ more than the simulation in float64 does."""
@@ -126,12 +129,14 @@ class Comparison:
         """Full precision, and what the runtime makes of it by itself."""
         from vit_ptq_bench.methods.quantization.deployment.onnx_files import write_float_onnx
 
-        exact, static = folder / "full.onnx", folder / "static.onnx"
+        exact = folder / "full.onnx"
         write_float_onnx(full.module, self._subject.image, exact)
         self._judge(f"FP32 on {runtime}", OnnxRuntime(exact, self._threads), exact, own=False)
-        if calibration is not None:
-            quantize_static(exact, static, calibration)
-            title = "static W8A8 by ONNX Runtime"
+        if calibration is None:
+            return
+        for title, operators in STATIC.items():
+            static = folder / f"{len(self._rows)}.onnx"
+            quantize_static(exact, static, calibration, operators)
             self._judge(title, OnnxRuntime(static, self._threads), static, own=False)
 
     def _judge(self, title: str, module: nn.Module, file: Path | None, own: bool = True) -> None:

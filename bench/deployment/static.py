@@ -13,17 +13,22 @@ from torch import Tensor
 
 from vit_ptq_bench.bench.deployment.extras import brought
 
+PRODUCTS = ("MatMul", "Gemm", "Conv")
+"""What multiplies a weight or two activations."""
 
-def quantize_static(source: Path, out: Path, batches: Sequence[Tensor]) -> None:
+
+def quantize_static(
+    source: Path, out: Path, batches: Sequence[Tensor], operators: Sequence[str] = ()
+) -> None:
     """Quantize an ONNX file in full precision to 8 bits, as ONNX Runtime's documentation has it.
 
-    Weights per channel, activations per tensor with the extremes of the calibration images, both unsigned,
-    as operators around every node that has an integer form.
+    Weights per channel, activations per tensor with the extremes of the calibration images, both unsigned.
 
     Args:
         source: in full precision.
         out: the file to write.
         batches: calibration images, float32 [b, 3, H, W].
+        operators: that are quantized; none: all that have an integer form, which is its default.
 
     Raises:
         BenchError: onnxruntime is not installed.
@@ -41,6 +46,7 @@ def quantize_static(source: Path, out: Path, batches: Sequence[Tensor]) -> None:
                 _Images(batches),
                 quant_format=tools.QuantFormat.QDQ,
                 per_channel=True,
+                op_types_to_quantize=list(operators) or None,
                 activation_type=tools.QuantType.QUInt8,
                 weight_type=tools.QuantType.QUInt8,
             )

@@ -29,6 +29,7 @@ from vit_ptq_bench.bench.records.spec import ModelSpec, RunSpec
 from vit_ptq_bench.methods.quantization.allocation.sites import mean_bits, site_sizes
 from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, TensorSpec, equal_table
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.deployment.costs import costs_by_role
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.storage import file_sha256, save_quantized
 from vit_ptq_bench.tasks import Evaluation, LoadedModel, Task
@@ -64,6 +65,7 @@ class Made:
     size_mb: float | None = None
     stored_bits: dict[str, float] = field(default_factory=dict)
     found_bits: dict[str, int] | None = None
+    costs: dict[str, dict[str, int]] = field(default_factory=dict)
     model_sha256: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     outcomes: Outcomes | None = None
@@ -188,6 +190,7 @@ class _Execution:
         mixed = BitWidth.parse(self._spec.bits).mixed
         if self._spec.calibration.images:
             self.made.stored_bits = mean_bits(quantized, site_sizes(quantized, calibration))
+            self.made.costs = costs_by_role(quantized, calibration.whole()[:1])
         if mixed or self._method.chooses_bits():
             found = quantized.table.items()
             self.made.found_bits = {

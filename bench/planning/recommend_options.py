@@ -7,7 +7,7 @@ from typing import Literal
 
 from vit_ptq_bench.bench.planning.options import option
 
-By = Literal["size", "seconds"]
+By = Literal["size", "bit-operations", "seconds"]
 
 
 @dataclass(frozen=True)
@@ -33,5 +33,7 @@ class RecommendOptions:
     task: str = option("", "task, where records of several have the model", "TASK")
     protocol: str = option("", "rows of this protocol only (default: of any)", "PROTOCOL")
     by: By = option(
-        "size", "what shall be small: the saved model (default), or the time that calibration takes"
+        "size",
+        "what shall be small: the saved model (default), the bit operations of an image, or the time that "
+        "calibration takes",
     )

@@ -63,6 +63,8 @@ class Record:
         stored_bits: of weights and of activations, on average over values; see `mean_bits`.
         found_bits: entry of the bit table, of one operation -> bits that were chosen for it in the place of
             the spec's; None where nobody was to choose.
+        costs: of one image in integers, by role: products, bit operations, bytes; see `costs_by_role`. Empty
+            where it was not counted.
         environment: machine, software and settings.
         error: type, message and traceback (a list of lines) of a run that is not ok.
         outcomes_sha256: checksum of the per-image outcomes beside the record.
@@ -93,6 +95,7 @@ class Record:
     size_mb: float | None = None
     stored_bits: Mapping[str, float | None] = field(default_factory=dict)
     found_bits: Mapping[str, int] | None = None
+    costs: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     error: Mapping[str, Any] | None = None
     outcomes_sha256: str | None = None
@@ -116,6 +119,13 @@ class Record:
     def title(self) -> str:
         """Method and variant, like ``mgrq +obwr``."""
         return self.spec.title(self.variant)
+
+    @property
+    def bit_operations(self) -> int | None:
+        """Bit operations of one image, of all roles; None: they were not counted."""
+        if not self.costs:
+            return None
+        return sum(cost.get("bit_operations", 0) for cost in self.costs.values())
 
     @property
     def own_bits(self) -> dict[str, int]:

@@ -23,7 +23,7 @@ from vit_ptq_bench.bench.records.checks import (
     whole,
 )
 
-SCHEMA = 7
+SCHEMA = 8
 """Version of the layout; raise it when a key is added, renamed or changes its meaning."""
 
 STATUSES = ("ok", "failed", "oom", "timeout", "skipped")
@@ -62,6 +62,7 @@ FIELDS: dict[str, tuple[str, Check]] = {
     "size_mb": ("a number of at least 0, or null", optional(amount)),
     "stored_bits": ("an object of numbers of at least 0", _numbers),
     "found_bits": ("an object of whole numbers, or null", optional(dict_of(count))),
+    "costs": ("an object of objects of whole numbers", dict_of(dict_of(count))),
     "environment": (
         "an object whose device, threads, torch and warnings are what they say",
         _machine,
@@ -144,6 +145,13 @@ def _from_6(data: Json) -> Json:
     return data | {"schema": 7}
 
 
+def _from_7(data: Json) -> Json:
+    """Schema 7 did not say what an image costs in integers."""
+    if "costs" in data:
+        raise KeyError("schema 7 has no such key")
+    return data | {"costs": {}, "schema": 8}
+
+
 _UPGRADES: dict[object, Callable[[Json], Json]] = {
     1: _from_1,
     2: _from_2,
@@ -151,6 +159,7 @@ _UPGRADES: dict[object, Callable[[Json], Json]] = {
     4: _from_4,
     5: _from_5,
     6: _from_6,
+    7: _from_7,
 }
 
 _METHODS_4 = {

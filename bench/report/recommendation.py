@@ -17,7 +17,11 @@ from vit_ptq_bench.bench.report.leaderboard import evidence_of, judged
 from vit_ptq_bench.bench.report.tables import Loader, Place, Row, Table, seen, tables
 from vit_ptq_bench.values import shown
 
-COSTS = {"size": ("MB", "saved size"), "seconds": ("s", "time to calibrate")}
+COSTS = {
+    "size": ("MB", "saved size"),
+    "bit-operations": ("G", "bit operations of an image"),
+    "seconds": ("s", "time to calibrate"),
+}
 """What can be asked to be small -> its unit, and what it is."""
 
 SAME = 0.01
@@ -44,7 +48,10 @@ class Candidate:
         return self.row.mean(lambda record: record.size_mb)
 
     def cost(self, by: str) -> float | None:
-        """The size in MB or the seconds that calibration takes."""
+        """The size in MB, the bit operations of an image in 10^9, or the seconds that calibration takes."""
+        if by == "bit-operations":
+            operations = self.row.mean(lambda record: record.bit_operations)
+            return None if operations is None else operations / 1e9
         return self.size if by == "size" else self.row.seconds
 
     @property
@@ -66,6 +73,7 @@ class Candidate:
             "interval": None if self.drop.high is None else [self.drop.low, self.drop.high],
             "within": self.drop.within(allowed),
             "size_mb": self.size,
+            "bit_operations": self.row.mean(lambda record: record.bit_operations),
             "seconds": self.row.seconds,
             "runs": [record.run_id for record in self.row.runs],
         }

@@ -33,6 +33,7 @@ def describe(record: Record) -> str:
         f"memory       {record.peak_memory_mb} MB while calibrating",
         f"size         {record.size_mb} MB",
         *_pairs("stored bits", {kind: _two(mean) for kind, mean in record.stored_bits.items()}),
+        *_costs(record),
         *_pairs("environment", {k: v for k, v in record.environment.items() if k != "warnings"}),
         *(f"warning      {text}" for text in record.environment.get("warnings", [])),
         f"time         {record.started} to {record.finished}",
@@ -53,6 +54,21 @@ def _metrics(record: Record) -> list[str]:
         )
         lines.append(f"{name:<12} {_two(value)} %{spread}, {record.n} images")
     return lines
+
+
+def _costs(record: Record) -> list[str]:
+    """One image in integers, by role."""
+    lines = [
+        f"cost         {role}: {cost.get('products', 0) / 1e6:.1f} million products, "
+        f"{cost.get('bit_operations', 0) / 1e9:.3f} G bit operations, {cost.get('bytes', 0) / 1e3:.1f} kB"
+        for role, cost in record.costs.items()
+    ]
+    if record.bit_operations is None:
+        return lines
+    return [
+        *lines,
+        f"cost         in all {record.bit_operations / 1e9:.3f} G bit operations an image",
+    ]
 
 
 def _two(value: float | None) -> str:

@@ -124,6 +124,10 @@ class WeightedOperation(QuantOperation):
             MethodError: the layer has no matrix form.
         """
 
+    @abstractmethod
+    def places(self, x: Tensor) -> int:
+        """Return at how many places of the input ``x`` the whole weight is applied: rows of `columns`."""
+
     @property
     def code_offset(self) -> int:
         """Lowest code: `codes` are stored relative to it, as unsigned bytes."""
@@ -168,6 +172,9 @@ class QuantLinear(WeightedOperation):
     def columns(self, x: Tensor) -> Tensor:
         return x.reshape(-1, x.shape[-1])
 
+    def places(self, x: Tensor) -> int:
+        return x.numel() // x.shape[-1]
+
     def compute(self, first: Tensor, second: Tensor) -> Tensor:
         return F.linear(first, second, self.bias)
 
@@ -205,6 +212,10 @@ class QuantConv2d(WeightedOperation):
             for i, side in enumerate((height, width))
         ]
         return ends[0], ends[1]
+
+    def places(self, x: Tensor) -> int:
+        height, width = self.output_size(x.shape[-2], x.shape[-1])
+        return len(x) * height * width
 
     def compute(self, first: Tensor, second: Tensor) -> Tensor:
         return self._convolve(first, second, self.bias)
