@@ -71,6 +71,10 @@ def test_what_a_file_says_of_itself_is_held_against_its_parts(
     assert evaluate(edited(file, other, lambda facts: None)) == 0
     told = capsys.readouterr()
     assert figure in told.out and "without a hash over its content" in told.err
+    other_card = edited(file, other, lambda facts: facts["metrics"].update(top1=1.25))
+    assert evaluate(other_card) == 0
+    told = capsys.readouterr()
+    assert figure in told.out and "had top1 1.25 on the same images" in told.err
     for change, why in (
         (
             lambda facts: facts.update(method="gptq"),

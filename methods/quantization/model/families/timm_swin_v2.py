@@ -20,6 +20,7 @@ from vit_ptq_bench.methods.quantization.model.families.joined import joined_qkv
 from vit_ptq_bench.methods.quantization.model.families.registry import register_family
 from vit_ptq_bench.methods.quantization.model.families.streams import StreamNotes
 from vit_ptq_bench.methods.quantization.model.families.swin import SwinFamily
+from vit_ptq_bench.methods.quantization.model.families.window import masked
 from vit_ptq_bench.methods.quantization.model.structure import AttentionLink, ValueLink
 
 STEEPEST = 100.0
@@ -51,16 +52,11 @@ class QuantCosineAttention(QuantSelfAttention):
             x: [windows * B, N, C].
             mask: None, or additive mask [windows, N, N] of the shifted windows.
         """
-        tokens = x.shape[1]
         query, key, value = self.split_heads(x)
         cosines = self.scores(_of_length_one(query), _of_length_one(key))
         factor = self.logit_scale.clamp(max=log(STEEPEST)).exp()
         logits: Tensor = cosines * factor + self.position_bias
-        if mask is not None:
-            windows = mask.shape[0]
-            logits = logits.view(-1, windows, self.num_heads, tokens, tokens) + mask[None, :, None]
-            logits = logits.view(-1, self.num_heads, tokens, tokens)
-        return self.project(self.attended(logits, value))
+        return self.project(self.attended(masked(logits, mask), value))
 
 
 def _of_length_one(x: Tensor) -> Tensor:

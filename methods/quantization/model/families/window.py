@@ -28,19 +28,27 @@ class QuantWindowAttention(QuantSelfAttention):
             x: [windows * B, N, C].
             mask: None, or additive mask [windows, N, N] of the shifted windows.
         """
-        tokens = x.shape[1]
         query, key, value = self.split_heads(x)
         logits: Tensor = self.scores(query * self.scale, key) + self._position_bias()
-        if mask is not None:
-            windows = mask.shape[0]
-            logits = logits.view(-1, windows, self.num_heads, tokens, tokens) + mask[None, :, None]
-            logits = logits.view(-1, self.num_heads, tokens, tokens)
-        return self.project(self.attended(logits, value))
+        return self.project(self.attended(masked(logits, mask), value))
 
     def _position_bias(self) -> Tensor:
         bias = self.relative_position_bias_table[self.relative_position_index.view(-1)]
         area = self.relative_position_index.shape[0]
         return bias.view(area, area, -1).permute(2, 0, 1).contiguous()
+
+
+def masked(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Add the mask of shifted windows.
+
+    Args:
+        logits: [windows * B, heads, N, N].
+        mask: None, or [windows, N, N].
+    """
+    if mask is None:
+        return logits
+    images = logits.view(-1, mask.shape[0], *logits.shape[1:]) + mask[None, :, None]
+    return images.view(logits.shape)
 
 
 def pad_to_windows(x: Tensor, size: tuple[int, int], value: Tensor) -> Tensor:
