@@ -55,6 +55,15 @@ def add(verbs: Any) -> None:
         metavar="NAME",
         help="the model that FILE was made of, where that is a program (a config file)",
     )
+    _add_check(parser)
+    add_results(parser)
+    add_json(parser)
+    add_task_options(parser)
+    add_plugin(parser)
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    """The words of the comparison."""
     check = parser.add_argument_group("check")
     check.add_argument(
         "--check", action="store_true", help="run the file on the evaluation images and compare"
@@ -72,10 +81,6 @@ def add(verbs: Any) -> None:
     check.add_argument(
         "--threads", metavar="N", type=int, default=1, help="of a runtime (default: %(default)s)"
     )
-    add_results(parser)
-    add_json(parser)
-    add_task_options(parser)
-    add_plugin(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

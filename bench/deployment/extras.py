@@ -1,4 +1,4 @@
-"""What an extra brings, asked for where it is used."""
+"""Modules of optional extras, asked for where they are used."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def test_an_upgraded_folder_says_the_same_with_checksums(folder, capsys):
     assert json.loads(path.read_text())["schema"] == 2
     assert main(["upgrade", "--results", str(folder)]) == 0
     assert "1 records written anew, 0 were" in capsys.readouterr().out
-    assert json.loads(path.read_text())["schema"] == 7
+    assert json.loads(path.read_text())["schema"] == 8
     assert Store(folder).records() == records
     assert make_leaderboard(folder) == before
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
