@@ -13,11 +13,12 @@ from pathlib import Path
 
 from vit_ptq_bench.bench.execution.logs import LOGS
 from vit_ptq_bench.bench.records.files import remove_stale
+from vit_ptq_bench.bench.sharing.claims import CLAIMS, SHARED
 
 CACHE = ".cache"
 """What the runs of each sweep share, in a folder of its name."""
 
-FOLDERS = ("", "runs/*/*", "models/*/*")
+FOLDERS = ("", "runs/*/*", "models/*/*", SHARED, f"{SHARED}/{CLAIMS}")
 """Where files appear by renaming."""
 
 logger = logging.getLogger(__name__)

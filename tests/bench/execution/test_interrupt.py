@@ -264,7 +264,8 @@ def test_kill_9_while_the_fork_server_imports(
     dead = temporary_path(left / "runs" / "toy" / "toy_a" / "0.json")
     dead = dead.with_name(dead.name.replace(f".{os.getpid()}.", f".{process.pid}."))
     model = left / "models" / "toy" / "toy_a" / dead.name
-    for path in (dead, model, left / dead.name):
+    shared = left / SHARED / CLAIMS / dead.name
+    for path in (dead, model, left / dead.name, shared, shared.parents[1] / dead.name):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     forkserver.warm_up()  # what is ours lies elsewhere
