@@ -12,6 +12,8 @@ from vit_ptq_bench.bench.cli.text import print_json
 from vit_ptq_bench.bench.errors import BenchError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vit_ptq_bench.bench.deployment.comparison import Row
     from vit_ptq_bench.bench.deployment.exporting import Subject
     from vit_ptq_bench.methods.quantization.deployment.onnx_files import Written
@@ -33,7 +35,7 @@ def add(verbs: Any) -> None:
     )
     parser.set_defaults(function=run)
     parser.add_argument(
-        "model",
+        "source",
         metavar="RUN|FILE",
         help="run id (or its beginning) of a run that kept its model, or the file that it kept",
     )
@@ -51,7 +53,7 @@ def add(verbs: Any) -> None:
         help="narrowest integers in the file: 4 makes it smallest, 8 faster in ONNX Runtime (default: 4)",
     )
     parser.add_argument(
-        "--architecture",
+        "--model",
         metavar="NAME",
         help="the model that FILE was made of, where that is a program (a config file)",
     )
@@ -89,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vit_ptq_bench.bench.planning import plugins
 
     plugins.load(Path(file) for file in arguments.plugin or ())
-    source = saved_file(arguments.model, arguments.results)
+    source = saved_file(arguments.source, arguments.results)
     path = arguments.output or source.with_suffix(".onnx")
     if path.suffix == source.suffix or not path.parent.is_dir():
         raise BenchError(f"{path}: give --output a file .onnx in a folder that is there")
@@ -115,7 +117,7 @@ def _built(source: Path, arguments: argparse.Namespace) -> Subject:
     saved = read_saved(source)
     spec = stated_spec(saved)
     task = registry.make_task(spec.task.name, resolve_task(spec.task.name, vars(arguments)))
-    loaded, quantized = rebuilt(saved, spec, task, arguments.architecture)
+    loaded, quantized = rebuilt(saved, spec, task, arguments.model)
     if not arguments.check:
         for note in remarks(saved, task):
             _say(f"note: {note}")
@@ -128,16 +130,17 @@ def _compared(subject: Subject, path: Path, arguments: argparse.Namespace) -> li
     from vit_ptq_bench.errors import UserError
 
     full: LoadedModel | None = None
+    calibration: list[Tensor] | None = None
+    images, draw = subject.spec.calibration.images, subject.spec.calibration.draw
     try:
         full = subject.task.load_model(subject.spec.model.name)
+        if images:
+            calibration = subject.task.calibration_batches(full, images, draw)
     except UserError as error:
+        missing = "full precision and " if full is None else ""
         _say(
-            f"note: without full precision and static quantization, whose weights are not here: {error}"
+            f"note: without {missing}static quantization, for which something is not here: {error}"
         )
-    images, draw = subject.spec.calibration.images, subject.spec.calibration.draw
-    calibration = None
-    if full is not None and images:
-        calibration = subject.task.calibration_batches(full, images, draw)
     comparison = Comparison(subject, path, arguments.threads, _say)
     return comparison.rows(arguments.openvino, full, calibration)
 
