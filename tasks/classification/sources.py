@@ -1,16 +1,16 @@
-"""Where a classification task has its images from: folders, or the rows of a data set."""
+"""Where a classification task has its images from: folders, rows of a data set, torchvision's data sets."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from vit_ptq_bench.tasks.api.task import TaskOptions
+from vit_ptq_bench.tasks.api.options import TaskOptions
 from vit_ptq_bench.tasks.classification.contents import names_id
 from vit_ptq_bench.tasks.classification.image_listing import (
     VALIDATION_FOLDERS,
@@ -32,6 +32,8 @@ from vit_ptq_bench.tasks.classification.shards.files import (
     require_no_other,
 )
 from vit_ptq_bench.tasks.classification.shards.table import Rows, ShardRow, read_rows
+from vit_ptq_bench.tasks.classification.torchvision_sets.images import Part, read_part
+from vit_ptq_bench.tasks.classification.torchvision_sets.names import PREFIX, torchvision_name
 from vit_ptq_bench.tasks.errors import TaskError
 from vit_ptq_bench.tasks.storage.contents import Stored
 
@@ -147,8 +149,7 @@ class Shards(Source):
         if TRAINING not in self._shards:
             return None
         images, labels, names, classes = _in_order(self._shards[TRAINING])
-        lines = (f"{label}/{name}" for label, name in zip(labels, names, strict=True))
-        identity = hashlib.sha256("\0".join(lines).encode()).hexdigest()
+        identity = _identity(labels, names)
         return Training(
             tuple(images),
             identity,
@@ -169,6 +170,57 @@ class Shards(Source):
     def _of(self, split: str) -> str:
         shards = len(self._shards[split])
         return f"{split} ({shards} parquet {'shard' if shards == 1 else 'shards'})"
+
+
+class Torchvision(Source):
+    """A data set of torchvision, in the order in which torchvision has its images.
+
+    Labels are those of torchvision, outputs of a model that was trained on the data set; names that are
+    WordNet ids of ImageNet-1k, and all names where a class map is given, mean what those of folders do.
+    """
+
+    layout = "as torchvision keeps it"
+
+    def __init__(self, root: Path, name: str, options: TaskOptions) -> None:
+        self._root, self._name, self._options = root, name, options
+
+    @property
+    def training_place(self) -> str:
+        """The training split."""
+        return f"training images of {self._name} in {self._root}"
+
+    @cached_property
+    def training(self) -> Training | None:
+        """The training split."""
+        part = read_part(self._name, self._root, training=True)
+        names = [_below(image, self._root, i) for i, image in enumerate(part.images)]
+        return Training(
+            tuple(part.images),
+            _identity(part.labels, names),
+            (),
+            (),
+            lambda: self._labelled(part, "training"),
+        )
+
+    @cached_property
+    def judged(self) -> LabelledImages:
+        """The test split."""
+        return self._labelled(read_part(self._name, self._root, training=False), "test")
+
+    def _labelled(self, part: Part, split: str) -> LabelledImages:
+        what = f"{PREFIX}{self._name} ({split})"
+        return from_numbers(part.images, part.labels, part.classes, what, self._options.class_map)
+
+
+def _below(image: Stored, root: Path, number: int) -> str:
+    """The name of an image file without what differs between machines; of a piece of a file its number."""
+    return image.relative_to(root).as_posix() if isinstance(image, Path) else str(number)
+
+
+def _identity(labels: Sequence[int], names: Sequence[str]) -> str:
+    """Hash over labels and names of images."""
+    lines = (f"{label}/{name}" for label, name in zip(labels, names, strict=True))
+    return hashlib.sha256("\0".join(lines).encode()).hexdigest()
 
 
 def _in_order(
@@ -205,11 +257,16 @@ def _names(file: Path, part: Rows) -> list[str]:
 
 
 def source_of(root: Path, options: TaskOptions) -> Source:
-    """Return where the images of a folder are: shards, if it holds any.
+    """Return where the images of a folder are: a data set that is named, shards if it holds any, or folders.
 
     Raises:
-        TaskError: folders and shards lie together, or shards with a ground-truth file.
+        TaskError: folders and shards lie together, shards or a named data set with a ground-truth file, or an
+            unknown name.
     """
+    if options.dataset is not None:
+        if options.val_labels is not None:
+            raise TaskError(f"--val-labels: {options.dataset} has its own labels; leave it out")
+        return Torchvision(root, torchvision_name(options.dataset), options)
     shards = find_shards(root, options.incomplete)
     if not shards:
         require_no_other(root)

@@ -10,14 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vit_ptq_bench.tasks import detection, storage
 from vit_ptq_bench.tasks.api.network import Network
+from vit_ptq_bench.tasks.api.options import TaskOptions
 from vit_ptq_bench.tasks.api.selection import drawn, subset
-from vit_ptq_bench.tasks.api.task import (
-    Evaluation,
-    EvaluationProgress,
-    ImageForm,
-    LoadedModel,
-    TaskOptions,
-)
+from vit_ptq_bench.tasks.api.task import Evaluation, EvaluationProgress, ImageForm, LoadedModel
 from vit_ptq_bench.tasks.classification.image_folder import FolderCalibration
 from vit_ptq_bench.tasks.detection.data import CocoFiles, Picture
 from vit_ptq_bench.tasks.detection.figures import METRICS, TITLES

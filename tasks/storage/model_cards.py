@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_ptq_bench.tasks.api.task import LoadedModel, TaskOptions
+from vit_ptq_bench.tasks.api.options import TaskOptions
+from vit_ptq_bench.tasks.api.task import LoadedModel
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,8 +8,8 @@ import torch
 from vit_ptq_bench.methods.api.registry import METHODS
 from vit_ptq_bench.methods.quantization.bits import BitWidth
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
+from vit_ptq_bench.tasks.api.options import TaskOptions
 from vit_ptq_bench.tasks.api.registry import TASKS
-from vit_ptq_bench.tasks.api.task import TaskOptions
 from vit_ptq_bench.tasks.detection.digits import source_pools
 from vit_ptq_bench.tasks.errors import TaskError
 from vit_ptq_bench.tasks.scenes import scenes_folder

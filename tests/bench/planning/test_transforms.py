@@ -12,7 +12,7 @@ from vit_ptq_bench.bench.cli import main
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning.plan import Run, build_plan
 from vit_ptq_bench.bench.planning.suite import read_suite
-from vit_ptq_bench.tasks.api.task import TaskOptions
+from vit_ptq_bench.tasks.api.options import TaskOptions
 
 MINE = """\
 task = "fashion"

@@ -14,7 +14,7 @@ from tests.bench.toys import records, run, write_suite
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning.plan import Run, build_plan
 from vit_ptq_bench.bench.planning.suite import find_suite, read_suite
-from vit_ptq_bench.tasks.api.task import TaskOptions
+from vit_ptq_bench.tasks.api.options import TaskOptions
 
 SHORT = {"variants.toy-slow.short": "seconds = 0.0"}
 LONG = {'variants.toy-slow."+long"': "seconds = 0.1"}

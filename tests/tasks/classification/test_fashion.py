@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from vit_ptq_bench.tasks.api.options import TaskOptions
 from vit_ptq_bench.tasks.api.registry import TASKS
-from vit_ptq_bench.tasks.api.task import TaskOptions
 from vit_ptq_bench.tasks.classification.fashion_pictures import (
     CLASSES,
     SLICE_SIZES,

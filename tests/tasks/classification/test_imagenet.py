@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from vit_ptq_bench.tasks.api.options import TaskOptions
 from vit_ptq_bench.tasks.api.registry import TASKS
-from vit_ptq_bench.tasks.api.task import LoadedModel, TaskOptions
+from vit_ptq_bench.tasks.api.task import LoadedModel
 from vit_ptq_bench.tasks.classification.contents import Contents
 from vit_ptq_bench.tasks.classification.image_cache import CachedImages
 from vit_ptq_bench.tasks.classification.label_sets import IMAGENET_FILE

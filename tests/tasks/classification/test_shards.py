@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from tests.tasks.classification.test_imagenet import CPU, IDS, MODEL, _image, _task
 from vit_ptq_bench.bench.cli import main
-from vit_ptq_bench.tasks.api.task import TaskOptions
+from vit_ptq_bench.tasks.api.options import TaskOptions
 from vit_ptq_bench.tasks.classification.shards.files import find_shards
 from vit_ptq_bench.tasks.classification.sources import source_of
 from vit_ptq_bench.tasks.errors import TaskError

@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from vit_ptq_bench.tasks.api.options import TaskOptions
 from vit_ptq_bench.tasks.api.registry import TASKS
-from vit_ptq_bench.tasks.api.task import TaskOptions
 from vit_ptq_bench.tasks.detection.data import judged_pictures
 from vit_ptq_bench.tasks.detection.datasets import PictureSet
 from vit_ptq_bench.tasks.detection.datasets import test_pipeline as evaluation_steps

@@ -18,8 +18,8 @@ import pytest
 from mmcv.transforms import LoadImageFromFile
 from PIL import Image, PngImagePlugin
 
+from vit_ptq_bench.tasks.api.options import TaskOptions
 from vit_ptq_bench.tasks.api.registry import TASKS
-from vit_ptq_bench.tasks.api.task import TaskOptions
 from vit_ptq_bench.tasks.detection.datasets import read_pixels
 from vit_ptq_bench.tasks.detection.datasets import test_scale as size_of_config
 from vit_ptq_bench.tasks.detection.pictures import images_in, read_header

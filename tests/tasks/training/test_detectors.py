@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from vit_ptq_bench.tasks.api.options import TaskOptions
 from vit_ptq_bench.tasks.api.registry import TASKS
-from vit_ptq_bench.tasks.api.task import TaskOptions
 from vit_ptq_bench.tasks.detection.digits import source_pools
 from vit_ptq_bench.tasks.detection.scene_rendering import write_scenes
 from vit_ptq_bench.tasks.training.detectors import main, parse_options

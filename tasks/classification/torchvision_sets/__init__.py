@@ -1,0 +1,1 @@
+"""Image classification as torchvision's data sets lie on disk, by their names."""
