@@ -8,6 +8,7 @@ from typing import Any
 
 from vit_ptq_bench.tasks import detection, storage
 from vit_ptq_bench.tasks.api.registry import register_task
+from vit_ptq_bench.tasks.api.selection import subset
 from vit_ptq_bench.tasks.api.task import LoadedModel
 from vit_ptq_bench.tasks.detection.data import CocoFiles, read_coco
 from vit_ptq_bench.tasks.detection.pictures import images_in
@@ -72,6 +73,10 @@ class Coco(DetectionTask):
         if n == 0 or not folder.is_dir() or n > len(images_in(folder)):
             return None
         return detection.contents_id(self.drawn_pictures(n, seed))
+
+    def evaluated_images(self) -> int:
+        """Return how many images of the annotation file judge."""
+        return len(subset(len(self.files().data["images"]), self.options.limit))
 
     def load_model(self, model: str) -> LoadedModel:
         """Build a detector with the weights of the checkpoint."""

@@ -15,6 +15,7 @@ from vit_ptq_bench.tasks.api.task import Evaluation, EvaluationProgress, ImageFo
 from vit_ptq_bench.tasks.classification.fashion_pictures import (
     SIZE,
     SLICES,
+    Pictures,
     fashion_slice,
     read_pictures,
 )
@@ -55,6 +56,10 @@ class Fashion(FolderCalibration):
     def data_id(self) -> str:
         """Return a hash over the pictures that judge and those of which calibration draws."""
         return f"{_data_id()}:holdout" if self.options.holdout else _data_id()
+
+    def evaluated_images(self) -> int:
+        """Return how many pictures judge."""
+        return len(subset(len(self._judging().labels), self.options.limit))
 
     def load_model(self, model: str) -> LoadedModel:
         """Load a bundled model; its card's figure is the reference."""
@@ -108,12 +113,15 @@ class Fashion(FolderCalibration):
         progress: EvaluationProgress | None = None,
     ) -> Evaluation:
         """Classify the pictures that judge."""
-        judging = fashion_slice("holdout" if self.options.holdout else "test")
+        judging = self._judging()
         chosen = subset(len(judging.labels), self.options.limit)
         batches = classification.labelled_batches(
             judging.images[chosen], judging.labels[chosen], self.options.batch_size
         )
         return classification.classify(module, batches, device, len(chosen), progress)
+
+    def _judging(self) -> Pictures:
+        return fashion_slice("holdout" if self.options.holdout else "test")
 
 
 @cache

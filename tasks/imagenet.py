@@ -119,6 +119,10 @@ class ImageNet(FolderCalibration):
             return None
         return contents_id(self._contents.of(self._drawn(n, seed)))
 
+    def evaluated_images(self) -> int:
+        """Return how many images are judged on, of a subset or a half of the data so many less."""
+        return len(self._chosen)
+
     def data_notes(self) -> tuple[str, ...]:
         """Return how the labels were read, and what was left out."""
         if self._train is None or self.options.holdout:

@@ -11,6 +11,7 @@ from typing import Any
 
 from vit_ptq_bench.tasks import storage
 from vit_ptq_bench.tasks.api.registry import register_task
+from vit_ptq_bench.tasks.api.selection import subset
 from vit_ptq_bench.tasks.api.task import LoadedModel
 from vit_ptq_bench.tasks.detection.data import CocoFiles, read_coco
 from vit_ptq_bench.tasks.detection.digits import source_pools
@@ -123,6 +124,10 @@ class Scenes(DetectionTask):
     def data_id(self) -> str:
         """Return a hash over the source digits."""
         return _data_id()
+
+    def evaluated_images(self) -> int:
+        """Return how many scenes judge; they need not be drawn yet."""
+        return len(subset(VALIDATION, self.options.limit))
 
     def load_model(self, model: str) -> LoadedModel:
         """Load a bundled detector; its card's figure is the reference."""

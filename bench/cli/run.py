@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vit_ptq_bench.bench.cli.options import add_options, add_task_options
 from vit_ptq_bench.bench.cli.text import NARROWEST, print_rows
+from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning.options import environment_name
 from vit_ptq_bench.bench.planning.settings import RunOptions, SuiteOverrides, resolve_run
 from vit_ptq_bench.values import printable
@@ -33,6 +34,11 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="print what would run, and why; run nothing"
     )
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        help="with --dry-run: measure each model on this machine, to tell how long it takes here",
+    )
     group = parser.add_argument_group(
         "execution",
         "also from a config file ([run] in bench.toml) or the environment "
@@ -51,15 +57,28 @@ def run(arguments: argparse.Namespace) -> int:
     """Carry out ``bench run`` and return the exit status."""
     options = resolve_run(vars(arguments))
     if arguments.dry_run:
-        from vit_ptq_bench.bench.planning.overwrite import decisions_of
-
-        print_plan(decisions_of(options, say), options.folder)
-        return 0
+        return _dry_run(options, arguments.probe)
+    if arguments.probe:
+        raise BenchError("--probe tells how long a sweep would take: give --dry-run with it")
     from vit_ptq_bench.bench.execution.interrupt import raise_interrupts
 
     # Also while what the sweep needs is imported, and while its end is printed.
     with raise_interrupts():
         return _carry_out(options)
+
+
+def _dry_run(options: RunOptions, probe: bool) -> int:
+    """Print the plan, and what the runs that are due would take."""
+    from vit_ptq_bench.bench.planning.overwrite import decisions_of
+
+    decisions = decisions_of(options, say)
+    print_plan(decisions, options.folder)
+    due = [decision.run for decision in decisions if decision.due]
+    if due:
+        from vit_ptq_bench.bench.cli.expectation import print_expectation
+
+        print_expectation(options, due, probe)
+    return 0
 
 
 def _carry_out(options: RunOptions) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_ptq_bench.bench.cli.options import RESULTS, add_json, add_options
-from vit_ptq_bench.bench.cli.text import print_json, print_rows
+from vit_ptq_bench.bench.cli.text import hours, print_json, print_rows
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning.options import resolved, words_source
 from vit_ptq_bench.bench.planning.settings import SuiteOverrides, resolve_run
@@ -104,10 +104,10 @@ def _print(found: Simulation) -> None:
     )
     longest = data["longest"]
     print(
-        f"\n{data['runs']} runs, {_hours(data['busy_hours'])} of work; on {data['devices']} devices "
-        f"{_hours(data['makespan_hours'])}, {data['idle_share']:.1%} of their time idle\n"
-        f"no order takes less than {_hours(data['least_hours'])}; the longest run, "
-        f"{longest['run']}, takes {_hours(longest['hours'])}\n\n{EXPLAINED}"
+        f"\n{data['runs']} runs, {hours(data['busy_hours'])} of work; on {data['devices']} devices "
+        f"{hours(data['makespan_hours'])}, {data['idle_share']:.1%} of their time idle\n"
+        f"no order takes less than {hours(data['least_hours'])}; the longest run, "
+        f"{longest['run']}, takes {hours(longest['hours'])}\n\n{EXPLAINED}"
     )
 
 
@@ -116,8 +116,3 @@ def _row(name: str, values: dict[str, Any]) -> tuple[str, ...]:
     passes = f"{values['calibration_passes']:.1f}{guessed}"
     evaluation = f"{values['evaluation']:.1f}"
     return name, str(values["runs"]), passes, evaluation, f"{values['hours']:.2f}"
-
-
-def _hours(hours: float) -> str:
-    days = f" ({hours / 24:.1f} days)" if hours >= 48 else ""
-    return f"{hours:.1f} h{days}" if hours >= 1 else f"{hours * 60:.1f} min"

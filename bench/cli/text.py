@@ -35,6 +35,12 @@ def print_rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cells).rstrip())
 
 
+def hours(number: float) -> str:
+    """Hours as people say them: minutes below one, days beside two days and more."""
+    days = f" ({number / 24:.1f} days)" if number >= 48 else ""
+    return f"{number:.1f} h{days}" if number >= 1 else f"{number * 60:.1f} min"
+
+
 def print_json(data: Any) -> None:
     """Print JSON-ready data; signs beyond ASCII are escaped, so that any terminal and pipe takes it."""
     print(json.dumps(data, indent=1, sort_keys=True, allow_nan=False))

@@ -48,6 +48,10 @@ FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "calibration_id": ("a text or None", lambda value: value is None or is_text(value)),
     "folder_id": ("a text", is_text),
     "check_folder": ("a tuple of texts", are_texts),
+    "evaluated_images": (
+        "a number above 0 or None",
+        lambda value: value is None or is_count(value),
+    ),
     "data_notes": ("a tuple of texts", are_texts),
     "model_names": (
         f"a list of names of at most {LONGEST_NAME} printable characters",

@@ -49,6 +49,7 @@ class Run:
         fidelity, family: of the method.
         reference: id of the full-precision run it waits for; None for that run itself.
         variant: the suite's label of these settings; for people, no part of the identity.
+        evaluated: images that the run judges on; None: the task does not tell.
     """
 
     spec: RunSpec
@@ -56,6 +57,7 @@ class Run:
     reference: str | None
     variant: str | None = None
     family: str = "other"
+    evaluated: int | None = None
 
     @property
     def run_id(self) -> str:
@@ -131,6 +133,7 @@ class Common:
         task: its task.
         data: the task with its data, as specifications have it.
         sources: of calibration images.
+        evaluated: images to judge on; None: the task does not tell.
         parts: what was made of cells, by method, variant, bits, protocol and scope.
     """
 
@@ -138,6 +141,7 @@ class Common:
     task: Task
     data: TaskSpec
     sources: Sources
+    evaluated: int | None = None
     parts: dict[tuple[str | None, ...], Part] = field(default_factory=dict)
 
     def part(self, cell: Cell) -> Part:
@@ -192,7 +196,7 @@ def build_plan(suite: Suite, options: TaskOptions, say: Say = silent) -> list[Ru
     data = TaskSpec(task.name, task.version, ask(task, "data_id"), options.limit)
     for note in ask(task, "data_notes"):
         say(f"{task.name}: {note}")
-    common = Common(suite, task, data, Sources(suite, task, say))
+    common = Common(suite, task, data, Sources(suite, task, say), ask(task, "evaluated_images"))
     runs: dict[str, Run] = {}
     for name in models:
         model = ModelSpec(name, ask(task, "weights_id", name))
@@ -341,7 +345,8 @@ def _run(common: Common, model: ModelSpec, cell: Cell, reference: str | None) ->
         scope=cell.scope,
         allocation=_allocation(common, cell, part),
     )
-    return Run(spec, part.fidelity, reference, cell.choice.variant, part.family)
+    variant = cell.choice.variant
+    return Run(spec, part.fidelity, reference, variant, part.family, common.evaluated)
 
 
 def _allocation(common: Common, cell: Cell, part: Part) -> int | None:

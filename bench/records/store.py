@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -152,14 +152,20 @@ class Store:
         """Return the record of a run; None if there is none or it is damaged (see `damaged`)."""
         return self._read(self.path(run))
 
-    def records(self) -> list[Record]:
+    def records(self, tasks: Collection[str] | None = None) -> list[Record]:
         """Return all records in a fixed order.
 
         What is damaged, or stands where no record of its id belongs, is left out and listed in `damaged`.
+
+        Args:
+            tasks: names of tasks, to read their records alone; None: all.
         """
         self.damaged = []
         records = []
+        folders = None if tasks is None else {_safe(task) for task in tasks}
         for path in self.files():
+            if folders is not None and path.parent.parent.name not in folders:
+                continue
             record = self._read(path)
             if record is not None and self._belongs(record, path):
                 records.append(record)

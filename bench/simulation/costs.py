@@ -8,9 +8,8 @@ from statistics import median
 from typing import NamedTuple
 
 from vit_ptq_bench.bench.errors import BenchError
-from vit_ptq_bench.bench.planning.plan import Cell, Part
 from vit_ptq_bench.bench.records.record import Record
-from vit_ptq_bench.bench.records.spec import REFERENCE_METHOD, canonical_json
+from vit_ptq_bench.bench.records.spec import REFERENCE_METHOD, MethodSpec, RunSpec, canonical_json
 from vit_ptq_bench.methods.quantization.calibration.sources import TRAINING
 
 Key = tuple[object, ...]
@@ -72,11 +71,17 @@ class Costs:
             by_model[str(task), str(model)].append(seconds)
         return {key: median(values) for key, values in by_model.items()}
 
-    def of(self, cell: Cell, part: Part) -> Cost:
-        """Return what a run of ``cell`` costs, as the runs most like it did."""
-        settings = canonical_json(part.method.settings)
-        keys = _keys(part.method.name, cell.source, settings, part.images, cell.bits)
-        for narrow, key in keys:
+    def of(self, method: MethodSpec, source: str, images: int, bits: str) -> Cost:
+        """Return what a run costs, as the runs most like it did.
+
+        Args:
+            method: with its settings.
+            source: name of that of the calibration images.
+            images: how many.
+            bits: like ``W4A4``.
+        """
+        settings = canonical_json(method.settings)
+        for narrow, key in _keys(method.name, source, settings, images, bits):
             if known := self._known.get(key):
                 return Cost(
                     median(one.passes for one in known),
@@ -93,9 +98,13 @@ class Costs:
         images = spec.calibration.images
         cost = Cost(calibrate / seconds / images, _per_image(record) / seconds, max(0.0, rest))
         settings = canonical_json(spec.method.settings)
-        source = spec.calibration.source.name if spec.calibration.source else TRAINING
-        for _, key in _keys(spec.method.name, source, settings, images, spec.bits):
+        for _, key in _keys(spec.method.name, source_of(spec), settings, images, spec.bits):
             self._known[key].append(cost)
+
+
+def source_of(spec: RunSpec) -> str:
+    """Return the name of the source of a run's calibration images."""
+    return spec.calibration.source.name if spec.calibration.source else TRAINING
 
 
 def _keys(

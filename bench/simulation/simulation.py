@@ -141,7 +141,7 @@ class _Making:
             return
         self.seen.add(key)
         per_image, images = work
-        cost = self.costs.of(cell, part)
+        cost = self.costs.of(part.method, cell.source, part.images, cell.bits)
         calibration = cost.passes * part.images * per_image
         seconds = calibration + cost.evaluation * images * per_image + cost.rest
         words = f"{model} {part.method.name} {cell.bits} {cell.protocol}"

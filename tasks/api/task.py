@@ -155,6 +155,13 @@ class Task(ABC):
         """
         return None
 
+    def evaluated_images(self) -> int | None:
+        """Return how many images a run is judged on; None: that is not known before it runs.
+
+        Asked after `data_id`, to tell how long a sweep will take.
+        """
+        return None
+
     def data_notes(self) -> tuple[str, ...]:
         """Return what has to be said of how the data were read, a sentence each.
 

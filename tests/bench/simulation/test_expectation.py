@@ -1,0 +1,129 @@
+"""What a dry run says of hours, memory and disk, beside sums by hand; and a probe of a real model."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from tests.bench.simulation.test_simulation import full, minmax, written
+from vit_ptq_bench.bench.cli import expectation, main
+from vit_ptq_bench.bench.execution import room
+from vit_ptq_bench.bench.planning.overwrite import decisions_of
+from vit_ptq_bench.bench.planning.settings import resolve_run
+from vit_ptq_bench.bench.simulation.expectation import expected_peak
+
+SUITE = """
+task = "fashion"
+models = ["vit_mini"]
+methods = ["minmax", "repq-vit"]
+bits = ["W4A4"]
+seeds = [0, 1]
+limit = 1000
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty working folder with a suite."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.toml").write_text(SUITE)
+    return tmp_path
+
+
+def said(capsys, *words):
+    assert main(["run", "own.toml", "--dry-run", "--output", "out", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_hours_by_hand(place, capsys):
+    written(place / "results", full(), minmax())
+    text = said(capsys, "--workers", "2")
+    # Full precision 100 s; minmax 6.4 + 1000 x 0.2 + 0.5 = 206.9 s, of repq-vit nothing else is known: four.
+    assert f"about {(100 + 4 * 206.9) / 60:.1f} min of work" in text
+    assert f", {(100 + 2 * 206.9) / 60:.1f} min with 2 at a time" in text
+    assert "the longest run, vit_mini minmax W4A4 equal seed 0, takes 3.4 min" in text
+    assert "images/s in full precision: vit_mini 10 (as on the machines of the records" in text
+    assert "no record has the method, or its settings, of 2 of 5 runs" in text
+
+
+def test_only_what_is_due_counts(place, capsys):
+    written(place / "results", full(), minmax())
+    [first, *_] = decisions_of(
+        resolve_run({"suite": "own.toml", "output": "out", "methods": "minmax"})
+    )
+    reference = replace(full(), spec=first.run.spec)
+    written(place / "out", reference)
+    text = said(capsys, "--methods", "minmax", "--workers", "1")
+    assert "2 of 3 runs would run" in text
+    assert f"about {2 * 206.9 / 60:.1f} min of work; the longest" in text
+    done = said(capsys, "--methods", "fp32")
+    assert "0 of 1 runs would run" in done and "of work" not in done and "disk" not in done
+
+
+def test_without_records_nothing_is_made_up(place, capsys):
+    text = said(capsys)
+    assert "how long it takes is not known: no record of a method has the full-precision" in text
+    assert "memory:" not in text
+    assert re.search(r"disk: up to 4 GB while it runs \(--share-gb\); [0-9.]+ GB are free\n", text)
+
+
+@pytest.mark.parametrize(
+    ("free", "end"),
+    [
+        (50_000.0, "; 50.0 GB are free on cpu\n"),
+        (3_000.0, "; 3.0 GB are free on cpu: too little for 2, so that runs wait for each other\n"),
+        (1_000.0, "; 1.0 GB are free on cpu: too little for this run\n"),
+        (None, "\n"),
+    ],
+)
+def test_memory_as_like_runs_took(place, capsys, monkeypatch, free, end):
+    written(place / "results", measured(full(), 300.0), measured(minmax(), 2000.0))
+    monkeypatch.setattr(room, "free_mb", lambda device: free)
+    text = said(capsys, "--workers", "2", "--methods", "minmax")
+    run = "vit_mini minmax W4A4 equal seed 0"
+    assert f"memory: up to 2.0 GB a run ({run}), 2 at a time{end}" in text
+
+
+def measured(record, peak, device="cpu"):
+    """The record of a run that took so many MB on a device."""
+    environment = {**record.environment, "device": device}
+    return replace(record, peak_memory_mb=peak, environment=environment)
+
+
+def test_memory_of_other_devices_does_not_count(place, capsys):
+    written(place / "results", measured(full(), 300.0), measured(minmax(), 9000.0, "cuda:0"))
+    assert "memory: up to 0.3 GB a run (vit_mini fp32)" in said(capsys, "--methods", "minmax")
+
+
+def test_the_peak_is_that_of_the_nearest_runs(place):
+    options = resolve_run({"suite": "own.toml", "output": "out"})
+    runs = [decision.run for decision in decisions_of(options)]
+    other = replace(minmax(model="deit_mini"), peak_memory_mb=5000.0)
+    assert expected_peak(runs, [other]) is None
+    assert expected_peak(runs, []) is None
+    run, peak = expected_peak(runs, [other, replace(minmax(), peak_memory_mb=300.0)])
+    assert (run.spec.method.name, peak) == ("minmax", 300.0)
+
+
+def test_too_little_disk(place, capsys, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=10**9)
+    monkeypatch.setattr(expectation.shutil, "disk_usage", lambda folder: usage)
+    assert "1.0 GB are free: too little, say less with --share-gb" in said(capsys)
+    assert "up to 0.5 GB while it runs (--share-gb); 1.0 GB are free\n" in said(
+        capsys, "--share-gb", "0.5"
+    )
+
+
+def test_a_probe_measures_the_model_here(place, capsys):
+    written(place / "results", full(evaluate=400.0), minmax())
+    text = said(capsys, "--probe", "--methods", "minmax")
+    found = re.search(r"vit_mini ([0-9.e+]+) \(measured here just now\)", text)
+    assert found and float(found[1]) > 1  # the record's machine takes 100 s an image
+
+
+def test_a_probe_without_a_dry_run_is_refused(place, capsys):
+    assert main(["run", "own.toml", "--probe"]) == 2
+    assert "--probe tells how long a sweep would take: give --dry-run" in capsys.readouterr().err
