@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from torch import nn
+
 from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Family, Fidelity, Method
 from vit_ptq_bench.methods.api.parameters import ReparameterizationParameters, bounded, counted
@@ -340,6 +342,13 @@ class ReluFrontier(Frontier):
         return (
             (*words, "GELU replaced by ReLU: another operation") if self.parameters.relu else words
         )
+
+    def supports(self, model: nn.Module, table: parts.BitTable) -> str | None:
+        """Return also why the model's MLPs cannot be fitted with ReLU, where that is asked for."""
+        problem = super().supports(model, table)
+        if problem is not None or not self.parameters.relu:
+            return problem
+        return parts.relu_problem(parts.wrap_model(model, table))
 
     def prepare(
         self, model: parts.QuantizedModel, calibration: parts.Calibration

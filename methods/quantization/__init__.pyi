@@ -199,4 +199,5 @@ from .transforms.norms import shift_norms as shift_norms
 from .transforms.norms import smooth_norm_outputs as smooth_norm_outputs
 from .transforms.relu import ReluFit as ReluFit
 from .transforms.relu import refit_relu as refit_relu
+from .transforms.relu import relu_problem as relu_problem
 from .transforms.residual import rotate_residual as rotate_residual

@@ -68,8 +68,8 @@ def refit_relu(model: QuantizedModel, calibration: Calibration, fit: ReluFit) ->
     Raises:
         MethodError: no MLP with a GELU was found, or the images have NaN or infinite values.
     """
-    if not mlps_of(model):
-        raise MethodError(f"{NO_GELU}; leave the MLP reconstruction out (relu = false)")
+    if (problem := relu_problem(model)) is not None:
+        raise MethodError(problem)
     generator = torch.Generator().manual_seed(calibration.seed)
     by_layer = {id(mlp.fc1): mlp for mlp in _replaceable(model)}
     exact = new = calibration.whole()
@@ -84,6 +84,13 @@ def refit_relu(model: QuantizedModel, calibration: Calibration, fit: ReluFit) ->
             wanted = _Wanted(output.flatten(1, -2), weight.flatten(1, -2))
             _Fitting(mlp, inputs, wanted, fit, generator, model.device).run()
         exact, new = behind, send_through(part.run, new, model.device)
+
+
+def relu_problem(model: QuantizedModel) -> str | None:
+    """Return why `refit_relu` cannot be carried out on a model, and what to do; None: it can."""
+    if mlps_of(model):
+        return None
+    return f"{NO_GELU}; leave the MLP reconstruction out (relu = false)"
 
 
 def _replaceable(model: QuantizedModel) -> list[ActivatedMlp]:

@@ -178,3 +178,15 @@ def test_the_transform_is_refused_where_there_is_nothing_to_replace(vit, calibra
     reason = method.supports(vit, method.bit_table(BitWidth(4, 4)))
     assert reason.startswith("refit-relu: the model has no MLP with a GELU")
     assert reason.endswith("leave refit-relu out for this model")
+
+
+@pytest.mark.parametrize("name", ["aphq-vit", "glf-q"])
+def test_methods_that_fit_relu_decline_a_model_without_gelu(name, vit):
+    method = METHODS.get(name).create()
+    table = method.bit_table(BitWidth(4, 4))
+    assert method.supports(vit, table) is None
+    for block in vit.blocks:
+        block.mlp.act = nn.Tanh()
+    reason = method.supports(vit, table)
+    assert reason.endswith("ReLU could replace; leave the MLP reconstruction out (relu = false)")
+    assert METHODS.get(name).create({"relu": False}).supports(vit, table) is None
