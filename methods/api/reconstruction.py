@@ -6,9 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
-
-from torch import nn
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Family, Fidelity, Method
@@ -21,6 +19,9 @@ from vit_ptq_bench.methods.quantization.bits import (
     equal_table,
 )
 from vit_ptq_bench.methods.quantization.reconstruction.choices import UnitGranularity
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Profile = Literal["fast", "paper"]
 
