@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 
 from tests.faults.annotations import prepare_coco
 from tests.faults.conversions import prepare_voc, prepare_yolo
+from tests.tasks.classification.torchvision_files import write_mnist
 from vit_ptq_bench.bench.cli import make_parser
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,8 @@ FEW = ("--limit", "60", "--calibration-images", "8")
 
 CLASSES = ("n01440764", "n01443537", "n01484850")
 VIT_TINY = "vit_tiny_patch16_224.safetensors"
+
+TUNED = "tuned.safetensors"
 DETECTOR = "mask_rcnn_swin_t.safetensors"
 
 
@@ -90,6 +93,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prepare_yolo(folder)
     torch.manual_seed(0)
     save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), folder / VIT_TINY)
+    tuned = timm.create_model("vit_tiny_patch16_224", num_classes=10)
+    save_file(tuned.state_dict(), folder / TUNED)
+    write_mnist("FashionMNIST", folder / "torchvision")
     return folder
 
 
@@ -196,6 +202,8 @@ def _bench(words: list[str], page: str, folder: Path, data: Path) -> list[str]:
         "/data/coco": data / "detection" / "data",
         "LABELS": data / "labels.txt",
         VIT_TINY: data / VIT_TINY,
+        TUNED: data / TUNED,
+        "ROOT": data / "torchvision",
         "FILE": next(folder.glob("first/models/*/*/*.safetensors"), "FILE"),
         "IN": data / words[1],
         "OUT": folder / f"converted-{words[1]}",

@@ -74,18 +74,20 @@ def _cifar(
 
 
 def mnist(name: str) -> Writer:
-    def write(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        folder = root / name / "raw"
-        folder.mkdir(parents=True)
-        for split, labels, first in splits("train", "t10k"):
-            images = noise(first, len(labels), 28, 28)
-            for kind, array in (("images", images), ("labels", np.array(labels, dtype=np.uint8))):
-                shape = np.array(array.shape, dtype=">u4")
-                head = bytes((0, 0, 8, array.ndim)) + shape.tobytes()
-                path = folder / f"{split}-{kind}-idx{array.ndim}-ubyte"
-                path.write_bytes(head + array.tobytes())
+    return lambda root, monkeypatch: write_mnist(name, root)
 
-    return write
+
+def write_mnist(name: str, root: Path) -> None:
+    """Write a data set of MNIST's form below ``root``."""
+    folder = root / name / "raw"
+    folder.mkdir(parents=True)
+    for split, labels, first in splits("train", "t10k"):
+        images = noise(first, len(labels), 28, 28)
+        for kind, array in (("images", images), ("labels", np.array(labels, dtype=np.uint8))):
+            shape = np.array(array.shape, dtype=">u4")
+            head = bytes((0, 0, 8, array.ndim)) + shape.tobytes()
+            path = folder / f"{split}-{kind}-idx{array.ndim}-ubyte"
+            path.write_bytes(head + array.tobytes())
 
 
 def svhn(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
