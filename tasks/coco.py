@@ -36,8 +36,9 @@ class Coco(DetectionTask):
     ``data_dir`` holds ``val2017/``, ``train2017/`` and ``annotations/instances_val2017.json`` (or ``val/``,
     ``train/`` and ``annotations/val.json``); ``val_labels`` is another annotation file. Models are Mask R-CNN
     and Cascade Mask R-CNN with Swin-T and Swin-S, the bundled architectures, or the path of an mmdet config
-    file, always with the weights of ``checkpoint``. Preprocessing is mmdet's, at the size that the config's
-    test pipeline names; for the bundled architectures that is the size of their scenes, 160 x 160.
+    file (one-stage ones too), always with the weights of ``checkpoint``. Preprocessing is mmdet's, at the
+    size that the config's test pipeline names; for the bundled architectures that is the size of their
+    scenes, 160 x 160.
     Calibration images come from the training folder, drawn by seed.
     """
 

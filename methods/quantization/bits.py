@@ -259,7 +259,7 @@ class BitTable(Mapping[str, TensorSpec]):
         return BitTable(specs)
 
     def with_scope(self, scope: str) -> "BitTable":
-        """Return the table for a detector: ``full`` adds neck, RPN and RoI heads, ``backbone`` nothing.
+        """Return the table for a detector: ``full`` adds neck and heads, ``backbone`` nothing.
 
         Weights there have one scale per output channel and inputs one per tensor, with the bits, symmetry and
         (static or dynamic) of the blocks' ``fc1``; the quantizers are uniform, with scales rounded as those

@@ -18,7 +18,7 @@ from vit_ptq_bench.tasks.detection.metrics import Collector
 from vit_ptq_bench.tasks.errors import TaskError
 
 HEADS = ("rpn_head", "bbox_head", "mask_head")
-"""Parts of a two-stage detector whose outputs are logits and box offsets."""
+"""Parts of a detector whose outputs are logits and box offsets."""
 
 
 def preprocessed(model: Any, samples: Sequence[dict[str, Any]]) -> tuple[Tensor, list[Any]]:

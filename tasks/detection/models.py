@@ -16,7 +16,7 @@ def read_config(path: Path) -> Any:
     """Return mmengine's ``Config`` of a file.
 
     Raises:
-        TaskError: it cannot be read, or describes no two-stage detector with a Swin backbone.
+        TaskError: it cannot be read, or describes no detector of boxes.
     """
     try:
         config = Config.fromfile(str(path), import_custom_modules=False)
@@ -25,10 +25,14 @@ def read_config(path: Path) -> Any:
             f"{path}: not a readable mmdet config ({type(error).__name__}: {error})"
         ) from error
     model = config.get("model")
-    if not isinstance(model, dict) or "backbone" not in model or "roi_head" not in model:
+    if (
+        not isinstance(model, dict)
+        or "backbone" not in model
+        or not {"roi_head", "bbox_head"} & set(model)
+    ):
         raise TaskError(
-            f"{path}: describes no two-stage detector (model.backbone and model.roi_head); "
-            "Mask R-CNN and Cascade Mask R-CNN are supported"
+            f"{path}: describes no detector (model.backbone, and model.roi_head or model.bbox_head); "
+            "two-stage, one-stage and DETR-like detectors are supported"
         )
     return config
 
@@ -64,8 +68,8 @@ def set_classes(model: Any, classes: int, masks: bool) -> None:
 
 
 def count_classes(module: Any) -> int:
-    """Return the number of classes that a detector tells apart."""
-    head: Any = module.roi_head.bbox_head
+    """Return the number of classes that a detector, two-stage or not, tells apart."""
+    head: Any = getattr(module, "roi_head", module).bbox_head
     first: Any = head[0] if isinstance(head, nn.ModuleList) else head
     return int(first.num_classes)
 

@@ -15,9 +15,6 @@ from vit_ptq_bench.methods.quantization.model.layers import QuantOperation
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.model.structure import Site
 
-SEVERAL_LEVELS = ("rpn_head",)
-"""Roles of layers that a detector applies to several feature maps, one after the other."""
-
 RangeRule = Callable[[Site, Tensor], None]
 """Sets the parameters of one site's quantizer, given the tensor that arrives there."""
 
@@ -119,7 +116,7 @@ class _Visitor:
 
     def _joined(self, x: Tensor) -> Tensor:
         """What arrived so far: the maps of all levels [B, C, H, W] in a row, where a layer sees several."""
-        if self.site.operation.role not in SEVERAL_LEVELS:
+        if not self.site.operation.several_maps:
             return x
         self._parts.append(x.detach().flatten(2).unsqueeze(-1))
         return torch.cat(self._parts, dim=2)

@@ -246,7 +246,7 @@ def _record_batch(
         assert isinstance(module, QuantOperation)
         for tensor in (*args, output):
             check_finite(tensor.detach(), module.name)
-        # A detector calls its RPN once per level, the finest first: that one is judged on.
+        # A detector calls a dense head once per level, the finest first: that one is judged on.
         if module.name in wanted and module.name not in outputs:
             inputs[module.name], outputs[module.name] = tuple(a.detach() for a in args), output
 

@@ -42,7 +42,7 @@ def visit_layers(
 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: object = None) -> None:
         assert isinstance(module, WeightedOperation)
-        if module.name in done:  # a detector's RPN looks at several levels, the finest first
+        if module.name in done:  # a dense head looks at several levels, the finest first
             return
         check_finite(inputs[0], f"{module.name}.input")
         visit(module, inputs[0])

@@ -26,11 +26,13 @@ class QuantOperation(nn.Module, ABC):
         name: dotted name in the model.
         role: what it is in the network (``qkv``, ``fc1``, ... or ``scores``, ``context``).
         output_axis: dimension of the output that the second operand's channel axis maps to.
+        several_maps: whether a detector applies it to several feature maps, one after the other.
     """
 
     name: str
     role: str
     output_axis: int = -1
+    several_maps: bool = False
 
     @abstractmethod
     def quantizers(self) -> dict[str, Quantizer]:

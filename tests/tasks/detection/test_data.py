@@ -200,7 +200,7 @@ def test_missing_truncated_and_corrupt_files_are_named(root, weights):
 def test_a_config_that_is_no_detector_is_refused(root, weights, tmp_path):
     path = tmp_path / "classifier.py"
     path.write_text("model = dict(type='ImageClassifier', backbone=dict(type='SwinTransformer'))\n")
-    with pytest.raises(TaskError, match="describes no two-stage detector"):
+    with pytest.raises(TaskError, match="describes no detector"):
         _task(root, weights).load_model(str(path))
     path.write_text("model = dict(\n")
     with pytest.raises(TaskError, match="not a readable mmdet config"):

@@ -1,13 +1,17 @@
-"""mmdet's two-stage detectors (Mask R-CNN, Cascade Mask R-CNN) with a Swin backbone."""
+"""mmdet's detectors with a Swin backbone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vit_ptq_bench.methods.quantization.model.families.base import Family
+from vit_ptq_bench.methods.quantization.model.families.mmdet_detector import (
+    DetectorFamily,
+    is_detector,
+    place_of,
+)
 from vit_ptq_bench.methods.quantization.model.families.registry import register_family
 from vit_ptq_bench.methods.quantization.model.families.streams import StreamNotes
 from vit_ptq_bench.methods.quantization.model.families.window import (
@@ -16,19 +20,8 @@ from vit_ptq_bench.methods.quantization.model.families.window import (
 )
 from vit_ptq_bench.methods.quantization.model.structure import AttentionLink, Padding, ValueLink
 
-PARTS = {
-    "neck": "neck",
-    "rpn_head": "rpn_head",
-    "roi_head.bbox_head": "bbox_head",
-    "roi_head.mask_head": "mask_head",
-}
-"""Modules behind the backbone and the role of their layers."""
-
 MASKED = -100.0
 """What mmdet adds to the scores of tokens that are neighbours by the cyclic shift alone."""
-
-MASK_ROIS = 100
-"""Regions whose masks are looked at, as mmdet's own forward does; spread over the batch."""
 
 
 class QuantShiftedWindows(nn.Module):
@@ -95,25 +88,21 @@ class QuantShiftedWindows(nn.Module):
 
 
 @register_family
-class MMDetSwin(Family):
-    """mmdet detectors of one backbone (Swin), one neck, an RPN and RoI heads.
-
-    The bit table's scope says what is quantized: the backbone, or also every linear layer and convolution
-    behind it. The transposed convolution of a mask head stays in floating point, as in RepQ-ViT's code.
-    """
+class MMDetSwin(DetectorFamily):
+    """mmdet detectors whose backbone is `mmdet.models.backbones.swin.SwinTransformer`."""
 
     name = "mmdet-swin"
-    description = "mmdet two-stage detectors with a Swin backbone (Mask R-CNN, Cascade Mask R-CNN)"
+    description = (
+        "mmdet detectors with a Swin backbone (two-stage, one-stage and DETR-like; in scope full "
+        "Faster, Mask and Cascade (Mask) R-CNN, RetinaNet, FCOS, ATSS, GFL)"
+    )
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:
-        backbone: Any = getattr(model, "backbone", None)
-        two_stage = all(hasattr(model, part) for part in ("neck", "rpn_head", "roi_head"))
-        # By name: importing mmdet takes seconds, and a classifier does without.
-        place = f"{type(backbone).__module__}.{type(backbone).__name__}"
-        return two_stage and place == "mmdet.models.backbones.swin.SwinTransformer"
+        place = place_of(getattr(model, "backbone", None))
+        return is_detector(model) and place == "mmdet.models.backbones.swin.SwinTransformer"
 
-    def replace_layers(self) -> None:
+    def replace_backbone(self) -> None:
         backbone = self.model.backbone
         self.replace(
             backbone.patch_embed, "projection", "backbone.patch_embed.projection", "patch_embed"
@@ -122,18 +111,10 @@ class MMDetSwin(Family):
         self.segment("backbone.patch_embed", "embed", self._embed)
         for index, stage in enumerate(backbone.stages):
             self._replace_stage(stage, index)
-        if self.table.scope == "full":
-            self._replace_heads()
-        for index in range(len(backbone.stages)):
-            self._note_stream(index)
-        self.structure.tail = self._neck
-        self.structure.observe = self._observe
 
-    def quantized_part(self) -> Iterable[tuple[str, nn.Module]]:
-        """Return the backbone, or all but the transposed convolutions (no `nn.Conv2d`)."""
-        part = self.model if self.table.scope == "full" else self.model.backbone
-        modules: Iterable[tuple[str, nn.Module]] = part.named_modules()
-        return modules
+    def note_streams(self) -> None:
+        for index in range(len(self.model.backbone.stages)):
+            self._note_stream(index)
 
     def _embed(self, images: Tensor) -> Tensor:
         """What comes before the blocks: [B, H, W, C]."""
@@ -204,101 +185,16 @@ class MMDetSwin(Family):
             name = f"backbone.stages.{index}.downsample"
             stream.merged_by(stage.downsample, name, interleaved=True)
         if index in backbone.out_indices:
-            self._note_neck(stream, index)
+            norm = getattr(backbone, f"norm{index}")
+            level = list(backbone.out_indices).index(index)
+            self.note_neck(stream, level, norm, f"backbone.norm{index}")
         stream.end(self.structure)
-
-    def _note_neck(self, stream: StreamNotes, index: int) -> None:
-        """What reads the feature map of a stage: the lateral convolution of a feature pyramid."""
-        neck = self.model.neck
-        place = f"{type(neck).__module__}.{type(neck).__name__}"
-        if place != "mmdet.models.necks.fpn.FPN" or neck.add_extra_convs == "on_input":
-            stream.fixed(f"it is not known what in the neck ({place}) reads it")
-            return
-        level = list(self.model.backbone.out_indices).index(index) - neck.start_level
-        read = [lateral.conv for i, lateral in enumerate(neck.lateral_convs) if i == level]
-        norm = getattr(self.model.backbone, f"norm{index}")
-        stream.read_by(norm, *read, name=f"backbone.norm{index}")
-
-    def _replace_heads(self) -> None:
-        for part, role in PARTS.items():
-            if not hasattr(self.model, part.split(".")[0]):
-                continue
-            module = _submodule(self.model, part)
-            if module is None:
-                continue
-            for name, parent in list(module.named_modules(prefix=part)):
-                for child, layer in list(parent.named_children()):
-                    if isinstance(layer, nn.Linear | nn.Conv2d):
-                        self.replace(parent, child, f"{name}.{child}", role)
 
     def _tap(self, index: int, x: Tensor) -> Tensor:
         """What the neck reads of a stage: [B, C, H, W]."""
         norm = getattr(self.model.backbone, f"norm{index}")
         normalised: Tensor = norm(x)
         return normalised.permute(0, 3, 1, 2).contiguous()
-
-    def _neck(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return tuple(self.model.neck(list(maps)))
-
-    def _observe(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps of the neck and, in scope ``full``, what RPN and RoI heads make of them.
-
-        Proposals are taken as they are: nothing is differentiated through their selection.
-        """
-        model = self.model
-        features = tuple(model.extract_feat(images))
-        if self.table.scope == "backbone":
-            return features
-        from mmdet.structures.bbox import bbox2roi
-
-        shape = tuple(images.shape[-2:])
-        facts = {"img_shape": shape, "ori_shape": shape, "scale_factor": (1.0, 1.0)}
-        scores, boxes = model.rpn_head(features)
-        with torch.no_grad():
-            proposals = model.rpn_head.predict_by_feat(
-                [score.detach() for score in scores],
-                [box.detach() for box in boxes],
-                batch_img_metas=[facts] * len(images),
-            )
-        rois = bbox2roi([proposal.bboxes for proposal in proposals])
-        found = _roi_outputs(model.roi_head, features, rois, facts)
-        return (*features, *scores, *boxes, *found)
-
-
-def _roi_outputs(
-    roi_head: Any, features: tuple[Tensor, ...], rois: Tensor, facts: dict[str, Any]
-) -> list[Tensor]:
-    """Scores, boxes and masks of every stage of the RoI heads, each stage on the boxes of the one before.
-
-    Args:
-        roi_head: mmdet's, standard or cascade.
-        features: of the neck.
-        rois: [n, 5], (image, x1, y1, x2, y2).
-        facts: mmdet's meta information, one for all images: they have one size.
-    """
-    cascade = isinstance(roi_head.bbox_head, nn.ModuleList)
-    stages = [(stage,) for stage in range(roi_head.num_stages)] if cascade else [()]
-    found = []
-    for number, stage in enumerate(stages, start=1):
-        result = roi_head._bbox_forward(*stage, features, rois)
-        found += [result["cls_score"], result["bbox_pred"]]
-        if number < len(stages):
-            labels = result["cls_score"][:, :-1].argmax(dim=1)
-            head = roi_head.bbox_head[number - 1]
-            moved = head.regress_by_class(rois[:, 1:], labels, result["bbox_pred"].detach(), facts)
-            rois = torch.cat([rois[:, :1], moved], dim=1)
-    if roi_head.with_mask:
-        some = rois[:: max(1, len(rois) // MASK_ROIS)][:MASK_ROIS]
-        found += [roi_head._mask_forward(*stage, features, some)["mask_preds"] for stage in stages]
-    return found
-
-
-def _submodule(model: nn.Module, path: str) -> nn.Module | None:
-    """Return a part of a model by its dotted name, or None: a detector may have no mask head."""
-    module: Any = model
-    for name in path.split("."):
-        module = getattr(module, name, None)
-    return module if isinstance(module, nn.Module) else None
 
 
 def _note_block(stream: StreamNotes, block: Any, name: str) -> None:

@@ -52,7 +52,17 @@ class FamilyRegistry(Registry):
 FAMILIES = FamilyRegistry(
     "family",
     PACKAGE,
-    ("base", "joined", "plain", "registry", "streams", "swin", "timm_block", "window"),
+    (
+        "base",
+        "joined",
+        "mmdet_detector",
+        "plain",
+        "registry",
+        "streams",
+        "swin",
+        "timm_block",
+        "window",
+    ),
     MethodError,
 )
 """Name -> family class."""

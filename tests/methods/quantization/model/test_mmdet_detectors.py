@@ -1,0 +1,131 @@
+"""One-stage detectors of mmdet: the wrapped one is the original, and methods quantize it in both scopes."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.small_detectors import ONE_STAGE, small_config, small_detector
+from vit_ptq_bench.methods.api.registry import METHODS
+from vit_ptq_bench.methods.quantization.bits import BitWidth, equal_table
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration
+from vit_ptq_bench.methods.quantization.calibration.recording import record_operations
+from vit_ptq_bench.methods.quantization.model.families import wrap_model
+
+SIZE = (64, 96)
+
+
+@pytest.fixture(scope="module")
+def detectors(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("configs")
+    return {kind: small_detector(folder, small_config(kind)) for kind in ONE_STAGE}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(8, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def predicted(model, images):
+    from mmdet.structures import DetDataSample
+
+    facts = {
+        "img_shape": SIZE,
+        "batch_input_shape": SIZE,
+        "ori_shape": SIZE,
+        "scale_factor": (1.0, 1.0),
+        "img_id": 1,
+    }
+    samples = [DetDataSample(metainfo=facts) for _ in images]
+    return [sample.pred_instances for sample in model(images, samples, mode="predict")]
+
+
+def assert_same(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a.bboxes, b.bboxes)
+        assert torch.equal(a.scores, b.scores)
+        assert torch.equal(a.labels, b.labels)
+
+
+@pytest.mark.parametrize("scope", ["backbone", "full"])
+@pytest.mark.parametrize("kind", ONE_STAGE)
+def test_with_quantizers_off_boxes_and_scores_are_the_originals(detectors, images, kind, scope):
+    wrapped = wrap_model(detectors[kind], equal_table(BitWidth(4, 4)).with_scope(scope))
+    expected = predicted(detectors[kind], images)
+    assert sum(len(found) for found in expected) > 20
+    assert_same(predicted(wrapped, images), expected)
+
+
+@pytest.mark.parametrize("kind", ONE_STAGE)
+def test_full_scope_quantizes_every_layer_of_neck_and_head(detectors, images, kind):
+    wrapped = wrap_model(detectors[kind], equal_table(BitWidth(4, 4)).with_scope("full"))
+    kinds = (nn.Linear, nn.modules.conv._ConvNd)
+    assert not [name for name, m in wrapped.named_modules() if isinstance(m, kinds)]
+    assert {op.role for op in wrapped.structure.behind()} == {"neck", "bbox_head"}
+    maps = detectors[kind].extract_feat(images)
+    observed = wrapped(images)
+    for a, b in zip(observed, maps, strict=False):
+        assert torch.equal(a, b)
+    heads = 2 if kind in ("retinanet", "gfl") else 3
+    assert len(observed) == len(maps) * (1 + heads)
+
+
+def test_a_recorded_output_is_the_layers_and_not_what_relu_makes_of_it(detectors, images):
+    wrapped = wrap_model(detectors["retinanet"], equal_table(BitWidth(4, 4)).with_scope("full"))
+    for operation, recording in record_operations(
+        wrapped, Calibration([images]), operations=wrapped.structure.behind()
+    ):
+        first, weight = operation.operands(recording.inputs)
+        torch.testing.assert_close(operation.compute(first, weight), recording.output)
+
+
+def test_a_head_that_the_levels_share_is_calibrated_on_all_of_them(detectors, images):
+    model = detectors["fcos"]
+    method = METHODS.get("minmax").create()
+    table = method.bit_table(BitWidth(8, 8)).with_scope("full")
+    quantized = method.quantize(model, table, Calibration([images]))
+    seen = [m.aminmax() for m in model.extract_feat(images)]
+    low, high = min(s.min for s in seen), max(s.max for s in seen)
+    for tower in ("cls_convs", "reg_convs"):
+        layer = getattr(quantized.module.bbox_head, tower)[0].conv
+        assert layer.weight_quantizer.scale.numel() == layer.weight.shape[0]
+        width = layer.input_quantizer.scale * 255
+        torch.testing.assert_close(width, (high - low).reshape(1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "scope"),
+    [
+        ("repq-vit", "retinanet", "full"),
+        ("gptq", "gfl", "full"),
+        ("ptq4vit", "fcos", "full"),
+        ("lrquant", "atss", "full"),
+        ("qdrop", "retinanet", "full"),
+        ("apq-vit", "fcos", "backbone"),
+    ],
+)
+def test_statistics_search_and_reconstruction_stay_close_at_6_bits(
+    detectors, images, name, kind, scope
+):
+    cls = METHODS.get(name)
+    method = cls.create(dict(cls.quick))
+    table = method.bit_table(BitWidth(6, 6)).with_scope(scope)
+    quantized = method.quantize(detectors[kind], table, Calibration([images[:4], images[4:]]))
+    exact = detectors[kind].extract_feat(images)
+    for a, b in zip(quantized(images), exact, strict=False):
+        assert (a - b).square().sum() / b.square().sum() < 0.5
+    assert len(predicted(quantized, images[:2])) == 2
+
+
+def test_streams_are_read_by_lateral_convolutions_but_for_one_that_an_extra_level_reads(
+    tmp_path, detectors
+):
+    table = equal_table(BitWidth(8, 8))
+    both = wrap_model(detectors["retinanet"], table).structure
+    assert [stream.stage for stream in both.streams] == [1]
+    assert "norm writes it" in both.fixed_streams[0]
+    content = small_config("retinanet")
+    content["model"]["neck"] = content["model"]["neck"] | {"add_extra_convs": "on_input"}
+    last = wrap_model(small_detector(tmp_path, content), table).structure
+    assert last.streams == []
+    assert "not known what in the neck" in last.fixed_streams[1]

@@ -1,0 +1,153 @@
+"""Small untrained detectors of mmdet of every supported kind, from configs in the form that users write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vit_ptq_bench.tasks.detection.models import build_detector, read_config
+
+CLASSES = 10
+
+ONE_STAGE = ("retinanet", "fcos", "atss", "gfl")
+
+SWIN: dict[str, Any] = {
+    "type": "SwinTransformer",
+    "embed_dims": 16,
+    "depths": (2, 2),
+    "num_heads": (1, 2),
+    "strides": (4, 2),
+    "window_size": 4,
+    "out_indices": (0, 1),
+    "drop_path_rate": 0.1,
+}
+
+PYRAMID: dict[str, Any] = {
+    "type": "FPN",
+    "in_channels": [16, 32],
+    "out_channels": 16,
+    "start_level": 0,
+    "add_extra_convs": "on_output",
+    "num_outs": 3,
+    "relu_before_extra_convs": True,
+}
+
+STRIDES = [4, 8, 16]
+
+PREPROCESSOR: dict[str, Any] = {
+    "type": "DetDataPreprocessor",
+    "mean": [123.675, 116.28, 103.53],
+    "std": [58.395, 57.12, 57.375],
+    "bgr_to_rgb": True,
+    "pad_size_divisor": 32,
+}
+
+TEST: dict[str, Any] = {
+    "nms_pre": 100,
+    "min_bbox_size": 0,
+    "score_thr": 0.0,
+    "nms": {"type": "nms", "iou_threshold": 0.5},
+    "max_per_img": 20,
+}
+
+ANCHORS: dict[str, Any] = {
+    "type": "AnchorGenerator",
+    "ratios": [1.0],
+    "octave_base_scale": 4,
+    "scales_per_octave": 1,
+    "strides": STRIDES,
+}
+
+FOCAL: dict[str, Any] = {"type": "FocalLoss", "use_sigmoid": True}
+
+CODER: dict[str, Any] = {"type": "DeltaXYWHBBoxCoder"}
+
+HEADS: dict[str, tuple[str, dict[str, Any]]] = {
+    "retinanet": (
+        "RetinaNet",
+        {
+            "type": "RetinaHead",
+            "anchor_generator": ANCHORS | {"ratios": [0.5, 1.0, 2.0]},
+            "bbox_coder": CODER,
+            "loss_cls": FOCAL,
+        },
+    ),
+    "fcos": (
+        "FCOS",
+        {"type": "FCOSHead", "strides": STRIDES, "norm_cfg": {"type": "GN", "num_groups": 4}},
+    ),
+    "atss": (
+        "ATSS",
+        {
+            "type": "ATSSHead",
+            "anchor_generator": ANCHORS,
+            "bbox_coder": CODER,
+            "loss_cls": FOCAL,
+            "norm_cfg": {"type": "GN", "num_groups": 4},
+        },
+    ),
+    "gfl": (
+        "GFL",
+        {
+            "type": "GFLHead",
+            "anchor_generator": ANCHORS,
+            "loss_cls": {"type": "QualityFocalLoss"},
+            "loss_dfl": {"type": "DistributionFocalLoss"},
+            "norm_cfg": {"type": "GN", "num_groups": 4},
+            "reg_max": 4,
+        },
+    ),
+}
+
+
+def small_config(kind: str) -> dict[str, Any]:
+    """Return the content of a config file: a detector of `ONE_STAGE`, for images of at most 96 x 96."""
+    detector, head = HEADS[kind]
+    common = {"num_classes": CLASSES, "in_channels": 16, "feat_channels": 16, "stacked_convs": 2}
+    model = {
+        "type": detector,
+        "data_preprocessor": PREPROCESSOR,
+        "backbone": SWIN,
+        "neck": PYRAMID,
+        "bbox_head": common | head,
+        "test_cfg": TEST,
+    }
+    return {"model": model, "test_pipeline": pipeline(96)}
+
+
+def pipeline(side: int) -> list[dict[str, Any]]:
+    """Return mmdet's steps of a test, for images of at most ``side`` x ``side``."""
+    return [
+        {"type": "LoadImageFromFile"},
+        {"type": "Resize", "scale": (side, side), "keep_ratio": True},
+        {"type": "PackDetInputs"},
+    ]
+
+
+def write_config(path: Path, content: dict[str, Any]) -> Path:
+    """Write a config file and return its path."""
+    path.write_text("".join(f"{name} = {value!r}\n" for name, value in content.items()))
+    return path
+
+
+def small_detector(folder: Path, content: dict[str, Any]) -> nn.Module:
+    """Return the detector of a config, with random weights that say something."""
+    torch.manual_seed(0)
+    model = build_detector(read_config(write_config(folder / "small.py", content)))
+    return shaken(model)
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """Random weights large enough, and LayerNorms uneven enough, to make quantization matter."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+            if module.bias is not None:
+                nn.init.normal_(module.bias, std=0.1)
+        if isinstance(module, nn.LayerNorm):
+            nn.init.uniform_(module.weight, 0.3, 2.0)
+            nn.init.normal_(module.bias, std=0.3)
+    return model.eval()
