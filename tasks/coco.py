@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vit_ptq_bench.tasks import detection, storage
 from vit_ptq_bench.tasks.api.registry import register_task
@@ -17,10 +17,15 @@ from vit_ptq_bench.tasks.detection.zoo import (
     BUNDLED,
     BUNDLED_SCALE,
     COCO_MODELS,
+    builders_id,
     config_id,
+    config_path,
     is_config_file,
 )
 from vit_ptq_bench.tasks.errors import TaskError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 LAYOUTS = (("val2017", "train2017", "instances_val2017.json"), ("val", "train", "val.json"))
 """Folders of evaluation and training images, and the file under ``annotations``."""
@@ -85,6 +90,20 @@ class Coco(DetectionTask):
         identity = _with_config(weights.identity, model)
         notes = (*weights.notes, *self._size_notes(model))
         return LoadedModel(model, module, weights=identity, notes=notes)
+
+    def architecture(self, model: str) -> str | None:
+        """Return what identifies a config file and what builds it; None: a name, whose layers are known."""
+        if not is_config_file(model):
+            return None
+        return f"{config_id(model)} {builders_id()}"
+
+    def skeleton(self, model: str) -> nn.Module:
+        """Build the detector of a config on the meta device; its test pipeline is held against ours."""
+        self.require_model(model)
+        config = detection.read_config(config_path(model))
+        self.scale(config)
+        # mmdet's constructors look at numbers, which the meta device does not have.
+        return detection.build_detector(config).to("meta")
 
     def files(self) -> CocoFiles:
         """Return the evaluation images."""

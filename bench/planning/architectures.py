@@ -21,7 +21,7 @@ FAMILIES = "vit_ptq_bench.methods.quantization.model.families"
 GROUP = "vit_ptq_bench.families"
 
 
-def architecture_problem(task: Task, model: str) -> str | None:
+def architecture_problem(task: Task, model: str, scope: str | None = None) -> str | None:
     """Return why no family of models can take a model of a task, in words, or None.
 
     The architecture is built on torch's meta device, where weights take no memory, and wrapped. What came out
@@ -30,6 +30,7 @@ def architecture_problem(task: Task, model: str) -> str | None:
     Args:
         task: tells architectures apart and builds them.
         model: one that the task knows.
+        scope: what of it is quantized, one of the task's; None: all of it, or the task's usual one.
 
     Raises:
         BenchError: the task answers what it must not.
@@ -39,21 +40,23 @@ def architecture_problem(task: Task, model: str) -> str | None:
     if architecture is None:
         return None
     if _foreign():
-        return _looked_at(task, model) or None
-    key = f"{_recipe()}-{sha256(f'{task.name} {architecture}'.encode()).hexdigest()[:16]}"
-    kept = storage.kept_text("architecture", key, lambda: quote(_looked_at(task, model)))
+        return _looked_at(task, model, scope) or None
+    words = f"{task.name} {architecture}" + (f" {scope}" if scope else "")
+    key = f"{_recipe()}-{sha256(words.encode()).hexdigest()[:16]}"
+    kept = storage.kept_text("architecture", key, lambda: quote(_looked_at(task, model, scope)))
     return unquote(kept) or None
 
 
-def _looked_at(task: Task, model: str) -> str:
+def _looked_at(task: Task, model: str, scope: str | None) -> str:
     """Why the model is refused; empty: it is not."""
     from vit_ptq_bench.methods.quantization.model.families.registry import find_family, wrap_model
 
     skeleton = ask(task, "skeleton", model)
+    table = equal_table(BitWidth(8, 8))
     try:
         # One from elsewhere need not do without weights: what it refuses is found out with them.
         if find_family(skeleton).__module__.startswith(f"{FAMILIES}."):
-            wrap_model(skeleton, equal_table(BitWidth(8, 8)))
+            wrap_model(skeleton, table if scope is None else table.with_scope(scope))
     except MethodError as error:
         return str(error)
     return ""

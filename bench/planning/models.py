@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from vit_ptq_bench.bench.errors import BenchError
@@ -17,12 +17,13 @@ SHOWN = 4
 """Names that are told of those that a glob has and no family knows."""
 
 
-def models_of(suite: Suite, task: Task, say: Say) -> list[str]:
+def models_of(suite: Suite, task: Task, scopes: Sequence[str | None], say: Say) -> list[str]:
     """Return the models of ``suite``; a task may know more of them by name than it lists.
 
     Args:
         suite: names models, or globs of those that the task lists.
         task: knows them.
+        scopes: what of each is quantized, a run for each; see `architecture_problem`.
         say: told what of a glob is left out, because its architecture is not supported.
 
     Raises:
@@ -34,12 +35,12 @@ def models_of(suite: Suite, task: Task, say: Say) -> list[str]:
     knows = _knows(task)
     for pattern in suite.models:
         if not is_glob(pattern) and knows(pattern):
-            _require_supported(suite, task, pattern)
+            _require_supported(suite, task, pattern, scopes)
             chosen[pattern] = None
             continue
         listed = ask(task, "model_names") if listed is None else listed
         found = choose_one(suite, "models", "model", pattern, listed)
-        chosen.update(dict.fromkeys(_supported(suite, task, pattern, found, say)))
+        chosen.update(dict.fromkeys(_supported(suite, task, pattern, found, scopes, say)))
     return list(chosen)
 
 
@@ -55,17 +56,22 @@ def choose_one(suite: Suite, key: str, kind: str, pattern: str, known: list[str]
         raise suite.error(error, key, value=pattern) from None
 
 
-def _require_supported(suite: Suite, task: Task, model: str) -> None:
-    problem = architecture_problem(task, model)
+def _require_supported(suite: Suite, task: Task, model: str, scopes: Sequence[str | None]) -> None:
+    problem = _problem(task, model, scopes)
     if problem is not None:
         raise suite.error(f"{model}: {problem}", "models", value=model)
 
 
 def _supported(
-    suite: Suite, task: Task, pattern: str, models: Iterable[str], say: Say
+    suite: Suite,
+    task: Task,
+    pattern: str,
+    models: Iterable[str],
+    scopes: Sequence[str | None],
+    say: Say,
 ) -> list[str]:
     """Those of the models that ``pattern`` selects whose architecture a family knows."""
-    problems = {model: architecture_problem(task, model) for model in models}
+    problems = {model: _problem(task, model, scopes) for model in models}
     left_out = [model for model, problem in problems.items() if problem is not None]
     if left_out and len(left_out) == len(problems):
         first = f"{left_out[0]}: {problems[left_out[0]]}"
@@ -77,6 +83,12 @@ def _supported(
             f"{', '.join(left_out[:SHOWN])}{more}; `bench list models --supported` lists the others"
         )
     return [model for model, problem in problems.items() if problem is None]
+
+
+def _problem(task: Task, model: str, scopes: Sequence[str | None]) -> str | None:
+    """Why a model cannot be taken in one of the scopes, or None."""
+    found = (architecture_problem(task, model, scope) for scope in scopes)
+    return next((problem for problem in found if problem is not None), None)
 
 
 def _knows(task: Task) -> Callable[[str], bool]:

@@ -34,12 +34,12 @@ def prepared_task(name: str, model: str, options: SubjectOptions, words: Mapping
     task = registry.make_task(name, resolve_task(name, words))
     if not ask(task, "knows_model", model):
         raise unknown("model", model, ask(task, "model_names"))
-    problem = architecture_problem(task, model)
-    if problem is not None:
-        raise BenchError(f"{model}: {problem}")
     if options.scope is not None and options.scope not in task.scopes:
         there = f"has scopes {', '.join(task.scopes)}" if task.scopes else "has no scopes"
         raise BenchError(f"--scope: task {name} {there}{hint(options.scope, task.scopes)}")
+    problem = architecture_problem(task, model, scope_of(task, options))
+    if problem is not None:
+        raise BenchError(f"{model}: {problem}")
     return task
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from torch import nn
 
-from vit_ptq_bench.tasks.detection.openmmlab import MODELS, register_all_modules
+from vit_ptq_bench.tasks.detection.openmmlab import (
+    MODELS,
+    DetDataPreprocessor,
+    register_all_modules,
+)
+from vit_ptq_bench.tasks.detection.operators import provide_operators
 from vit_ptq_bench.tasks.errors import TaskError
+
+WITH_OPERATORS = ("RoIAlign", "MultiScaleDeformableAttention")
+"""Modules of ``mmcv.ops`` that do without a compiled mmcv."""
 
 
 def read_config(path: Path) -> Any:
@@ -43,7 +52,8 @@ def build_detector(config: Any) -> nn.Module:
     Pretrained weights that the config names are left out: nothing is downloaded.
 
     Raises:
-        TaskError: mmdet cannot build it.
+        TaskError: mmdet cannot build it, or it needs operators that are not installed, or it prepares images
+            in a way of its own.
     """
     register_all_modules(init_default_scope=True)
     model = config.model.copy()
@@ -52,7 +62,47 @@ def build_detector(config: Any) -> nn.Module:
         detector: nn.Module = MODELS.build(model)
     except Exception as error:  # a wrong config fails anywhere inside mmdet
         raise TaskError(f"mmdet cannot build this detector: {error}") from error
+    _require_preprocessor(detector)
+    if provide_operators():
+        _require_operators(detector, model)
     return detector.eval()
+
+
+def _require_preprocessor(detector: Any) -> None:
+    """Refuse images that are prepared otherwise than by mmdet's own normalisation and padding."""
+    kind = type(detector.data_preprocessor)
+    if kind is not DetDataPreprocessor:
+        raise TaskError(
+            f"model.data_preprocessor is a {kind.__name__}; images are normalised and padded by mmdet's "
+            "DetDataPreprocessor alone, so name that one"
+        )
+
+
+def _require_operators(detector: nn.Module, model: Any) -> None:
+    """Refuse what needs other compiled operators of mmcv than those that `operators` stands in for."""
+    needed = {
+        kind.__name__
+        for kind in map(type, detector.modules())
+        if kind.__module__.startswith("mmcv.ops.") and kind.__name__ not in WITH_OPERATORS
+    }
+    needed |= {kind for kind in _suppressions(model.get("test_cfg")) if kind != "nms"}
+    if needed:
+        raise TaskError(
+            f"this detector needs {', '.join(sorted(needed))} of mmcv's compiled operators, which mmcv-lite "
+            "does not have; install a compiled mmcv, or leave them out of the config"
+        )
+
+
+def _suppressions(settings: Any) -> Iterator[str]:
+    """The kinds of non-maximum suppression that the settings of a test name."""
+    if isinstance(settings, dict):
+        if isinstance(settings.get("nms"), dict):
+            yield str(settings["nms"].get("type", "nms"))
+        for value in settings.values():
+            yield from _suppressions(value)
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            yield from _suppressions(value)
 
 
 def set_classes(model: Any, classes: int, masks: bool) -> None:

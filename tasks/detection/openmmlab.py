@@ -17,6 +17,7 @@ from mmcv.transforms import Compose  # noqa: E402
 from mmdet.datasets import CocoDataset  # noqa: E402
 from mmdet.datasets.api_wrappers import COCO  # noqa: E402
 from mmdet.evaluation import CocoMetric  # noqa: E402
+from mmdet.models import DetDataPreprocessor  # noqa: E402
 from mmdet.registry import MODELS  # noqa: E402
 from mmdet.utils import register_all_modules  # noqa: E402
 
@@ -26,6 +27,7 @@ __all__ = [
     "CocoDataset",
     "CocoMetric",
     "Compose",
+    "DetDataPreprocessor",
     "imfrombytes",
     "register_all_modules",
 ]

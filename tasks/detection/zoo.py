@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vit_ptq_bench.tasks.errors import TaskError
 from vit_ptq_bench.tasks.storage.identity import file_id
+from vit_ptq_bench.tasks.storage.kept import recipe_key
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -66,6 +67,21 @@ def config_id(name: str) -> str:
     return " ".join(ids)
 
 
+def builders_id() -> str:
+    """Return what identifies the code that makes a detector of a config file."""
+    package = __name__.rpartition(".")[0]
+    sources = [f"{package}.{name}" for name in ("datasets", "models", "openmmlab", "operators")]
+    mmcv = " ".join(f"{name}=={_installed(name)}" for name in ("mmcv", "mmcv-lite"))
+    return f"{recipe_key(sources, ('mmdet', 'mmengine'))} {mmcv}"
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def _add_config(path: Path, ids: list[str], above: tuple[Path, ...]) -> None:
     """Note a file and what it inherits; nothing in them is run."""
     if path in above:
@@ -81,10 +97,10 @@ def _add_config(path: Path, ids: list[str], above: tuple[Path, ...]) -> None:
 
 
 def _version(package: str, path: Path) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError as error:
-        raise TaskError(f"{path}: inherits from {package}, which is not installed") from error
+    found = _installed(package)
+    if found is None:
+        raise TaskError(f"{path}: inherits from {package}, which is not installed")
+    return found
 
 
 def _bases(path: Path) -> list[str]:

@@ -60,7 +60,8 @@ def test_tasks_that_cannot_say_refuse_nothing_and_papers_models_are_not_built(mo
 
     monkeypatch.setattr(imagenet.ImageNet, "skeleton", refuse)
     assert all(architecture_problem(task(), model) is None for model in imagenet.REFERENCES)
-    for name, model in (("fashion", "vit_mini"), ("coco", "mask_rcnn_swin_t")):
+    assert architecture_problem(TASKS.get("coco")(), "mask_rcnn_swin_t", "full") is None
+    for name, model in (("fashion", "vit_mini"), ("scenes", "mask_rcnn_swin_mini")):
         other = TASKS.get(name)()
         assert architecture_problem(other, model) is None
         with pytest.raises(TaskError, match="does not build models without their weights"):
