@@ -103,8 +103,76 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+MAPPER: dict[str, Any] = {
+    "type": "ChannelMapper",
+    "in_channels": [16, 32],
+    "kernel_size": 1,
+    "act_cfg": None,
+    "norm_cfg": {"type": "GN", "num_groups": 4},
+    "num_outs": 3,
+}
+
+DETR_WIDTHS = {"detr": 32, "deformable_detr": 32, "dino": 256}
+"""DINO's encoding of boxes has a fixed width."""
+
+DETR_HEADS: dict[str, dict[str, Any]] = {
+    "detr": {"type": "DETRHead", "loss_cls": {"type": "CrossEntropyLoss", "class_weight": 1.0}},
+    "deformable_detr": {"type": "DeformableDETRHead", "loss_cls": FOCAL},
+    "dino": {"type": "DINOHead", "loss_cls": FOCAL},
+}
+
+DETR_SETTINGS: dict[str, dict[str, Any]] = {
+    "detr": {"type": "DETR"},
+    "deformable_detr": {
+        "type": "DeformableDETR",
+        "num_feature_levels": 3,
+        "with_box_refine": False,
+        "as_two_stage": False,
+    },
+    "dino": {
+        "type": "DINO",
+        "num_feature_levels": 3,
+        "with_box_refine": True,
+        "as_two_stage": True,
+        "dn_cfg": {
+            "label_noise_scale": 0.5,
+            "box_noise_scale": 1.0,
+            "group_cfg": {"dynamic": True, "num_groups": None, "num_dn_queries": 10},
+        },
+    },
+}
+
+DETRS = tuple(DETR_SETTINGS)
+
+
+def _detr_config(kind: str) -> dict[str, Any]:
+    plain, width = kind == "detr", DETR_WIDTHS[kind]
+    attention = {"embed_dims": width, "num_heads": 4, "batch_first": True}
+    cross = attention if plain else attention | {"num_levels": 3}
+    ffn = {"embed_dims": width, "feedforward_channels": 48}
+    coder = {"layer_cfg": {"self_attn_cfg": cross, "ffn_cfg": ffn}, "num_layers": 1}
+    layer = {"self_attn_cfg": attention, "cross_attn_cfg": cross, "ffn_cfg": ffn}
+    decoder = {"layer_cfg": layer, "num_layers": 2, "return_intermediate": True}
+    one = {"out_indices": (1,)}, {"in_channels": [32], "num_outs": 1}
+    backbone, neck = one if plain else ({}, {})
+    model = {
+        "data_preprocessor": PREPROCESSOR | {"pad_size_divisor": 1},
+        "backbone": SWIN | backbone,
+        "neck": MAPPER | {"out_channels": width} | neck,
+        "num_queries": 20,
+        "encoder": coder,
+        "decoder": decoder if plain else decoder | {"post_norm_cfg": None},
+        "positional_encoding": {"num_feats": width // 2, "normalize": True},
+        "bbox_head": DETR_HEADS[kind] | {"num_classes": CLASSES, "embed_dims": width},
+        "test_cfg": {"max_per_img": 20},
+    }
+    return {"model": model | DETR_SETTINGS[kind], "test_pipeline": pipeline(96)}
+
+
 def small_config(kind: str) -> dict[str, Any]:
-    """Return the content of a config file: a detector of `ONE_STAGE`, for images of at most 96 x 96."""
+    """Return the content of a config file: a detector of `ONE_STAGE` or `DETRS`, for images of 96 x 96."""
+    if kind in DETRS:
+        return _detr_config(kind)
     detector, head = HEADS[kind]
     common = {"num_classes": CLASSES, "in_channels": 16, "feat_channels": 16, "stacked_convs": 2}
     model = {
@@ -142,6 +210,8 @@ def small_detector(folder: Path, content: dict[str, Any]) -> nn.Module:
 
 def shaken(model: nn.Module) -> nn.Module:
     """Random weights large enough, and LayerNorms uneven enough, to make quantization matter."""
+    if hasattr(model, "level_embed"):  # mmdet leaves it without values
+        nn.init.normal_(model.level_embed)
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)

@@ -1,4 +1,4 @@
-"""The two compiled operators of mmcv that Mask R-CNN and Cascade Mask R-CNN need, on torchvision's.
+"""The compiled operators of mmcv that supported detectors need, on torchvision's and torch's.
 
 mmcv-lite has every ``mmcv.ops`` module in Python but not the compiled ``mmcv._ext`` behind them, and building
 that takes a compiler and half an hour. Where it is absent, `provide_operators` puts a module of that name in
@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
@@ -27,8 +28,8 @@ AVERAGE = 1
 def provide_operators() -> bool:
     """Make mmcv's operators importable; return whether torchvision's stand in for compiled ones.
 
-    Nothing happens where mmcv was compiled. Operators other than NMS and RoIAlign raise
-    `TaskError` with their name when they are called.
+    Nothing happens where mmcv was compiled. Operators other than NMS, RoIAlign and the forward pass of
+    deformable attention raise `TaskError` with their name when they are called.
     """
     present = sys.modules.get(NAME)
     if present is not None:
@@ -49,6 +50,7 @@ class _Operators(ModuleType):
         self.nms = nms
         self.roi_align_forward = roi_align_forward
         self.roi_align_backward = roi_align_backward
+        self.ms_deform_attn_forward = ms_deform_attn_forward
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("__"):  # what the import system asks for
@@ -140,6 +142,41 @@ def roi_align_backward(
         aligned,
     )
     grad_input.copy_(gradient)
+
+
+def ms_deform_attn_forward(
+    value: Tensor,
+    value_spatial_shapes: Tensor,
+    value_level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    im2col_step: int,
+) -> Tensor:
+    """Return what deformable attention gathers: [B, queries, heads * C].
+
+    On a CPU mmcv has a form of its own; this one serves on a GPU.
+
+    Args:
+        value: of all levels in a row, [B, keys, heads, C].
+        value_spatial_shapes: [levels, 2], (H, W).
+        value_level_start_index: [levels]; follows from the shapes.
+        sampling_locations: [B, queries, heads, levels, points, 2], (x, y) as shares of a level's size.
+        attention_weights: [B, queries, heads, levels, points].
+        im2col_step: of the compiled form, unused.
+    """
+    batch, queries, heads, _, points, _ = sampling_locations.shape
+    sizes = [(int(height), int(width)) for height, width in value_spatial_shapes]
+    maps = torch.split(value, [height * width for height, width in sizes], dim=1)
+    gathered = torch.zeros(
+        batch * heads, value.shape[-1], queries, device=value.device, dtype=value.dtype
+    )
+    for level, (size, part) in enumerate(zip(sizes, maps, strict=True)):
+        image = part.permute(0, 2, 3, 1).reshape(batch * heads, -1, *size)
+        places = sampling_locations[:, :, :, level].transpose(1, 2).flatten(0, 1)
+        weights = attention_weights[:, :, :, level].transpose(1, 2).reshape(-1, 1, queries, points)
+        sampled = F.grid_sample(image, 2 * places - 1, align_corners=False)
+        gathered += (sampled * weights).sum(-1)
+    return gathered.view(batch, -1, queries).transpose(1, 2).contiguous()
 
 
 def _require_average(pool_mode: int) -> None:

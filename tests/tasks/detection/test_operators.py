@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from vit_ptq_bench.tasks.detection.operators import NAME, provide_operators
+from vit_ptq_bench.tasks.detection.operators import (
+    NAME,
+    ms_deform_attn_forward,
+    provide_operators,
+)
 from vit_ptq_bench.tasks.errors import TaskError
 
 STANDS_IN = provide_operators()
 
 from mmcv.ops import RoIAlign, batched_nms, nms, roi_align  # noqa: E402
+from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch  # noqa: E402
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 
@@ -151,6 +156,20 @@ def test_roi_align_gradient_and_no_rois():
         lambda x: roi_align(x, rois, (2, 2), 1.0, 2, "avg", True), features
     )
     assert roi_align(features, rois[:0], (2, 2), 1.0, 2, "avg", True).shape == (0, 2, 2, 2)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_deformable_attention_is_mmcvs_form_without_operators(device):
+    generator = torch.Generator().manual_seed(0)
+    shapes = torch.tensor([[5, 7], [3, 4]])
+    value = torch.randn(2, 35 + 12, 4, 8, generator=generator)
+    places = torch.rand(2, 6, 4, 2, 3, 2, generator=generator) * 1.4 - 0.2  # some are outside
+    weights = torch.rand(2, 6, 4, 2, 3, generator=generator)
+    expected = multi_scale_deformable_attn_pytorch(value, shapes, places, weights)
+    starts = torch.tensor([0, 35])
+    given = (value, shapes, starts, places, weights)
+    found = ms_deform_attn_forward(*(tensor.to(device) for tensor in given), 64)
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.skipif(not STANDS_IN, reason="a compiled mmcv is installed")

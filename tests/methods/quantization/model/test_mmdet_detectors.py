@@ -1,11 +1,12 @@
-"""One-stage detectors of mmdet: the wrapped one is the original, and methods quantize it in both scopes."""
+"""One-stage detectors and DETRs of mmdet: the wrapped one is the original, and methods quantize it."""
 
 import pytest
 import torch
 from torch import nn
 
-from tests.small_detectors import ONE_STAGE, small_config, small_detector
+from tests.small_detectors import DETRS, ONE_STAGE, small_config, small_detector
 from vit_ptq_bench.methods.api.registry import METHODS
+from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import BitWidth, equal_table
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 from vit_ptq_bench.methods.quantization.calibration.recording import record_operations
@@ -17,7 +18,7 @@ SIZE = (64, 96)
 @pytest.fixture(scope="module")
 def detectors(tmp_path_factory):
     folder = tmp_path_factory.mktemp("configs")
-    return {kind: small_detector(folder, small_config(kind)) for kind in ONE_STAGE}
+    return {kind: small_detector(folder, small_config(kind)) for kind in (*ONE_STAGE, *DETRS)}
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,13 @@ def assert_same(found, expected):
         assert torch.equal(a.labels, b.labels)
 
 
-@pytest.mark.parametrize("scope", ["backbone", "full"])
-@pytest.mark.parametrize("kind", ONE_STAGE)
+@pytest.mark.parametrize(
+    ("kind", "scope"),
+    [
+        *((kind, scope) for kind in ONE_STAGE for scope in ("backbone", "full")),
+        *((kind, "backbone") for kind in DETRS),
+    ],
+)
 def test_with_quantizers_off_boxes_and_scores_are_the_originals(detectors, images, kind, scope):
     wrapped = wrap_model(detectors[kind], equal_table(BitWidth(4, 4)).with_scope(scope))
     expected = predicted(detectors[kind], images)
@@ -102,6 +108,8 @@ def test_a_head_that_the_levels_share_is_calibrated_on_all_of_them(detectors, im
         ("lrquant", "atss", "full"),
         ("qdrop", "retinanet", "full"),
         ("apq-vit", "fcos", "backbone"),
+        ("repq-vit", "detr", "backbone"),
+        ("brecq", "dino", "backbone"),
     ],
 )
 def test_statistics_search_and_reconstruction_stay_close_at_6_bits(
@@ -117,6 +125,13 @@ def test_statistics_search_and_reconstruction_stay_close_at_6_bits(
     assert len(predicted(quantized, images[:2])) == 2
 
 
+@pytest.mark.parametrize("kind", DETRS)
+def test_encoder_and_decoder_have_no_roles(detectors, kind):
+    table = equal_table(BitWidth(4, 4))
+    with pytest.raises(MethodError, match="no role is known for the layers of its encoder and dec"):
+        wrap_model(detectors[kind], table.with_scope("full"))
+
+
 def test_streams_are_read_by_lateral_convolutions_but_for_one_that_an_extra_level_reads(
     tmp_path, detectors
 ):
@@ -129,3 +144,5 @@ def test_streams_are_read_by_lateral_convolutions_but_for_one_that_an_extra_leve
     last = wrap_model(small_detector(tmp_path, content), table).structure
     assert last.streams == []
     assert "not known what in the neck" in last.fixed_streams[1]
+    assert len(wrap_model(detectors["detr"], table).structure.streams) == 1
+    assert wrap_model(detectors["dino"], table).structure.streams == []
