@@ -169,10 +169,44 @@ def _detr_config(kind: str) -> dict[str, Any]:
     return {"model": model | DETR_SETTINGS[kind], "test_pipeline": pipeline(96)}
 
 
+VIT: dict[str, Any] = {
+    "type": "TimmViT",
+    "architecture": "vit_tiny_patch16_224",
+    "img_size": 64,
+    "arguments": {"embed_dim": 32, "depth": 2, "num_heads": 2},
+}
+
+VIT_NECKS: dict[str, dict[str, Any]] = {
+    "retinanet_vit": PYRAMID | {"in_channels": [32]},
+    "fcos_vit": {
+        "type": "SimpleFeaturePyramid",
+        "in_channels": 32,
+        "out_channels": 16,
+        "num_outs": 5,
+    },
+}
+
+VITS = tuple(VIT_NECKS)
+
+
+def _vit_config(kind: str) -> dict[str, Any]:
+    content = small_config(kind.removesuffix("_vit"))
+    model = content["model"]
+    model |= {"backbone": VIT, "neck": VIT_NECKS[kind]}
+    if kind == "fcos_vit":
+        model["bbox_head"] |= {"strides": [4, 8, 16, 32, 64]}
+    else:
+        anchors = model["bbox_head"]["anchor_generator"] | {"strides": [16, 32, 64]}
+        model["bbox_head"] |= {"anchor_generator": anchors}
+    return content
+
+
 def small_config(kind: str) -> dict[str, Any]:
-    """Return the content of a config file: a detector of `ONE_STAGE` or `DETRS`, for images of 96 x 96."""
+    """Return the content of a config file for images of 96 x 96: of `ONE_STAGE`, `DETRS` or `VITS`."""
     if kind in DETRS:
         return _detr_config(kind)
+    if kind in VITS:
+        return _vit_config(kind)
     detector, head = HEADS[kind]
     common = {"num_classes": CLASSES, "in_channels": 16, "feat_channels": 16, "stacked_convs": 2}
     model = {

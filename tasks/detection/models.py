@@ -15,7 +15,11 @@ from vit_ptq_bench.tasks.detection.openmmlab import (
     register_all_modules,
 )
 from vit_ptq_bench.tasks.detection.operators import provide_operators
+from vit_ptq_bench.tasks.detection.plain_vit import SimpleFeaturePyramid, TimmViT
 from vit_ptq_bench.tasks.errors import TaskError
+
+OWN_TYPES = (TimmViT, SimpleFeaturePyramid)
+"""What config files may name beside mmdet's types; registered by being imported."""
 
 WITH_OPERATORS = ("RoIAlign", "MultiScaleDeformableAttention")
 """Modules of ``mmcv.ops`` that do without a compiled mmcv."""

@@ -70,7 +70,8 @@ def config_id(name: str) -> str:
 def builders_id() -> str:
     """Return what identifies the code that makes a detector of a config file."""
     package = __name__.rpartition(".")[0]
-    sources = [f"{package}.{name}" for name in ("datasets", "models", "openmmlab", "operators")]
+    names = ("datasets", "models", "openmmlab", "operators", "plain_vit")
+    sources = [f"{package}.{name}" for name in names]
     mmcv = " ".join(f"{name}=={_installed(name)}" for name in ("mmcv", "mmcv-lite"))
     return f"{recipe_key(sources, ('mmdet', 'mmengine'))} {mmcv}"
 

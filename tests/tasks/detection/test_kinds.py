@@ -8,6 +8,7 @@ from tests.small_detectors import (
     CLASSES,
     DETRS,
     ONE_STAGE,
+    VITS,
     small_config,
     small_detector,
     write_config,
@@ -44,7 +45,7 @@ def task_of(root, folder, content, name="own"):
     return TASKS.get("coco")(TaskOptions(data_dir=root, checkpoint=weights)), str(config)
 
 
-@pytest.mark.parametrize("kind", [*ONE_STAGE, *DETRS])
+@pytest.mark.parametrize("kind", [*ONE_STAGE, *DETRS, *VITS])
 def test_a_detector_without_masks_is_judged_by_its_boxes_with_its_own_preprocessing(
     root, tmp_path, kind
 ):

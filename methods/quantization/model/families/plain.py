@@ -12,6 +12,7 @@ from vit_ptq_bench.methods.quantization.model.families.base import Family
 from vit_ptq_bench.methods.quantization.model.families.streams import StreamNotes
 from vit_ptq_bench.methods.quantization.model.families.timm_block import note_block
 from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
+from vit_ptq_bench.methods.quantization.model.structure import as_it_is
 
 Run = Callable[[Tensor], Tensor]
 """Maps a residual stream [B, N, C] to the next one."""
@@ -22,9 +23,13 @@ class PlainTransformer(Family):
 
     Attributes:
         heads: names of the classifiers, each fed by the last norm.
+        place: what stands before the names of its modules, where it is part of a model.
+        tap: of a detector's backbone, gives what the neck reads of the last block's stream; else None.
     """
 
     heads: tuple[str, ...] = ("head",)
+    place: str = ""
+    tap: Run | None = None
 
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
@@ -38,28 +43,50 @@ class PlainTransformer(Family):
     def runs(self, block: Any, index: int) -> tuple[Run, Run, Run]:
         """Return what the whole block, its attention and its MLP do, each half with its residual."""
 
+    def arrange(self, x: Tensor) -> Tensor:
+        """Return a stream in the layout in which the attention reads it: as it is."""
+        return as_it_is(x)
+
     def replace_layers(self) -> None:
-        model = self.model
-        self.require(model.patch_embed, PatchEmbed, "patch_embed")
-        self.replace(model.patch_embed, "proj", "patch_embed.proj", "patch_embed")
-        self.quantize_norm(model.patch_embed, "norm", "patch_embed.norm")
-        self.quantize_norm(model, "norm_pre", "norm_pre")
-        self.segment("patch_embed", "embed", self.embed)
+        self.replace_trunk()
+        self.note_stream()
+
+    def replace_trunk(self) -> None:
+        """Replace everything and note the segments."""
+        model, place = self.model, self.place
+        self.require(model.patch_embed, PatchEmbed, f"{place}patch_embed")
+        self.replace(model.patch_embed, "proj", f"{place}patch_embed.proj", "patch_embed")
+        self.quantize_norm(model.patch_embed, "norm", f"{place}patch_embed.norm")
+        self.quantize_norm(model, "norm_pre", f"{place}norm_pre")
+        self.segment(f"{place}patch_embed", "embed", self.embed)
         for index, block in enumerate(model.blocks):
-            self.replace_block(block, f"blocks.{index}")
+            name = f"{place}blocks.{index}"
+            self.replace_block(block, name)
             whole, attention, mlp = self.runs(block, index)
-            self.segment(f"blocks.{index}", "block", whole, halves=(attention, mlp))
+            last = index == len(model.blocks) - 1
+            self.segment(
+                name,
+                "block",
+                whole,
+                halves=(attention, mlp),
+                tap=self.tap if last else None,
+                arrange=self.arrange,
+            )
+        self.replace_head()
+
+    def replace_head(self) -> None:
+        """Replace what stands behind the blocks."""
+        model = self.model
         for norm in ("norm", "fc_norm"):
             self.quantize_norm(model, norm, norm)
         for head in self.heads:
             if isinstance(getattr(model, head, None), nn.Linear):
                 self.replace(model, head, head, "head")
         self.segment("head", "head", partial(_head, model))
-        self._note_stream()
         self.structure.class_tokens = len(self.heads) if model.global_pool == "token" else 0
 
-    def _note_stream(self) -> None:
-        """Everything that writes and reads the one residual stream, which goes through all blocks."""
+    def note_stream(self) -> None:
+        """Note everything that writes and reads the one residual stream, which goes through all blocks."""
         model = self.model
         stream = StreamNotes(0, model.embed_dim)
         for place, norm in (
@@ -67,16 +94,17 @@ class PlainTransformer(Family):
             ("norm_pre", getattr(model, "norm_pre", nn.Identity())),
         ):
             if not isinstance(norm, nn.Identity):
-                stream.fixed(f"{place} writes it, channel by channel")
+                stream.fixed(f"{self.place}{place} writes it, channel by channel")
         stream.written_by(model.patch_embed.proj)
         tokens = ("pos_embed", "cls_token", "reg_token", "dist_token")
         stream.holds(*(getattr(model, token, None) for token in tokens))
         for index, block in enumerate(model.blocks):
-            note_block(stream, block, f"blocks.{index}")
-        self._note_head(stream)
+            note_block(stream, block, f"{self.place}blocks.{index}")
+        self.note_head(stream)
         stream.end(self.structure)
 
-    def _note_head(self, stream: StreamNotes) -> None:
+    def note_head(self, stream: StreamNotes) -> None:
+        """Note what reads the stream behind the blocks."""
         model = self.model
         heads = [getattr(model, name) for name in self.heads]
         layers = [head for head in heads if isinstance(head, WeightedOperation)]

@@ -157,6 +157,7 @@ def test_a_family_from_elsewhere_is_quantized_and_takes_no_model_of_ours(
 def test_the_order_of_families_does_not_depend_on_who_was_imported_first(toy_family, monkeypatch):
     names = [
         "mmdet-swin",
+        "mmdet-vit",
         "timm-beit",
         "timm-eva",
         "timm-swin",

@@ -4,13 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from tests.small_detectors import DETRS, ONE_STAGE, small_config, small_detector
+from tests.small_detectors import DETRS, ONE_STAGE, VITS, small_config, small_detector
 from vit_ptq_bench.methods.api.registry import METHODS
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import BitWidth, equal_table
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 from vit_ptq_bench.methods.quantization.calibration.recording import record_operations
 from vit_ptq_bench.methods.quantization.model.families import wrap_model
+from vit_ptq_bench.methods.quantization.reconstruction.units import run_rest, units_of
+from vit_ptq_bench.methods.quantization.transforms.apply import apply_transforms
 
 SIZE = (64, 96)
 
@@ -18,7 +20,9 @@ SIZE = (64, 96)
 @pytest.fixture(scope="module")
 def detectors(tmp_path_factory):
     folder = tmp_path_factory.mktemp("configs")
-    return {kind: small_detector(folder, small_config(kind)) for kind in (*ONE_STAGE, *DETRS)}
+    return {
+        kind: small_detector(folder, small_config(kind)) for kind in (*ONE_STAGE, *DETRS, *VITS)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize(
     ("kind", "scope"),
     [
-        *((kind, scope) for kind in ONE_STAGE for scope in ("backbone", "full")),
+        *((kind, scope) for kind in (*ONE_STAGE, *VITS) for scope in ("backbone", "full")),
         *((kind, "backbone") for kind in DETRS),
     ],
 )
@@ -110,6 +114,10 @@ def test_a_head_that_the_levels_share_is_calibrated_on_all_of_them(detectors, im
         ("apq-vit", "fcos", "backbone"),
         ("repq-vit", "detr", "backbone"),
         ("brecq", "dino", "backbone"),
+        ("repq-vit", "fcos_vit", "full"),
+        ("qdrop", "retinanet_vit", "backbone"),
+        ("lrquant", "fcos_vit", "full"),
+        ("apq-vit", "retinanet_vit", "backbone"),
     ],
 )
 def test_statistics_search_and_reconstruction_stay_close_at_6_bits(
@@ -132,6 +140,42 @@ def test_encoder_and_decoder_have_no_roles(detectors, kind):
         wrap_model(detectors[kind], table.with_scope("full"))
 
 
+def test_blocks_of_a_plain_vit_have_the_roles_that_they_have_in_a_classifier(detectors):
+    wrapped = wrap_model(detectors["fcos_vit"], equal_table(BitWidth(4, 4)).with_scope("full"))
+    inside = [op for op in wrapped.operations if op.name.startswith("backbone.vit.")]
+    block = ["qkv", "scores", "context", "proj", "fc1", "fc2"]
+    assert [op.role for op in inside] == ["patch_embed", *block, *block]
+    assert len({site.name for site in wrapped.sites()}) == len(list(wrapped.sites()))
+    kinds = (nn.Linear, nn.modules.conv._ConvNd)
+    left = {type(m).__name__ for m in wrapped.modules() if isinstance(m, kinds)}
+    assert left == {"ConvTranspose2d"}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("granularity", ["block", "half", "stage"])
+def test_segments_and_tail_of_a_plain_vit_are_backbone_and_neck(detectors, images, granularity):
+    structure = wrap_model(detectors["fcos_vit"], equal_table(BitWidth(32, 32))).structure
+    units = units_of(structure, granularity)
+    found = run_rest(units, structure.tail, (), units[0].run(images))
+    for a, b in zip(found, detectors["fcos_vit"].extract_feat(images), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [*DETRS, *ONE_STAGE, *VITS])
+def test_transforms_keep_what_the_neck_gives(detectors, images, kind):
+    """Scales and shifts behind norms, rotated streams and heads, on maps of 64 x 96."""
+    table = equal_table(BitWidth(32, 32))
+    wrapped = wrap_model(detectors[kind], table)
+    names = ("shift-norms", "rotate-heads", "centre-keys", "equalise-heads")
+    if wrapped.structure.streams:
+        names = ("rotate-residual", *names)
+    apply_transforms(wrapped, names, Calibration([images]))
+    exact = detectors[kind].extract_feat(images)
+    for a, b in zip(wrapped(images), exact, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
 def test_streams_are_read_by_lateral_convolutions_but_for_one_that_an_extra_level_reads(
     tmp_path, detectors
 ):
@@ -146,3 +190,6 @@ def test_streams_are_read_by_lateral_convolutions_but_for_one_that_an_extra_leve
     assert "not known what in the neck" in last.fixed_streams[1]
     assert len(wrap_model(detectors["detr"], table).structure.streams) == 1
     assert wrap_model(detectors["dino"], table).structure.streams == []
+    assert len(wrap_model(detectors["retinanet_vit"], table).structure.streams) == 1
+    several = wrap_model(detectors["fcos_vit"], table).structure.fixed_streams
+    assert "plain_vit.SimpleFeaturePyramid) reads it" in several[0]
