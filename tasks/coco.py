@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ LAYOUTS = (("val2017", "train2017", "instances_val2017.json"), ("val", "train", 
 
 SCALE = (1333, 800)
 """The size of nearly all published figures: short side 800, long side 1333 at most."""
+
+VAL2017, COCO_CLASSES = 5_000, 80
+"""Images of COCO's validation set, and classes of its annotations."""
 
 
 @register_task
@@ -85,11 +89,19 @@ class Coco(DetectionTask):
         return len(subset(len(self.files().data["images"]), self.options.limit))
 
     def load_model(self, model: str) -> LoadedModel:
-        """Build a detector with the weights of the checkpoint."""
-        module, weights = self.build(model, self._checkpoint(model))
+        """Build a detector with the weights of the checkpoint.
+
+        Of one of mmdet's own, on the whole of val2017, the figure that mmdet publishes is the reference.
+        """
+        checkpoint = self._checkpoint(model)
+        module, weights = self.build(model, checkpoint)
         identity = _with_config(weights.identity, model)
         notes = (*weights.notes, *self._size_notes(model))
-        return LoadedModel(model, module, weights=identity, notes=notes)
+        loaded = LoadedModel(model, module, weights=identity, notes=notes)
+        if not self._is_val2017(loaded):
+            return loaded
+        known = detection.published_box_ap(checkpoint, weights.identity)
+        return replace(loaded, reference=known, source="mmdet's metafile of the checkpoint")
 
     def architecture(self, model: str) -> str | None:
         """Return what identifies a config file and what builds it; None: a name, whose layers are known."""
@@ -121,6 +133,11 @@ class Coco(DetectionTask):
         named = detection.test_scale(config)
         self._size_is_named = named is not None
         return named or SCALE
+
+    def _is_val2017(self, loaded: LoadedModel) -> bool:
+        """Whether published figures hold: all images of val2017, at the size that they are of."""
+        whole = len(self._chosen) == VAL2017 and len(self.files().classes) == COCO_CLASSES
+        return whole and self._scale_of(loaded) == SCALE
 
     def _size_notes(self, model: str) -> tuple[str, ...]:
         """A sentence where the size of images is not what the user's own config says."""

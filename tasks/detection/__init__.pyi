@@ -10,6 +10,7 @@ from .datasets import test_pipeline as test_pipeline
 from .datasets import test_scale as test_scale
 from .evaluation import calibration_batches as calibration_batches
 from .evaluation import detect as detect
+from .known_checkpoints import published_box_ap as published_box_ap
 from .models import build_detector as build_detector
 from .models import count_classes as count_classes
 from .models import read_config as read_config

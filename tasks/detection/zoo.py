@@ -40,7 +40,7 @@ def config_path(name: str) -> Path:
         return CONFIGS / f"{name}.py"
     if name in COCO_MODELS:
         place, _, inner = COCO_MODELS[name].rpartition(":")
-        return _mmdet_configs() / inner if place else CONFIGS / inner
+        return mmdet_configs() / inner if place else CONFIGS / inner
     if not name.endswith(".py"):
         raise TaskError(
             f"unknown detector {name!r}; there are {', '.join((*BUNDLED, *COCO_MODELS))}, "
@@ -127,7 +127,12 @@ def _bases(path: Path) -> list[str]:
     return list(values)
 
 
-def _mmdet_configs() -> Path:
+def mmdet_configs() -> Path:
+    """Return the folder of the config files in mmdet's package.
+
+    Raises:
+        TaskError: mmdet is not installed.
+    """
     spec = importlib.util.find_spec("mmdet")
     if spec is None or spec.origin is None:
         raise TaskError("mmdet is not installed; install the project with its dependencies")
