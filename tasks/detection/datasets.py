@@ -33,6 +33,13 @@ PLAIN_LOADING: Mapping[str, Any] = {
 }
 
 
+PLAIN_RESIZING: Mapping[str, Any] = {
+    "scale_factor": None,
+    "backend": "cv2",
+    "interpolation": "bilinear",
+}
+
+
 def build_dataset(files: CocoFiles, pipeline: list[Any]) -> Any:
     """Return mmdet's ``CocoDataset`` to train on, without the images that show no object.
 
@@ -84,23 +91,37 @@ def test_pipeline(scale: tuple[int, int], cache: TensorCache | None = None) -> l
 def test_scale(config: Any) -> tuple[int, int] | None:
     """Return the size (long side, short side) in a config's test pipeline; None if it has none.
 
+    The pipeline is ``test_pipeline`` or, where a config has none, that of its ``test_dataloader``.
+
     Raises:
         TaskError: the pipeline does something else to images than mmdet's own test pipelines.
     """
     scale = None
-    for step in config.get("test_pipeline") or ():
+    for step in config.get("test_pipeline") or _loader_pipeline(config):
         kind = step.get("type") if isinstance(step, Mapping) else None
         if kind not in PLAIN_STEPS:
             raise _unlike(f"the step {kind!r}")
         if kind == "LoadImageFromFile":
-            odd = [key for key, value in PLAIN_LOADING.items() if step.get(key, value) != value]
-            if odd:
-                raise _unlike(f"{odd[0]} = {step[odd[0]]!r} when images are loaded")
+            _require_plain(step, PLAIN_LOADING, "loaded")
         if kind == "Resize":
             if scale is not None or not step.get("keep_ratio", False):
                 raise _unlike("a second Resize, or one without keep_ratio = True")
+            _require_plain(step, PLAIN_RESIZING, "resized")
             scale = _sides(step.get("scale"))
     return scale
+
+
+def _loader_pipeline(config: Any) -> Sequence[Any]:
+    value: Any = config
+    for name in ("test_dataloader", "dataset", "pipeline"):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _require_plain(step: Mapping[str, Any], plain: Mapping[str, Any], when: str) -> None:
+    odd = [key for key, value in plain.items() if step.get(key, value) != value]
+    if odd:
+        raise _unlike(f"{odd[0]} = {step[odd[0]]!r} when images are {when}")
 
 
 def _sides(scale: object) -> tuple[int, int]:

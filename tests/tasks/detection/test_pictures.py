@@ -268,6 +268,21 @@ def test_a_test_pipeline_that_does_something_else_to_images_is_refused():
     for wrong in ({"scale": (64, 64)}, {"scale": 64, "keep_ratio": True}, {"keep_ratio": True}):
         with pytest.raises(TaskError, match="the config's test_pipeline has"):
             size_of_config({"test_pipeline": [{"type": "Resize", **wrong}]})
+    for odd in ({"backend": "pillow"}, {"interpolation": "bicubic"}, {"scale_factor": 0.5}):
+        step = {"type": "Resize", "scale": (64, 64), "keep_ratio": True} | odd
+        with pytest.raises(TaskError, match=f"{next(iter(odd))} = .* when images are resized"):
+            size_of_config({"test_pipeline": [step]})
+
+
+def test_the_pipeline_of_the_test_loader_counts_where_there_is_no_other():
+    resize = {"type": "Resize", "scale": (640, 480), "keep_ratio": True}
+    loader = {"dataset": {"pipeline": [resize]}}
+    assert size_of_config({"test_dataloader": loader}) == (640, 480)
+    own = [resize | {"scale": (320, 320)}]
+    assert size_of_config({"test_dataloader": loader, "test_pipeline": own}) == (320, 320)
+    assert size_of_config({"test_dataloader": {"dataset": None}}) is None
+    with pytest.raises(TaskError, match="the step 'RandomFlip'"):
+        size_of_config({"test_dataloader": {"dataset": {"pipeline": [{"type": "RandomFlip"}]}}})
 
 
 def test_only_the_path_of_a_config_is_code():
