@@ -127,8 +127,7 @@ class DetectorFamily(Family):
             module = _submodule(self.model, part)
             if module is None:
                 continue
-            if part in ("neck", "bbox_head"):
-                _keep_outputs(module)
+            _keep_outputs(module)
             for name, parent in list(module.named_modules(prefix=part)):
                 for child, layer in list(parent.named_children()):
                     if isinstance(layer, nn.Linear | nn.Conv2d):

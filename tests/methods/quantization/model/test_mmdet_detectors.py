@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from tests.small_detectors import DETRS, ONE_STAGE, VITS, small_config, small_detector
+from vit_ptq_bench.bench.contract.models import build_detector
 from vit_ptq_bench.methods.api.registry import METHODS
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import BitWidth, equal_table
@@ -80,10 +81,12 @@ def test_full_scope_quantizes_every_layer_of_neck_and_head(detectors, images, ki
     assert len(observed) == len(maps) * (1 + heads)
 
 
-def test_a_recorded_output_is_the_layers_and_not_what_relu_makes_of_it(detectors, images):
-    wrapped = wrap_model(detectors["retinanet"], equal_table(BitWidth(4, 4)).with_scope("full"))
+@pytest.mark.parametrize("kind", ["retinanet", "fcos_vit", "mask_rcnn_swin_mini"])
+def test_a_recorded_output_is_the_layers_and_not_what_relu_makes_of_it(detectors, images, kind):
+    model = detectors.get(kind) or build_detector(kind)
+    wrapped = wrap_model(model, equal_table(BitWidth(4, 4)).with_scope("full"))
     for operation, recording in record_operations(
-        wrapped, Calibration([images]), operations=wrapped.structure.behind()
+        wrapped, Calibration([images[:2]]), operations=wrapped.structure.behind()
     ):
         first, weight = operation.operands(recording.inputs)
         torch.testing.assert_close(operation.compute(first, weight), recording.output)
