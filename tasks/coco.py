@@ -84,6 +84,13 @@ class Coco(DetectionTask):
             return None
         return detection.contents_id(self.drawn_pictures(n, seed))
 
+    def weights_problem(self, model: str) -> str | None:
+        """Return why the checkpoint's tensors do not fit the model."""
+        if self.options.weights_of(model) is None:
+            return None
+        facts = (self.name, model, self.weights_id(model), self.data_id())
+        return storage.loading_problem(lambda: self.load_model(model), *facts)
+
     def evaluated_images(self) -> int:
         """Return how many images of the annotation file judge."""
         return len(subset(len(self.files().data["images"]), self.options.limit))

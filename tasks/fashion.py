@@ -57,6 +57,13 @@ class Fashion(FolderCalibration):
         """Return a hash over the pictures that judge and those of which calibration draws."""
         return f"{_data_id()}:holdout" if self.options.holdout else _data_id()
 
+    def weights_problem(self, model: str) -> str | None:
+        """Return why the checkpoint's tensors do not fit the model."""
+        if self.options.weights_of(model) is None:
+            return None
+        facts = (self.name, model, self.weights_id(model), self.data_id())
+        return storage.loading_problem(lambda: self.load_model(model), *facts)
+
     def evaluated_images(self) -> int:
         """Return how many pictures judge."""
         return len(subset(len(self._judging().labels), self.options.limit))

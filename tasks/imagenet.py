@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from vit_ptq_bench.tasks.classification.image_cache import CachedImages
 
 FULL_VALIDATION = 50_000
+
+IMAGENET_OUTPUTS = 1000
 
 HOLDOUT_SEED = 20_240_609
 
@@ -118,6 +121,14 @@ class ImageNet(FolderCalibration):
         if self._train is None or n > len(self._pool):
             return None
         return contents_id(self._contents.of(self._drawn(n, seed)))
+
+    def weights_problem(self, model: str) -> str | None:
+        """Return why the checkpoint's tensors do not fit the model, or its outputs the labels."""
+        labels = self._judged.labels
+        if self.options.weights_of(model) is None:
+            return self._outputs_problem(model)
+        facts = (self.weights_id(model), self.data_id(), str(labels.classes), *self._judged.notes)
+        return storage.loading_problem(lambda: self.load_model(model), self.name, model, *facts)
 
     def evaluated_images(self) -> int:
         """Return how many images are judged on, of a subset or a half of the data so many less."""
@@ -309,6 +320,27 @@ class ImageNet(FolderCalibration):
     def _require_outputs(self, module: nn.Module, model: str) -> None:
         """A wrong number of classes means other labels than the model was trained with."""
         self._judged.require_outputs(_outputs(module), model)
+
+    def _outputs_problem(self, model: str) -> str | None:
+        """Why a pretrained model, which is not fetched for it, has other classes than the labels."""
+        plain = model in ARCHITECTURES or model in REFERENCES
+        if plain and not self._arguments(model):
+            return self._refused(IMAGENET_OUTPUTS, model)
+        arguments = json.dumps(self._arguments(model), sort_keys=True)
+        key = storage.recipe_key((__name__,), ("timm",))
+        name = sha256(f"{model} {arguments}".encode()).hexdigest()[:16]
+        outputs = storage.kept_text(
+            "outputs", f"{key}-{name}", lambda: str(_outputs(self.skeleton(model)))
+        )
+        return self._refused(int(outputs), model)
+
+    def _refused(self, outputs: int, model: str) -> str | None:
+        """Why the labels are not those of a model with so many outputs, or None."""
+        try:
+            self._judged.require_outputs(outputs, model)
+        except TaskError as error:
+            return str(error)
+        return None
 
     def _with_reference(self, model: str, module: nn.Module) -> LoadedModel:
         """The papers' figures hold for the full validation set only."""

@@ -48,6 +48,7 @@ FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "calibration_id": ("a text or None", lambda value: value is None or is_text(value)),
     "folder_id": ("a text", is_text),
     "check_folder": ("a tuple of texts", are_texts),
+    "weights_problem": ("a text or None", lambda value: value is None or is_text(value)),
     "evaluated_images": (
         "a number above 0 or None",
         lambda value: value is None or is_count(value),

@@ -34,7 +34,7 @@ from vit_ptq_bench.bench.records.spec import (
 from vit_ptq_bench.methods import Method
 from vit_ptq_bench.methods.quantization.bits import ALLOCATION, BitTable, BitWidth, Protocol
 from vit_ptq_bench.methods.quantization.calibration.sources import TRAINING
-from vit_ptq_bench.tasks import Task, TaskOptions
+from vit_ptq_bench.tasks import Task, TaskError, TaskOptions
 
 EQUAL_CALIBRATION_IMAGES = 32
 """Calibration images of every method under ``equal``, unless the suite says otherwise."""
@@ -190,7 +190,7 @@ def build_plan(suite: Suite, options: TaskOptions, say: Say = silent) -> list[Ru
         BenchError: an unknown task, model or method, a model that no family of models can take, a parameter
             the method does not have, or variants that do not fit; with file, line and key where the suite is
             a file. More runs than `size.MAX_RUNS`. A method or task that fails or answers what it must not.
-        TaskError: the task cannot tell the identity of its data or of a model's weights.
+        TaskError: the task cannot tell the identity of its data or of a model's weights, or these do not fit.
     """
     task, models, cells = expand(suite, options, say)
     data = TaskSpec(task.name, task.version, ask(task, "data_id"), options.limit)
@@ -200,6 +200,8 @@ def build_plan(suite: Suite, options: TaskOptions, say: Say = silent) -> list[Ru
     runs: dict[str, Run] = {}
     for name in models:
         model = ModelSpec(name, ask(task, "weights_id", name))
+        if (problem := ask(task, "weights_problem", name)) is not None:
+            raise TaskError(f"{name}: {problem}")
         for run in _model_runs(common, model, cells):
             runs.setdefault(run.run_id, run)
     return list(runs.values())

@@ -155,6 +155,13 @@ class Task(ABC):
         """
         return None
 
+    def weights_problem(self, model: str) -> str | None:
+        """Return why the user's weights cannot be loaded into a model, in words, or None.
+
+        Asked after `data_id`, and before anything runs: a sweep of such a model is refused.
+        """
+        return None
+
     def evaluated_images(self) -> int | None:
         """Return how many images a run is judged on; None: that is not known before it runs.
 

@@ -1,0 +1,45 @@
+"""Whether a checkpoint can be loaded, tried once and kept: a plan asks before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from vit_ptq_bench.tasks.errors import TaskError
+from vit_ptq_bench.tasks.storage.kept import kept_text, recipe_key
+
+SOURCES = tuple(
+    f"vit_ptq_bench.tasks.{name}"
+    for name in ("storage.checkpoints", "storage.state_dicts", "storage.weights")
+)
+
+FITS, REFUSED = "fits", "refused"
+
+
+def loading_problem(load: Callable[[], object], *facts: str) -> str | None:
+    """Return why weights cannot be loaded, in words, or None.
+
+    Args:
+        load: loads them, and raises `TaskError` where they do not fit.
+        facts: all that decides what comes of it, beside the code: what was loaded once is not loaded again.
+            What could not is tried again, for the words name files, which may lie elsewhere by now.
+    """
+    told = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:32]
+    key = f"{recipe_key(SOURCES, ('torch', 'timm', 'mmdet', 'safetensors'))}-{told}"
+    found: list[str | None] = []
+
+    def tried() -> str:
+        found.append(_problem(load))
+        return REFUSED if found[0] else FITS
+
+    if kept_text("checkpoint", key, tried) == FITS:
+        return None
+    return found[0] if found else _problem(load)
+
+
+def _problem(load: Callable[[], object]) -> str | None:
+    try:
+        load()
+    except TaskError as error:
+        return str(error)
+    return None
