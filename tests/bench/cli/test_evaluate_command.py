@@ -158,5 +158,5 @@ def test_a_program_named_in_a_file_is_not_run(
     assert "was made of the model" in capsys.readouterr().err
     assert not marker.exists()
     assert main(["evaluate", "q", "--model", str(config), *options]) == 2
-    assert "describes no two-stage detector" in capsys.readouterr().err
+    assert "describes no detector" in capsys.readouterr().err
     assert marker.exists(), "named by hand, it is read"

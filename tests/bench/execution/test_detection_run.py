@@ -100,12 +100,13 @@ def test_a_scope_that_the_task_lacks_is_refused(
     assert "task fashion has no scopes" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_something_else_fails_every_run_with_its_reason(swept: Path) -> None:
+def test_a_checkpoint_of_something_else_is_refused_before_any_run(
+    swept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from vit_ptq_bench.tasks.storage.model_cards import weights_path
 
     suite, out = str(swept / "suite.toml"), swept / "wrong"
     wrong = str(weights_path("swin_mini"))
-    assert main(["run", suite, "--output", str(out), "--checkpoint", wrong]) == 1
-    reference = next(r for r in _records(out) if r["spec"]["method"]["name"] == "fp32")
-    assert reference["status"] == "failed"
-    assert "does not fit MaskRCNN" in reference["error"]["message"]
+    assert main(["run", suite, "--output", str(out), "--checkpoint", wrong]) == 2
+    assert "does not fit MaskRCNN" in capsys.readouterr().err
+    assert not _records(out)
