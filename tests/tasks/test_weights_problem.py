@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from vit_ptq_bench.bench.cli import main
 from vit_ptq_bench.tasks.api.options import TaskOptions
 from vit_ptq_bench.tasks.api.registry import TASKS
+from vit_ptq_bench.tasks.storage import kept
 
 MODEL = "vit_tiny_patch16_224"
 
@@ -84,6 +85,8 @@ def test_bundled_architectures_refuse_weights_of_others(place, checkpoint, capsy
 
 
 def test_weights_that_fit_are_loaded_once(place, monkeypatch):
+    (place / "kept").mkdir()
+    monkeypatch.setattr(kept, "lasting_folder", place / "kept")
     tuned = place / "tuned.safetensors"
     save_file(timm.create_model(MODEL, num_classes=3).state_dict(), tuned)
     loads = []
