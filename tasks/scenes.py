@@ -127,10 +127,7 @@ class Scenes(DetectionTask):
 
     def weights_problem(self, model: str) -> str | None:
         """Return why the checkpoint's tensors do not fit the model."""
-        if self.options.weights_of(model) is None:
-            return None
-        facts = (self.name, model, self.weights_id(model), self.data_id())
-        return storage.loading_problem(lambda: self.load_model(model), *facts)
+        return storage.checkpoint_problem(self, model)
 
     def evaluated_images(self) -> int:
         """Return how many scenes judge; they need not be drawn yet."""

@@ -1,6 +1,7 @@
 from .checkpoints import read_state_dict as read_state_dict
 from .contents import content_ids as content_ids
 from .contents import read_content as read_content
+from .fitting import checkpoint_problem as checkpoint_problem
 from .fitting import loading_problem as loading_problem
 from .identity import arrays_id as arrays_id
 from .identity import file_id as file_id

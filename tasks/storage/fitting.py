@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from vit_ptq_bench.tasks.errors import TaskError
 from vit_ptq_bench.tasks.storage.kept import kept_text, recipe_key
@@ -12,6 +13,9 @@ SOURCES = tuple(
     f"vit_ptq_bench.tasks.{name}"
     for name in ("storage.checkpoints", "storage.state_dicts", "storage.weights")
 )
+
+if TYPE_CHECKING:
+    from vit_ptq_bench.tasks.api.task import Task
 
 FITS, REFUSED = "fits", "refused"
 
@@ -35,6 +39,14 @@ def loading_problem(load: Callable[[], object], *facts: str) -> str | None:
     if kept_text("checkpoint", key, tried) == FITS:
         return None
     return found[0] if found else _problem(load)
+
+
+def checkpoint_problem(task: Task, model: str) -> str | None:
+    """Return why the user's weights of a model cannot be loaded; None: they can, or there are none."""
+    if task.options.weights_of(model) is None:
+        return None
+    facts = (task.name, model, task.weights_id(model), task.data_id())
+    return loading_problem(lambda: task.load_model(model), *facts)
 
 
 def _problem(load: Callable[[], object]) -> str | None:
