@@ -13,7 +13,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
@@ -154,7 +153,7 @@ def ms_deform_attn_forward(
 ) -> Tensor:
     """Return what deformable attention gathers: [B, queries, heads * C].
 
-    On a CPU mmcv has a form of its own; this one serves on a GPU.
+    mmcv's own form without operators, which it takes by itself on a CPU alone.
 
     Args:
         value: of all levels in a row, [B, keys, heads, C].
@@ -164,19 +163,12 @@ def ms_deform_attn_forward(
         attention_weights: [B, queries, heads, levels, points].
         im2col_step: of the compiled form, unused.
     """
-    batch, queries, heads, _, points, _ = sampling_locations.shape
-    sizes = [(int(height), int(width)) for height, width in value_spatial_shapes]
-    maps = torch.split(value, [height * width for height, width in sizes], dim=1)
-    gathered = torch.zeros(
-        batch * heads, value.shape[-1], queries, device=value.device, dtype=value.dtype
+    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+
+    gathered: Tensor = multi_scale_deformable_attn_pytorch(
+        value, value_spatial_shapes, sampling_locations, attention_weights
     )
-    for level, (size, part) in enumerate(zip(sizes, maps, strict=True)):
-        image = part.permute(0, 2, 3, 1).reshape(batch * heads, -1, *size)
-        places = sampling_locations[:, :, :, level].transpose(1, 2).flatten(0, 1)
-        weights = attention_weights[:, :, :, level].transpose(1, 2).reshape(-1, 1, queries, points)
-        sampled = F.grid_sample(image, 2 * places - 1, align_corners=False)
-        gathered += (sampled * weights).sum(-1)
-    return gathered.view(batch, -1, queries).transpose(1, 2).contiguous()
+    return gathered
 
 
 def _require_average(pool_mode: int) -> None:

@@ -133,8 +133,8 @@ def prepare_coco(folder: Path) -> CocoData:
 
 
 def coco_task(data: CocoData) -> Any:
+    from vit_ptq_bench.tasks.api.options import TaskOptions
     from vit_ptq_bench.tasks.api.registry import TASKS
-    from vit_ptq_bench.tasks.api.task import TaskOptions
 
     return TASKS.get("coco")(TaskOptions(data_dir=data.root))
 

@@ -47,8 +47,8 @@ def judge(path: Path, expected: State | None, fault: str, choice: bool = False) 
         fault: in words.
         choice: whether it holds two models, so that a note has to say which was taken.
     """
+    from vit_ptq_bench.tasks.api.options import TaskOptions
     from vit_ptq_bench.tasks.api.registry import TASKS
-    from vit_ptq_bench.tasks.api.task import TaskOptions
 
     task = TASKS.get("fashion")(TaskOptions(checkpoint=path))
     task.weights_id(MODEL)

@@ -143,8 +143,8 @@ def judge(
         fault: in words.
         val_labels: the label file.
     """
+    from vit_ptq_bench.tasks.api.options import TaskOptions
     from vit_ptq_bench.tasks.api.registry import TASKS
-    from vit_ptq_bench.tasks.api.task import TaskOptions
 
     labels = root / val_labels if val_labels else None
     task = TASKS.get("imagenet")(TaskOptions(data_dir=root, val_labels=labels))

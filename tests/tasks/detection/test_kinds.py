@@ -16,8 +16,8 @@ from tests.small_detectors import (
 from vit_ptq_bench.methods.api.registry import METHODS
 from vit_ptq_bench.methods.quantization.bits import BitWidth
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
+from vit_ptq_bench.tasks.api.options import TaskOptions
 from vit_ptq_bench.tasks.api.registry import TASKS
-from vit_ptq_bench.tasks.api.task import TaskOptions
 from vit_ptq_bench.tasks.detection.digits import source_pools
 from vit_ptq_bench.tasks.detection.scene_rendering import write_scenes
 from vit_ptq_bench.tasks.errors import TaskError

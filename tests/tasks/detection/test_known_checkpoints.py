@@ -7,8 +7,8 @@ from safetensors.torch import save_file
 from tests.small_detectors import small_config, write_config
 from vit_ptq_bench.bench.execution.run import check_gate
 from vit_ptq_bench.tasks import coco
+from vit_ptq_bench.tasks.api.options import TaskOptions
 from vit_ptq_bench.tasks.api.registry import TASKS
-from vit_ptq_bench.tasks.api.task import TaskOptions
 from vit_ptq_bench.tasks.detection.digits import source_pools
 from vit_ptq_bench.tasks.detection.known_checkpoints import published_box_ap
 from vit_ptq_bench.tasks.detection.models import build_detector, read_config

@@ -1,22 +1,20 @@
 """mmcv's operators on torchvision, through mmcv's own functions, against plain Python."""
 
+import math
 import sys
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 
-from vit_ptq_bench.tasks.detection.operators import (
-    NAME,
-    ms_deform_attn_forward,
-    provide_operators,
-)
+from vit_ptq_bench.tasks.detection.operators import NAME, provide_operators
 from vit_ptq_bench.tasks.errors import TaskError
 
 STANDS_IN = provide_operators()
 
 from mmcv.ops import RoIAlign, batched_nms, nms, roi_align  # noqa: E402
-from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch  # noqa: E402
+from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction  # noqa: E402
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 
@@ -158,18 +156,40 @@ def test_roi_align_gradient_and_no_rois():
     assert roi_align(features, rois[:0], (2, 2), 1.0, 2, "avg", True).shape == (0, 2, 2, 2)
 
 
+def _gathered(maps, places, weights):
+    """What one query of one head gathers [C]: points of each level, bilinear, nothing outside of a map."""
+    total = np.zeros(maps[0].shape[-1])
+    for level, points, shares in zip(maps, places, weights, strict=True):
+        rows, columns, _ = level.shape
+        for (x, y), share in zip(points * (columns, rows) - 0.5, shares, strict=True):
+            for row, column in product(
+                (math.floor(y), math.floor(y) + 1), (math.floor(x), math.floor(x) + 1)
+            ):
+                if 0 <= row < rows and 0 <= column < columns:
+                    near = (1 - abs(y - row)) * (1 - abs(x - column))
+                    total += share * near * level[row, column]
+    return total
+
+
 @pytest.mark.parametrize("device", DEVICES)
-def test_deformable_attention_is_mmcvs_form_without_operators(device):
+def test_deformable_attention_gathers_points_of_all_levels(device):
     generator = torch.Generator().manual_seed(0)
-    shapes = torch.tensor([[5, 7], [3, 4]])
+    shapes, starts = torch.tensor([[5, 7], [3, 4]]), torch.tensor([0, 35])
     value = torch.randn(2, 35 + 12, 4, 8, generator=generator)
     places = torch.rand(2, 6, 4, 2, 3, 2, generator=generator) * 1.4 - 0.2  # some are outside
     weights = torch.rand(2, 6, 4, 2, 3, generator=generator)
-    expected = multi_scale_deformable_attn_pytorch(value, shapes, places, weights)
-    starts = torch.tensor([0, 35])
-    given = (value, shapes, starts, places, weights)
-    found = ms_deform_attn_forward(*(tensor.to(device) for tensor in given), 64)
-    torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-5)
+    given = [tensor.to(device) for tensor in (value, shapes, starts, places, weights)]
+    found = MultiScaleDeformableAttnFunction.apply(*given, torch.tensor(64)).cpu()
+    for image, query, head in product(range(2), range(6), range(4)):
+        whole = value[image, :, head].double().numpy()
+        maps = (whole[:35].reshape(5, 7, 8), whole[35:].reshape(3, 4, 8))
+        wanted = _gathered(
+            maps,
+            places[image, query, head].double().numpy(),
+            weights[image, query, head].double().numpy(),
+        )
+        ours = found[image, query].view(4, 8)[head].numpy()
+        np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.skipif(not STANDS_IN, reason="a compiled mmcv is installed")
