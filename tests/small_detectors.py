@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vit_ptq_bench.bench.contract.models import shaken
 from vit_ptq_bench.tasks.detection.models import build_detector, read_config
 
 CLASSES = 10
@@ -239,19 +240,6 @@ def small_detector(folder: Path, content: dict[str, Any]) -> nn.Module:
     """Return the detector of a config, with random weights that say something."""
     torch.manual_seed(0)
     model = build_detector(read_config(write_config(folder / "small.py", content)))
-    return shaken(model)
-
-
-def shaken(model: nn.Module) -> nn.Module:
-    """Random weights large enough, and LayerNorms uneven enough, to make quantization matter."""
     if hasattr(model, "level_embed"):  # mmdet leaves it without values
         nn.init.normal_(model.level_embed)
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
-            if module.bias is not None:
-                nn.init.normal_(module.bias, std=0.1)
-        if isinstance(module, nn.LayerNorm):
-            nn.init.uniform_(module.weight, 0.3, 2.0)
-            nn.init.normal_(module.bias, std=0.3)
-    return model.eval()
+    return shaken(model)

@@ -63,7 +63,11 @@ def build_detector(name: str = DETECTORS[0]) -> nn.Module:
     config = models.read_config(zoo.config_path(name))
     _thin(config.model)
     torch.manual_seed(0)
-    model = models.build_detector(config)
+    return shaken(models.build_detector(config))
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """Return a model with random weights so large, and norms so uneven, that quantization matters."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
