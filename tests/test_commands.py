@@ -88,7 +88,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [f"ILSVRC2012_val_{i:08d}.JPEG {name}" for i, name in enumerate(CLASSES)]
     (folder / "labels.txt").write_text("\n".join(lines) + "\n")
     (folder / "detection").mkdir()
-    prepare_coco(folder / "detection")
+    detector = prepare_coco(folder / "detection").loaded.module
+    save_file({name: x.clone() for name, x in detector.state_dict().items()}, folder / DETECTOR)
     prepare_voc(folder)
     prepare_yolo(folder)
     torch.manual_seed(0)
@@ -122,7 +123,9 @@ def _readme(folder: Path) -> None:
 
 
 def _detection(folder: Path) -> None:
-    suite = 'task = "coco"\nmodels = ["mask_rcnn_swin_t"]\nmethods = ["minmax"]\nbits = ["W4A4"]\n'
+    suite = (
+        'task = "coco"\nmodels = ["mask_rcnn_swin_mini"]\nmethods = ["minmax"]\nbits = ["W4A4"]\n'
+    )
     (folder / "suite.toml").write_text(suite)
     weights = {"backbone.norm.weight": torch.ones(3), "backbone.norm.bias": torch.zeros(3)}
     torch.save({"state_dict": weights, "meta": {"epoch": 36}}, folder / "epoch_36.pth")
@@ -209,7 +212,7 @@ def _bench(words: list[str], page: str, folder: Path, data: Path) -> list[str]:
         "OUT": folder / f"converted-{words[1]}",
     }
     if words[0] == "run":
-        places[DETECTOR] = ROOT / "tasks" / "weights" / "mask_rcnn_swin_mini.safetensors"
+        places[DETECTOR] = data / DETECTOR
         words = _without_gpu(words)
         words += FEW if page in MADE and "--dry-run" not in words else ["--dry-run"]
     runs = iter(_runs(folder / "first"))
