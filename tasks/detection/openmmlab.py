@@ -6,13 +6,14 @@ whoever needs a name of mmdet or mmcv takes it from here.
 
 from __future__ import annotations
 
-from vit_ptq_bench.tasks.detection.operators import provide_operators
+from vit_ptq_bench.tasks.detection.operators import provide_deformable_attention, provide_operators
 
 provide_operators()
 
 import mmdet.datasets.transforms  # noqa: E402  registers mmdet's steps
 import mmdet.models  # noqa: E402, F401  registers its detectors
 from mmcv import imfrombytes  # noqa: E402
+from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch  # noqa: E402
 from mmcv.transforms import Compose  # noqa: E402
 from mmdet.datasets import CocoDataset  # noqa: E402
 from mmdet.datasets.api_wrappers import COCO  # noqa: E402
@@ -31,3 +32,5 @@ __all__ = [
     "imfrombytes",
     "register_all_modules",
 ]
+
+provide_deformable_attention(multi_scale_deformable_attn_pytorch)

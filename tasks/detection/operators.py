@@ -49,7 +49,6 @@ class _Operators(ModuleType):
         self.nms = nms
         self.roi_align_forward = roi_align_forward
         self.roi_align_backward = roi_align_backward
-        self.ms_deform_attn_forward = ms_deform_attn_forward
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("__"):  # what the import system asks for
@@ -143,32 +142,34 @@ def roi_align_backward(
     grad_input.copy_(gradient)
 
 
-def ms_deform_attn_forward(
-    value: Tensor,
-    value_spatial_shapes: Tensor,
-    value_level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-    im2col_step: int,
-) -> Tensor:
-    """Return what deformable attention gathers: [B, queries, heads * C].
+def provide_deformable_attention(
+    gather: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+) -> None:
+    """Let ``gather``, mmcv's own form without operators, stand in for the compiled one.
 
-    mmcv's own form without operators, which it takes by itself on a CPU alone.
+    mmcv takes that form by itself on a CPU alone; it can be imported once operators are in place.
 
     Args:
-        value: of all levels in a row, [B, keys, heads, C].
-        value_spatial_shapes: [levels, 2], (H, W).
-        value_level_start_index: [levels]; follows from the shapes.
-        sampling_locations: [B, queries, heads, levels, points, 2], (x, y) as shares of a level's size.
-        attention_weights: [B, queries, heads, levels, points].
-        im2col_step: of the compiled form, unused.
+        gather: maps value [B, keys, heads, C], of all levels in a row; the levels' (H, W) [levels, 2];
+            sampling locations [B, queries, heads, levels, points, 2], (x, y) as shares of a level's size;
+            and attention weights [B, queries, heads, levels, points] to [B, queries, heads * C].
     """
-    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+    present = sys.modules.get(NAME)
+    if not isinstance(present, _Operators):
+        return
 
-    gathered: Tensor = multi_scale_deformable_attn_pytorch(
-        value, value_spatial_shapes, sampling_locations, attention_weights
-    )
-    return gathered
+    def ms_deform_attn_forward(
+        value: Tensor,
+        shapes: Tensor,
+        starts: Tensor,
+        locations: Tensor,
+        weights: Tensor,
+        im2col_step: int,
+    ) -> Tensor:
+        # Where levels start follows from their shapes; the step is of the compiled form.
+        return gather(value, shapes, locations, weights)
+
+    setattr(present, ms_deform_attn_forward.__name__, ms_deform_attn_forward)
 
 
 def _require_average(pool_mode: int) -> None:

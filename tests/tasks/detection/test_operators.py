@@ -16,6 +16,8 @@ STANDS_IN = provide_operators()
 from mmcv.ops import RoIAlign, batched_nms, nms, roi_align  # noqa: E402
 from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction  # noqa: E402
 
+import vit_ptq_bench.tasks.detection.openmmlab  # noqa: E402, F401  hands over deformable attention
+
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 
 
