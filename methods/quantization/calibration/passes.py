@@ -59,6 +59,8 @@ def calibrate_sites(
     Arguments and errors as in `calibrate_activations`.
     """
     sites = [site for site in sites if not site.is_weight and needs_calibration(site)]
+    if not sites:
+        return
     visit_sites(sites, run, rule, sequential, progress)
 
 

@@ -24,6 +24,9 @@ class Levels(Protocol):
     def values(self, codes: Tensor) -> Tensor:
         """Return what ``codes`` stand for, float64 [R, k]."""
 
+    def nearest(self, column: Tensor, place: int) -> tuple[Tensor, Tensor]:
+        """Return whole codes and values nearest to one column, float64 [R], the one at ``place``."""
+
 
 def descend(weight: Tensor, codes: Tensor, levels: Levels, second: Tensor, sweeps: int) -> Tensor:
     """Return codes after ``sweeps`` of coordinate descent, columns of largest second moment first.

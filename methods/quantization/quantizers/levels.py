@@ -44,7 +44,7 @@ def nearest_places(x: Tensor, bounds: Tensor) -> Tensor:
         x: float; any shape where there is one table, else [T, ...], a row for each table.
         bounds: from `cell_bounds`, [T, n - 1].
     """
-    if len(bounds) == 1:
+    if bounds.shape[0] == 1:
         return torch.searchsorted(bounds[0], x.contiguous())
     rows = x.reshape(len(bounds), -1).contiguous()
     return torch.searchsorted(bounds.contiguous(), rows).view(x.shape)
@@ -52,7 +52,7 @@ def nearest_places(x: Tensor, bounds: Tensor) -> Tensor:
 
 def look_up(places: Tensor, table: Tensor) -> Tensor:
     """Return the levels at ``places`` (int64); shapes as in `nearest_places`, ``table`` [T, n]."""
-    if len(table) == 1:
+    if table.shape[0] == 1:
         return table[0].index_select(0, places.reshape(-1)).view(places.shape)
     return table.gather(1, places.reshape(len(table), -1)).view(places.shape)
 

@@ -32,6 +32,15 @@ def test_what_a_pass_never_reaches_is_named(wrapped, images):
         )
 
 
+def test_no_pass_is_made_where_there_is_nothing_to_calibrate(vit):
+    weights_alone = wrap_model(vit, equal_table(BitWidth(4, 32)))
+
+    def run():
+        raise AssertionError("a pass for nothing")
+
+    calibrate_sites(list(weights_alone.sites()), run, minmax_rule, sequential=False)
+
+
 def test_squared_gradients_are_the_mean_over_draws():
     x = torch.tensor([1.0, -2.0], requires_grad=True)
     drawn = iter([3.0, 5.0])

@@ -40,6 +40,19 @@ def test_diagonal_hessian_is_plain_rounding(seed, rows, columns, bits):
         assert torch.equal(codes, quantizer.quantize(weight))
 
 
+@pytest.mark.parametrize("columns", [1, 12], ids=["scale per row", "scale per entry"])
+def test_one_column_is_rounded_as_all_are(columns):
+    generator = torch.Generator().manual_seed(columns)
+    weight = torch.randn(6, 12, generator=generator).double()
+    scale = torch.rand(6, columns, generator=generator).double() + 0.1
+    grid = RowGrid(scale, torch.randint(0, 8, (6, columns), generator=generator).double(), 0, 7)
+    codes = grid.codes(weight)
+    for place in range(12):
+        code, value = grid.nearest(weight[:, place], place)
+        assert torch.equal(code, codes[:, place])
+        assert torch.equal(value, grid.values(codes)[:, place])
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("columns", [24, 200])
 def test_output_error_is_below_that_of_plain_rounding(bits, columns):

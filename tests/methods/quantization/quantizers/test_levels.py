@@ -115,6 +115,10 @@ def test_the_place_is_that_of_the_nearest_of_all_levels(seed, bits, rows, axis):
     exact = distances.gather(2, places[..., None].long())[:, :, 0]
     assert float((exact - distances.amin(dim=2)).abs().max()) < 1e-12
     assert torch.equal(grid.values(places).float(), values.gather(1, places.long()).float())
+    for place in (0, moved.shape[1] - 1):
+        code, value = grid.nearest(moved[:, place], place)
+        assert torch.equal(code, places[:, place].long())
+        assert torch.equal(value, grid.values(places)[:, place])
 
 
 @settings(max_examples=40, deadline=None)
