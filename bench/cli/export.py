@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from vit_ptq_bench.tasks import LoadedModel
 
 DESCRIPTION = """\
-Write a classifier that `bench run --save-models` kept as an ONNX file: QuantizeLinear and DequantizeLinear at
+Write a model that `bench run --save-models` kept as an ONNX file: QuantizeLinear and DequantizeLinear at
 every site with a uniform, static grid, weights as integers. What has no such operator is named, with the
-nearest form that has one. With --check the file is run on the evaluation images, beside the simulated model,
-full precision and ONNX Runtime's own static quantization. Needs the extra `onnx`."""
+nearest form that has one. Of a detector the file has backbone and neck. With --check the file is run on the
+evaluation images, beside the simulated model, full precision and ONNX Runtime's own static quantization.
+Needs the extra `onnx`."""
 
 DISAGREES = 1
 
@@ -53,6 +54,12 @@ def add(verbs: Any) -> None:
         help="narrowest integers in the file: 4 makes it smallest, 8 faster in ONNX Runtime (default: 4)",
     )
     parser.add_argument(
+        "--size",
+        metavar="HxW",
+        type=_size,
+        help="images of a detector's file (default: the task's largest, lying on its long side)",
+    )
+    parser.add_argument(
         "--model",
         metavar="NAME",
         help="the model that FILE was made of, where that is a program (a config file)",
@@ -62,6 +69,14 @@ def add(verbs: Any) -> None:
     add_json(parser)
     add_task_options(parser)
     add_plugin(parser)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Height and width, like "800x1344"."""
+    height, by, width = text.partition("x")
+    if not by or not all(side.isdecimal() and int(side) > 0 for side in (height, width)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no height and width, like 800x1344")
+    return int(height), int(width)
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     subject = _built(source, arguments)
     written = export_onnx(subject, path, arguments.opset, packed=arguments.integers == "8")
     if not arguments.json:
-        print("\n".join(told(written)))
+        print("\n".join(told(written, subject)))
     rows = _compared(subject, path, arguments) if arguments.check else []
     if arguments.json:
         print_json(_as_data(written, rows))
@@ -121,7 +136,7 @@ def _built(source: Path, arguments: argparse.Namespace) -> Subject:
     if not arguments.check:
         for note in remarks(saved, task):
             _say(f"note: {note}")
-    return Subject(spec, task, loaded, quantized)
+    return Subject(spec, task, loaded, quantized, arguments.size)
 
 
 def _compared(subject: Subject, path: Path, arguments: argparse.Namespace) -> list[Row]:

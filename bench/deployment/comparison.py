@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
+from vit_ptq_bench.bench.deployment.detectors import DetectorOn, FeatureMaps, padded
 from vit_ptq_bench.bench.deployment.exporting import Subject
 from vit_ptq_bench.bench.deployment.runtimes import (
     OnnxRuntime,
@@ -19,6 +20,8 @@ from vit_ptq_bench.bench.deployment.runtimes import (
     milliseconds,
 )
 from vit_ptq_bench.bench.deployment.static import PRODUCTS, quantize_static
+from vit_ptq_bench.methods.quantization.deployment.lowering import QuantizedGraph
+from vit_ptq_bench.methods.quantization.model.structure import Output
 from vit_ptq_bench.tasks import Evaluation, LoadedModel
 
 MB = 10**6
@@ -43,10 +46,11 @@ class Row:
         title: which.
         metric: the task's first, in percent; None: not judged.
         images: how many it was judged on.
-        alike: share of the images, in percent, whose prediction is that of the simulated model; None: of
-            other weights.
+        alike: share of the images, in percent, whose prediction is that of the simulated model, or of the
+            boxes (`DetectorOn.alike`); None: of other weights.
         size: of its file, in MB.
-        milliseconds: per image, one at a time; None: of the simulation, which says nothing of a deployment.
+        milliseconds: of the file, per image, one at a time; None: of the simulation, which says nothing of a
+            deployment.
     """
 
     title: str
@@ -58,16 +62,18 @@ class Row:
 
 
 class InDouble(nn.Module):
-    """A copy of a classifier that computes in float64."""
+    """A copy of a module that computes in float64."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = copy.deepcopy(module).double()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits, float32, of ``images`` [b, 3, H, W]."""
-        logits: Tensor = self.module(images.double())
-        return logits.float()
+    def forward(self, images: Tensor) -> Output:
+        """Return what the module says, float32, of ``images`` [b, 3, H, W]."""
+        output: Output = self.module(images.double())
+        if isinstance(output, Tensor):
+            return output.float()
+        return tuple(part.float() for part in output)
 
 
 def poor_rows(rows: Sequence[Row], agreement: float | None) -> tuple[list[Row], float]:
@@ -96,7 +102,8 @@ class Comparison:
     def __init__(self, subject: Subject, exported: Path, threads: int, say: Say) -> None:
         self._subject, self._exported = subject, exported
         self._threads, self._say = threads, say
-        self._expected: list[int] = []
+        self._graph = QuantizedGraph(subject.quantized)
+        self._simulated: Watched | DetectorOn | None = None
         self._timed: dict[str, nn.Module] = {}
         self._rows: list[Row] = []
 
@@ -110,8 +117,8 @@ class Comparison:
             full: the model in full precision; None: its weights are not there.
             calibration: images for ONNX Runtime's own static quantization of it; None: without.
         """
-        self._judge("simulated in torch", self._subject.quantized, None)
-        self._judge(IN_DOUBLE, InDouble(self._subject.quantized), None)
+        self._judge("simulated in torch", self._graph, None)
+        self._judge(IN_DOUBLE, InDouble(self._graph), None)
         deployed = OnnxRuntime(self._exported, self._threads)
         self._judge(f"deployed on {deployed.title}", deployed, self._exported)
         if openvino:
@@ -129,23 +136,32 @@ class Comparison:
         """Full precision, and what the runtime makes of it by itself."""
         from vit_ptq_bench.methods.quantization.deployment.onnx_files import write_float_onnx
 
-        exact = folder / "full.onnx"
-        write_float_onnx(full.module, self._subject.image, exact)
-        self._judge(f"FP32 on {runtime}", OnnxRuntime(exact, self._threads), exact, own=False)
+        exact, image = folder / "full.onnx", self._subject.image
+        graph = FeatureMaps(full.module) if self._subject.is_detector else full.module
+        write_float_onnx(graph, image, exact, self._graph.says)
+        self._judge(f"FP32 on {runtime}", OnnxRuntime(exact, self._threads), exact, full.module)
         if calibration is None:
             return
+        if self._subject.is_detector:
+            calibration = [padded(batch, _size_of(image)) for batch in calibration]
         for title, operators in STATIC.items():
             static = folder / f"{len(self._rows)}.onnx"
             quantize_static(exact, static, calibration, operators)
-            self._judge(title, OnnxRuntime(static, self._threads), static, own=False)
+            self._judge(title, OnnxRuntime(static, self._threads), static, full.module)
 
-    def _judge(self, title: str, module: nn.Module, file: Path | None, own: bool = True) -> None:
+    def _judge(
+        self, title: str, module: nn.Module, file: Path | None, other: nn.Module | None = None
+    ) -> None:
+        """Judge what ``module`` says; ``other`` is the network that it is of, if not the quantized one."""
         self._say(f"judging {title}")
-        watched = Watched(module)
+        watched = self._watched(module, other or self._subject.quantized.module)
         task, loaded = self._subject.task, self._subject.loaded
         evaluation: Evaluation = task.evaluate(watched, loaded, torch.device("cpu"), None)
-        if not self._rows:
-            self._expected = watched.predictions
+        alike = None
+        if self._simulated is None:
+            self._simulated = watched
+        elif other is None:
+            alike = _alike(self._simulated, watched)
         if file is not None:
             self._timed[title] = module
         self._rows.append(
@@ -153,11 +169,17 @@ class Comparison:
                 title,
                 evaluation.metrics[task.metrics[0]],
                 evaluation.n,
-                _alike(self._expected, watched.predictions) if own and self._rows else None,
+                alike,
                 file.stat().st_size / MB if file is not None else None,
                 None,
             )
         )
+
+    def _watched(self, module: nn.Module, network: nn.Module) -> Watched | DetectorOn:
+        """What the task can judge: a classifier, or a detector's heads behind ``module``."""
+        if self._subject.is_detector:
+            return DetectorOn(network, module, _size_of(self._subject.image))
+        return Watched(module)
 
     def _time(self) -> None:
         self._say("timing one image at a time, the models in turn")
@@ -167,5 +189,13 @@ class Comparison:
         ]
 
 
-def _alike(expected: Sequence[int], found: Sequence[int]) -> float:
-    return 100 * sum(a == b for a, b in zip(expected, found, strict=True)) / len(expected)
+def _alike(expected: Watched | DetectorOn, found: Watched | DetectorOn) -> float:
+    if isinstance(expected, DetectorOn) and isinstance(found, DetectorOn):
+        return expected.alike(found)
+    assert isinstance(expected, Watched) and isinstance(found, Watched)
+    return expected.alike(found)
+
+
+def _size_of(image: Tensor) -> tuple[int, int]:
+    height, width = image.shape[-2:]
+    return height, width

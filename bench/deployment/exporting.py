@@ -34,19 +34,33 @@ class Subject:
         task: of that run.
         loaded: its network, whose weights mean nothing.
         quantized: the model.
+        size: height and width that a detector's file is for; None: of the task's largest image.
+
+    Raises:
+        BenchError: a classifier, which takes images of one size, is given another.
     """
 
     spec: RunSpec
     task: Task
     loaded: LoadedModel
     quantized: QuantizedModel
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not self.is_detector:
+            raise BenchError("--size is for detectors; a classifier takes images of its own size")
+
+    @property
+    def is_detector(self) -> bool:
+        """Whether heads stay behind: the file gives the feature maps that they read."""
+        return self.quantized.structure.features is not None
 
     @property
     def image(self) -> Tensor:
-        """An image of the size that the model takes, float32 [1, 3, H, W]."""
+        """An image of the size that the file is for, float32 [1, 3, H, W]."""
         import torch
 
-        return torch.zeros(1, 3, *self.task.image_form(self.loaded).size)
+        return torch.zeros(1, 3, *(self.size or self.task.image_form(self.loaded).size))
 
 
 def saved_file(text: str, results: Path) -> Path:
@@ -78,7 +92,7 @@ def export_onnx(subject: Subject, path: Path, opset: int, packed: bool) -> Writt
 
     Raises:
         BenchError: what writes ONNX is not installed.
-        MethodError: a detector, or an operator set that cannot be written.
+        MethodError: an operator set that cannot be written.
     """
     require("onnx", "onnx", "onnxscript")
     from vit_ptq_bench.methods.quantization.deployment.onnx_files import write_onnx
@@ -87,9 +101,15 @@ def export_onnx(subject: Subject, path: Path, opset: int, packed: bool) -> Writt
     return write_onnx(subject.quantized, subject.image, path, opset, packed, facts)
 
 
-def told(written: Written) -> Iterator[str]:
+def told(written: Written, subject: Subject) -> Iterator[str]:
     """Yield what became of the sites, a line each."""
     yield f"wrote {written.path}: {written.size / 1e6:.2f} MB, operator set {written.opset}"
+    if subject.is_detector:
+        height, width = subject.image.shape[2:]
+        yield (
+            f"backbone and neck for images of {height} x {width}; what the heads compute depends on what "
+            "they find, and stays in mmdet"
+        )
     expressed = [site for site in written.sites if site.integers is not None]
     kinds = Counter((_kind(site), site.integers) for site in expressed)
     held = ", ".join(f"{count} {kind} as {name}" for (kind, name), count in kinds.items())

@@ -1,8 +1,8 @@
-"""ONNX files as classifiers, run by ONNX Runtime or OpenVINO on this machine's processor."""
+"""ONNX files as modules, run by ONNX Runtime or OpenVINO on this machine's processor."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_ptq_bench.bench.deployment.extras import brought
+from vit_ptq_bench.methods.quantization.model.structure import Output
 
 ROUNDS, WARM_UP = 15, 3
 """How often an image is timed with each model, and goes through it before."""
@@ -22,7 +23,7 @@ FULL_ACTIVATIONS = "session.qdq_matmulnbits_accuracy_level"
 
 
 class OnnxRuntime(nn.Module):
-    """A file of one input and one output in ONNX Runtime.
+    """A file of one input in ONNX Runtime.
 
     Args:
         path: the file.
@@ -45,15 +46,14 @@ class OnnxRuntime(nn.Module):
         )
         self.title = f"ONNX Runtime {runtime.__version__}"
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits [b, classes] of ``images`` [b, 3, H, W], float32."""
+    def forward(self, images: Tensor) -> Output:
+        """Return what the file says of ``images`` [b, 3, H, W], float32: one tensor or several."""
         (name,) = (one.name for one in self.session.get_inputs())
-        (logits,) = self.session.run(None, {name: images.contiguous().numpy()})
-        return torch.from_numpy(logits)
+        return _tensors(self.session.run(None, {name: images.contiguous().numpy()}))
 
 
 class OpenVino(nn.Module):
-    """A file of one input and one output in OpenVINO; arguments and errors as of `OnnxRuntime`."""
+    """A file of one input in OpenVINO; arguments and errors as of `OnnxRuntime`."""
 
     def __init__(self, path: Path, threads: int) -> None:
         super().__init__()
@@ -63,10 +63,14 @@ class OpenVino(nn.Module):
         self.compiled: Any = core.compile_model(core.read_model(path), "CPU", settings)
         self.title = f"OpenVINO {runtime.__version__.partition('-')[0]}"
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits [b, classes] of ``images`` [b, 3, H, W], float32."""
-        (logits,) = self.compiled(images.contiguous().numpy()).values()
-        return torch.from_numpy(logits)
+    def forward(self, images: Tensor) -> Output:
+        """Return what the file says of ``images`` [b, 3, H, W], float32: one tensor or several."""
+        return _tensors(self.compiled(images.contiguous().numpy()).values())
+
+
+def _tensors(arrays: Iterable[Any]) -> Output:
+    outputs = tuple(torch.from_numpy(array) for array in arrays)
+    return outputs[0] if len(outputs) == 1 else outputs
 
 
 class Watched(nn.Module):
@@ -86,6 +90,11 @@ class Watched(nn.Module):
         logits = self.module(images)
         self.predictions += logits.argmax(dim=1).tolist()
         return logits
+
+    def alike(self, other: Watched) -> float:
+        """Return the share of the images, in percent, that both say the same of."""
+        pairs = zip(self.predictions, other.predictions, strict=True)
+        return 100 * sum(a == b for a, b in pairs) / len(self.predictions)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,10 @@ def read_config(path: Path) -> Any:
         TaskError: it cannot be read, or describes no detector of boxes.
     """
     try:
-        config = Config.fromfile(str(path), import_custom_modules=False)
+        with warnings.catch_warnings():
+            # mmengine asks a package that is to go which others are installed; nobody here can change that.
+            warnings.filterwarnings("ignore", "pkg_resources is deprecated")
+            config = Config.fromfile(str(path), import_custom_modules=False)
     except Exception as error:  # a config is Python: it can fail in any way
         raise TaskError(
             f"{path}: not a readable mmdet config ({type(error).__name__}: {error})"

@@ -10,7 +10,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.deployment.integers import IntegerGrid, integer_grid
 from vit_ptq_bench.methods.quantization.deployment.operators import (
     CODES,
@@ -25,6 +24,7 @@ from vit_ptq_bench.methods.quantization.model.layers import (
     WeightedOperation,
 )
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.model.structure import Output
 from vit_ptq_bench.methods.quantization.quantizers.base import CodedQuantizer, Quantizer
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
 
@@ -136,29 +136,42 @@ class OperatorWeight(Quantizer):
         return dequantize(x, self.scale, self.zero_point, 0, self.integers)
 
 
+class QuantizedGraph(nn.Module):
+    """What of a quantized model depends on the images alone: all of a classifier, a detector's feature maps.
+
+    Attributes:
+        says: "logits" or "features".
+    """
+
+    def __init__(self, model: QuantizedModel) -> None:
+        super().__init__()
+        self.model = model
+        self.says = "logits" if model.structure.features is None else "features"
+
+    def forward(self, images: Tensor) -> Output:
+        """Return logits [b, classes], or the neck's feature maps, of ``images`` [b, 3, H, W]."""
+        features = self.model.structure.features
+        output: Output = self.model(images) if features is None else features(images)
+        return output
+
+
 def lower(
     model: QuantizedModel, weights: tuple[str, ...], activations: tuple[str, ...]
-) -> tuple[nn.Module, list[LoweredSite]]:
+) -> tuple[QuantizedModel, list[LoweredSite]]:
     """Return a copy of a quantized model with operators where there are some, and what became of each site.
 
     The copy computes the same values to float rounding (a quotient in place of the product with a
-    reciprocal), and works with `torch.export`.
+    reciprocal), and works with `torch.export`. Of a detector backbone and neck are lowered: what its heads
+    compute depends on what they find.
 
     Args:
         model: what `Method.quantize` or `load_quantized` returned.
         weights, activations: integer types that may stand in the file, the narrowest first.
-
-    Raises:
-        MethodError: the model is a detector, whose graph depends on what it finds.
     """
-    if model.structure.observe is not None:
-        raise MethodError(
-            "a detector cannot be exported: its graph depends on what it finds in an image; classifiers can"
-        )
     lowered = copy.deepcopy(model)
     sites = [
         site
-        for operation in list(lowered.operations)
+        for operation in lowered.structure.before_heads()
         for site in _lower_operation(lowered.module, operation, weights, activations)
     ]
     return lowered.eval(), sites

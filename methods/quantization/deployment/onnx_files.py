@@ -18,7 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from vit_ptq_bench.methods.errors import MethodError
-from vit_ptq_bench.methods.quantization.deployment.lowering import LoweredSite, lower
+from vit_ptq_bench.methods.quantization.deployment.lowering import (
+    LoweredSite,
+    QuantizedGraph,
+    lower,
+)
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 
 OPSETS = (18, 24)
@@ -60,7 +64,7 @@ def write_onnx(
     packed: bool = False,
     facts: Mapping[str, str] | None = None,
 ) -> Written:
-    """Write a quantized classifier as an ONNX file for any number of images.
+    """Write a quantized classifier, or a detector up to its heads, as an ONNX file for any number of images.
 
     Weights are stored as integers, of 4 bits where they have no more and the operator set has such integers,
     else of 8. Activations are quantized and dequantized where a uniform, static grid allows it; other forms
@@ -75,7 +79,7 @@ def write_onnx(
         facts: texts to keep in the file's metadata.
 
     Raises:
-        MethodError: the model is a detector, or the operator set is not one of `OPSETS`.
+        MethodError: the operator set is not one of `OPSETS`.
     """
     if not OPSETS[0] <= opset <= OPSETS[1]:
         raise MethodError(
@@ -85,23 +89,31 @@ def write_onnx(
     wide = opset >= WIDER_OPSET
     weights = ("uint4", "uint8") if wide and not packed else ("uint8",)
     lowered, sites = lower(model, weights, ("uint8", "uint16") if wide else ("uint8",))
-    return _written(lowered, image, path, opset, facts, tuple(sites))
+    graph = QuantizedGraph(lowered)
+    program = _exported(graph, image, opset, graph.says)
+    return _written(program, path, opset, facts, tuple(sites))
 
 
-def write_float_onnx(module: nn.Module, image: Tensor, path: Path, opset: int = OPSET) -> Written:
-    """Write a classifier in full precision, to hold a quantized one against; arguments as of `write_onnx`."""
-    return _written(module.eval(), image, path, opset, None, ())
+def write_float_onnx(
+    module: nn.Module, image: Tensor, path: Path, says: str = "logits", opset: int = OPSET
+) -> Written:
+    """Write a module in full precision, to hold a quantized one against.
+
+    Args:
+        module: maps images to a tensor or several.
+        image, path, opset: as of `write_onnx`.
+        says: name of its outputs in the file, numbered where there are several.
+    """
+    return _written(_exported(module.eval(), image, opset, says), path, opset, None, ())
 
 
 def _written(
-    module: nn.Module,
-    image: Tensor,
+    program: ir.Model,
     path: Path,
     opset: int,
     facts: Mapping[str, str] | None,
     sites: tuple[LoweredSite, ...],
 ) -> Written:
-    program = _exported(module, image, opset)
     _store_integers(program)
     _forget_origins(program)
     program.metadata_props.update(facts or {})
@@ -115,7 +127,7 @@ def _written(
     return Written(path, path.stat().st_size, opset, sites)
 
 
-def _exported(module: nn.Module, image: Tensor, opset: int) -> ir.Model:
+def _exported(module: nn.Module, image: Tensor, opset: int, says: str) -> ir.Model:
     """torch's export; two images, for a graph of one would take the batch for a constant."""
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     with warnings.catch_warnings(), torch.no_grad():
@@ -128,13 +140,13 @@ def _exported(module: nn.Module, image: Tensor, opset: int) -> ir.Model:
             optimize=False,  # one of its rules makes a Clip of bounds that are no scalars
             opset_version=opset,
             input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=(({0: batch},),)
-            if isinstance(module, QuantizedModel)
-            else ({0: batch},),
+            dynamic_shapes=({0: batch},),
         )
     assert program is not None
     model: ir.Model = program.model
+    outputs = model.graph.outputs
+    for number, output in enumerate(outputs):
+        output.name = says if len(outputs) == 1 else f"{says}{number}"
     onnxscript.optimizer.optimize_ir(model)
     return model
 

@@ -204,6 +204,7 @@ class Structure:
             last segment gives the model's output.
         observe: maps images to outputs that depend on every operation, where the model itself asks for
             more than images.
+        features: of a detector, maps images to the feature maps that its heads read.
     """
 
     operations: list[QuantOperation] = field(default_factory=list)
@@ -219,6 +220,7 @@ class Structure:
     segments: list[Segment] = field(default_factory=list)
     tail: Callable[[Sequence[Tensor]], tuple[Tensor, ...]] | None = None
     observe: Callable[[Tensor], tuple[Tensor, ...]] | None = None
+    features: Callable[[Tensor], tuple[Tensor, ...]] | None = None
 
     def read_of(self, operation: QuantOperation) -> int:
         """Return how many leading tokens alone are read of what ``operation`` gives; 0: all of them.
@@ -256,6 +258,11 @@ class Structure:
     def layers_behind(self) -> list[WeightedOperation]:
         """Return those of `behind` that have a weight."""
         return [op for op in self.behind() if isinstance(op, WeightedOperation)]
+
+    def before_heads(self) -> list[QuantOperation]:
+        """Return the operations that `features` runs: backbone and neck; all of a classifier."""
+        heads = {op.name for op in self.behind() if op.role != "neck"}
+        return [op for op in self.operations if op.name not in heads]
 
 
 @dataclass(frozen=True)

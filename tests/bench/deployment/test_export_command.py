@@ -95,12 +95,20 @@ def test_too_few_equal_predictions_fail(models, capsys):
         (["--opset", "12"], "operator set 12 cannot be written; give one of 18 to"),
         (["--output", "none/m.onnx"], "give --output a file .onnx in a folder that is there"),
         (["--output", "m.safetensors"], "give --output a file .onnx"),
+        (["--size", "32x32"], "--size is for detectors; a classifier takes images of its own size"),
     ],
 )
 def test_wrong_words_are_refused(models, capsys, words, message):
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     assert main(["export", str(models["minmax"]), *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["32", "0x32", "32x", "32xx32", "-1x32"])
+def test_a_size_is_a_height_and_a_width(models, capsys, words):
+    with pytest.raises(SystemExit):
+        main(["export", str(models["minmax"]), f"--size={words}"])
+    assert f"{words!r} is no height and width, like 800x1344" in capsys.readouterr().err
 
 
 def test_files_that_are_none_are_refused(models, capsys):

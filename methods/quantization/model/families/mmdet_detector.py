@@ -88,6 +88,7 @@ class DetectorFamily(Family):
         self.note_streams()
         self.structure.tail = self._neck
         self.structure.observe = self._observe
+        self.structure.features = self._features
 
     def quantized_part(self) -> Iterable[tuple[str, nn.Module]]:
         """Return the backbone, or all but the transposed convolutions (no `nn.Conv2d`)."""
@@ -154,12 +155,15 @@ class DetectorFamily(Family):
         neck = getattr(self.model, "neck", None)
         return tuple(maps if neck is None else neck(list(maps)))
 
+    def _features(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model.extract_feat(images))
+
     def _observe(self, images: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of the neck and, in scope ``full``, what the heads make of them.
 
         Proposals are taken as they are: nothing is differentiated through their selection.
         """
-        features = tuple(self.model.extract_feat(images))
+        features = self._features(images)
         if self.table.scope == "backbone":
             return features
         if not hasattr(self.model, "roi_head"):

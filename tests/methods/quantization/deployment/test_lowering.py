@@ -6,15 +6,16 @@ import torch
 from tests.methods.test_export import OF_EVERY_FORM
 from vit_ptq_bench.bench.contract.models import (
     CLASSIFIERS,
+    DETECTOR_SIZE,
     build_classifier,
     build_detector,
     in_batches,
     make_images,
 )
-from vit_ptq_bench.methods import METHODS, MethodError
+from vit_ptq_bench.methods import METHODS
 from vit_ptq_bench.methods.quantization.bits import BitWidth
-from vit_ptq_bench.methods.quantization.deployment.lowering import lower
-from vit_ptq_bench.methods.quantization.model.families import wrap_model
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration
+from vit_ptq_bench.methods.quantization.deployment.lowering import QuantizedGraph, lower
 
 TYPES = (("uint4", "uint8"), ("uint8", "uint16"))
 
@@ -70,8 +71,23 @@ def test_weights_without_an_operator_are_stored_as_their_codes():
     assert not any(name.endswith("fc1.weight") for name in floats)
 
 
-def test_a_detector_is_refused():
-    detector = build_detector()
-    table = METHODS.get("minmax").create({}).bit_table(BitWidth.parse("W8A8"), "equal")
-    with pytest.raises(MethodError, match="a detector cannot be exported"):
-        lower(wrap_model(detector, table), *TYPES)
+@pytest.mark.parametrize("scope", ["backbone", "full"])
+def test_a_detector_is_lowered_up_to_its_heads(scope):
+    method = METHODS.get("minmax").create({})
+    table = method.bit_table(BitWidth.parse("W8A8")).with_scope(scope)
+    images = torch.randn(2, 3, *DETECTOR_SIZE, generator=torch.Generator().manual_seed(1))
+    model = method.quantize(build_detector(), table, Calibration([images]))
+    lowered, sites = lower(model, *TYPES)
+    with torch.no_grad():
+        found, expected = QuantizedGraph(lowered)(images), model.module.extract_feat(images)
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.isclose(one, other, rtol=1e-3, atol=1e-3).float().mean() > 0.9
+    own = [site for site in model.sites() if not site.quantizer.spec.is_float]
+    below = ("backbone.", "neck.")
+    assert {site.site for site in sites} == {
+        site.quantizer.site for site in own if site.quantizer.site.startswith(below)
+    }
+    assert (len(sites) < len(own)) == (scope == "full")
+    heads = [op for op in lowered.operations if not op.name.startswith(below)]
+    assert all(op.input_quantizer.initialised for op in heads), "heads are as they were"
