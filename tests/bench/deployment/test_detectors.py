@@ -1,5 +1,7 @@
 """Detectors on feature maps from elsewhere: the same boxes, and how boxes are compared."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmdet.structures import DetDataSample
@@ -7,7 +9,14 @@ from mmdet.structures import DetDataSample
 from vit_ptq_bench.bench.contract.models import DETECTOR_SIZE as SIZE
 from vit_ptq_bench.bench.contract.models import build_detector
 from vit_ptq_bench.bench.deployment.detectors import DetectorOn, FeatureMaps, Found, padded
+from vit_ptq_bench.bench.deployment.exporting import Subject, export_onnx, told
 from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.bench.planning.registry import make_task
+from vit_ptq_bench.methods.api.registry import METHODS
+from vit_ptq_bench.methods.quantization.bits import BitWidth
+from vit_ptq_bench.methods.quantization.calibration.data import Calibration
+from vit_ptq_bench.tasks import LoadedModel
+from vit_ptq_bench.tasks.api.options import TaskOptions
 
 
 def facts(count):
@@ -65,6 +74,36 @@ def test_smaller_images_are_padded_as_mmdet_pads_a_batch():
     assert fact[0].batch_input_shape == size
     with pytest.raises(BenchError, match="does not fit the file's 8 x 8; export with --size"):
         padded(image, (8, 8))
+
+
+def test_a_file_of_feature_maps_is_judged_by_the_heads_behind_it(tmp_path):
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    from vit_ptq_bench.bench.deployment.comparison import Comparison
+
+    task = make_task("scenes", TaskOptions(limit=2))
+    loaded = LoadedModel("mask_rcnn_swin_mini", build_detector())
+    batches = task.calibration_batches(loaded, 4, 0)
+    method = METHODS.get("minmax").create({})
+    table = method.bit_table(BitWidth.parse("W8A8")).with_scope("full")
+    quantized = method.quantize(loaded.module, table, Calibration(batches))
+    spec = SimpleNamespace(facts={"method": "minmax"})
+    subject = Subject(spec, task, loaded, quantized, size=(160, 192))
+    written = export_onnx(subject, tmp_path / "m.onnx", 21, packed=False)
+    assert "backbone and neck for images of 160 x 192" in "\n".join(told(written, subject))
+    assert {site.site.split(".")[0] for site in written.sites} == {"backbone", "neck"}
+    said = []
+    rows = Comparison(subject, written.path, 1, said.append).rows(False, loaded, None)
+    titles = [row.title.partition(" 1")[0] for row in rows]
+    assert titles == [
+        "simulated in torch",
+        "simulated in float64",
+        "deployed on ONNX Runtime",
+        "FP32 on ONNX Runtime",
+    ]
+    assert [row.alike is None for row in rows] == [True, False, False, True]
+    assert [row.milliseconds is None for row in rows] == [True, True, False, False]
+    assert all(row.images == 2 for row in rows) and len(said) == 5
+    assert rows[2].alike >= rows[1].alike - 50
 
 
 def _on(*found):

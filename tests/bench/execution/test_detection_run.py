@@ -64,23 +64,18 @@ def test_scopes_are_part_of_a_result_and_never_share_a_table(swept: Path) -> Non
         assert table.count("| minmax") == table.count("| repq-vit") == 1
 
 
-def _saved(folder: Path, method: str) -> tuple[dict[str, object], str]:
-    """The record of a run of scope ``full``, and the model that it kept."""
-    record = next(
-        r
-        for r in _records(folder / "out")
-        if r["spec"].get("scope") == "full" and r["spec"]["method"]["name"] == method
-    )
-    file = folder / "out" / "models" / "scenes" / "mask_rcnn_swin_mini"
-    return record, str(file / f"{record['run_id']}.safetensors")
-
-
 def test_a_saved_detector_gives_the_recorded_figures(
     swept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record, path = _saved(swept, "repq-vit")
+    record = next(
+        r
+        for r in _records(swept / "out")
+        if r["spec"].get("scope") == "full" and r["spec"]["method"]["name"] == "repq-vit"
+    )
+    file = swept / "out" / "models" / "scenes" / "mask_rcnn_swin_mini"
+    path = file / f"{record['run_id']}.safetensors"
     capsys.readouterr()
-    assert main(["evaluate", path, "--limit", "12"]) == 0
+    assert main(["evaluate", str(path), "--limit", "12"]) == 0
     printed = dict(re.findall(r"^(\w+) (\d+\.\d\d)", capsys.readouterr().out, re.MULTILINE))
     assert printed["box_ap"] == f"{record['metrics']['box_ap']:.2f}"
     assert printed["mask_ap"] == f"{record['metrics']['mask_ap']:.2f}"
@@ -115,31 +110,3 @@ def test_a_checkpoint_of_something_else_is_refused_before_any_run(
     assert main(["run", suite, "--output", str(out), "--checkpoint", wrong]) == 2
     assert "does not fit MaskRCNN" in capsys.readouterr().err
     assert not _records(out)
-
-
-def test_a_saved_detector_is_exported_up_to_its_heads(
-    swept: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-    from vit_ptq_bench.bench.deployment import comparison
-
-    _, path = _saved(swept, "minmax")
-    words = ["--output", str(swept / "m.onnx"), "--check", "--agreement", "0", "--json"]
-    capsys.readouterr()
-    # Static quantization, looked at with classifiers, takes as long as all the rest.
-    monkeypatch.setattr(comparison, "STATIC", {})
-    assert main(["export", path, *words, "--limit", "2"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["bytes"] == (swept / "m.onnx").stat().st_size
-    assert {site["site"].split(".")[0] for site in told["sites"]} == {"backbone", "neck"}
-    rows = {row["title"].split(" 1")[0]: row for row in told["comparison"]}
-    assert list(rows) == [
-        "simulated in torch",
-        "simulated in float64",
-        "deployed on ONNX Runtime",
-        "FP32 on ONNX Runtime",
-    ]
-    deployed = rows["deployed on ONNX Runtime"]
-    assert deployed["alike"] >= 50 and deployed["milliseconds"] > 0
-    assert abs(deployed["metric"] - rows["simulated in torch"]["metric"]) < 15
-    assert rows["FP32 on ONNX Runtime"]["metric"] > 40
