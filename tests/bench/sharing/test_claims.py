@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_ptq_bench.bench.records.processes import system
+from vit_ptq_bench.bench.records.processes import began, system
 from vit_ptq_bench.bench.sharing.claims import CLAIMS, SHARED, Claims, read_claim, server_time
 from vit_ptq_bench.bench.sharing.place import Place, here
 
@@ -51,6 +51,24 @@ def test_of_many_processes_one_gets_each_run(tmp_path: Path) -> None:
     for process in processes:
         process.join(60)
     assert sorted(got) == RUNS
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the kernel's word on processes")
+def test_a_process_that_has_ended_is_gone_though_nobody_asked_for_its_status(
+    tmp_path: Path,
+) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    place = replace(here(), pid=child.pid, began=began(child.pid))
+    _plant(tmp_path, place)
+    claims = Claims(tmp_path, LONG)
+    assert not place.has_ended() and not claims.take("a", {})
+    child.kill()
+    # It stays in the table of processes as long as `wait` is not called.
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert Path(f"/proc/{child.pid}").exists()
+    assert place.has_ended() and claims.take("a", {})
+    child.communicate()
+    assert place.has_ended()
 
 
 def test_what_one_has_another_sees_until_it_is_given_up(tmp_path: Path) -> None:

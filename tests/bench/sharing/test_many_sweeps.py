@@ -86,7 +86,9 @@ def test_a_sweep_that_is_killed_leaves_its_runs_to_the_other(folder: Path) -> No
     first, second = (start("--output", "both", "--workers", "1") for _ in range(2))
     wait_for(lambda: len(records("both")) >= 4)
     os.kill(first.pid, signal.SIGKILL)
+    killed = time.monotonic()
     ended(second)
+    assert time.monotonic() - killed < 100, "it waited for a sign of life of a process that is gone"
     first.communicate(timeout=60)
     assert run("--output", "alone") == 0
     assert results("both") == results("alone")
