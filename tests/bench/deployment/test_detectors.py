@@ -15,6 +15,7 @@ from vit_ptq_bench.bench.planning.registry import make_task
 from vit_ptq_bench.methods.api.registry import METHODS
 from vit_ptq_bench.methods.quantization.bits import BitWidth
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
+from vit_ptq_bench.methods.quantization.deployment.lowering import QuantizedGraph
 from vit_ptq_bench.tasks import LoadedModel
 from vit_ptq_bench.tasks.api.options import TaskOptions
 
@@ -79,6 +80,7 @@ def test_smaller_images_are_padded_as_mmdet_pads_a_batch():
 def test_a_file_of_feature_maps_is_judged_by_the_heads_behind_it(tmp_path):
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     from vit_ptq_bench.bench.deployment.comparison import Comparison
+    from vit_ptq_bench.bench.deployment.runtimes import OnnxRuntime
 
     task = make_task("scenes", TaskOptions(limit=2))
     loaded = LoadedModel("mask_rcnn_swin_mini", build_detector())
@@ -103,7 +105,13 @@ def test_a_file_of_feature_maps_is_judged_by_the_heads_behind_it(tmp_path):
     assert [row.alike is None for row in rows] == [True, False, False, True]
     assert [row.milliseconds is None for row in rows] == [True, True, False, False]
     assert all(row.images == 2 for row in rows) and len(said) == 5
-    assert rows[2].alike >= rows[1].alike - 50
+    images = padded(batches[0], (160, 192))
+    with torch.no_grad():
+        found, expected = OnnxRuntime(written.path, 1)(images), QuantizedGraph(quantized)(images)
+    assert len(found) == len(expected) > 1
+    for one, other in zip(found, expected, strict=True):
+        # What falls to the other side of a step is off; most is not.
+        assert torch.isclose(one, other, rtol=1e-2, atol=1e-2).float().mean() > 0.9
 
 
 def _on(*found):
