@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     written = export_onnx(subject, path, arguments.opset, packed=arguments.integers == "8")
     if not arguments.json:
         print("\n".join(told(written, subject)))
-    rows = _compared(subject, path, arguments) if arguments.check else []
+    rows = _compared(subject, written, arguments) if arguments.check else []
     if arguments.json:
         print_json(_as_data(written, rows))
     elif rows:
@@ -139,7 +139,7 @@ def _built(source: Path, arguments: argparse.Namespace) -> Subject:
     return Subject(spec, task, loaded, quantized, arguments.size)
 
 
-def _compared(subject: Subject, path: Path, arguments: argparse.Namespace) -> list[Row]:
+def _compared(subject: Subject, written: Written, arguments: argparse.Namespace) -> list[Row]:
     """The table's rows; full precision is in it where its weights are to be had."""
     from vit_ptq_bench.bench.deployment.comparison import Comparison
     from vit_ptq_bench.errors import UserError
@@ -156,7 +156,7 @@ def _compared(subject: Subject, path: Path, arguments: argparse.Namespace) -> li
         _say(
             f"note: without {missing}static quantization, for which something is not here: {error}"
         )
-    comparison = Comparison(subject, path, arguments.threads, _say)
+    comparison = Comparison(subject, written, arguments.threads, _say)
     return comparison.rows(arguments.openvino, full, calibration)
 
 
@@ -202,17 +202,12 @@ def _print_table(subject: Subject, rows: list[Row]) -> None:
 
 def _verdict(rows: list[Row], agreement: float | None) -> int:
     """0, unless a deployed file says something else than the simulated model on too many images."""
-    from vit_ptq_bench.bench.deployment.comparison import poor_rows
+    from vit_ptq_bench.bench.deployment.comparison import complaints
 
-    if not rows:
-        return 0
-    poor, least = poor_rows(rows, agreement)
-    for row in poor:
-        _say(
-            f"{row.title}: {row.alike:.1f} % of the predictions are those of the simulated model, fewer than "
-            f"{least:.1f} %"
-        )
-    return DISAGREES if poor else 0
+    found = complaints(rows, agreement) if rows else []
+    for line in found:
+        _say(line)
+    return DISAGREES if found else 0
 
 
 def _say(text: str) -> None:

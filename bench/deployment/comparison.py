@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +25,21 @@ from vit_ptq_bench.methods.quantization.deployment.lowering import QuantizedGrap
 from vit_ptq_bench.methods.quantization.model.structure import Output
 from vit_ptq_bench.tasks import Evaluation, LoadedModel
 
+if TYPE_CHECKING:
+    from vit_ptq_bench.methods.quantization.deployment.onnx_files import Written
+
 MB = 10**6
+
+SIMULATED = "simulated in torch"
 
 IN_DOUBLE = "simulated in float64"
 """The row that tells how many predictions depend on the rounding of the arithmetic around the quantizers."""
+
+OPERATORS = "its operators in float64"
+"""The row of what the file was written of, in torch; it is held against that of `IN_DOUBLE`."""
+
+EXACT = 99.0
+"""Percent of the predictions of `IN_DOUBLE` that `OPERATORS` must have: rounding is next to nothing there."""
 
 STATIC = {"ONNX Runtime static W8A8": (), "the same, products only": PRODUCTS}
 """Rows of ONNX Runtime's own quantization -> the operators that it quantizes, none: all."""
@@ -47,7 +59,7 @@ class Row:
         metric: the task's first, in percent; None: not judged.
         images: how many it was judged on.
         alike: share of the images, in percent, whose prediction is that of the simulated model, or of the
-            boxes (`DetectorOn.alike`); None: of other weights.
+            boxes (`DetectorOn.alike`); None: of other weights, or the simulated model itself.
         size: of its file, in MB.
         milliseconds: of the file, per image, one at a time; None: of the simulation, which says nothing of a
             deployment.
@@ -76,17 +88,25 @@ class InDouble(nn.Module):
         return tuple(part.float() for part in output)
 
 
-def poor_rows(rows: Sequence[Row], agreement: float | None) -> tuple[list[Row], float]:
-    """Return the rows with too few of the simulated model's predictions, and how many there have to be.
+def complaints(rows: Sequence[Row], agreement: float | None) -> list[str]:
+    """Say which rows have too few of the predictions that they have to have.
 
     Args:
         rows: of a `Comparison`.
-        agreement: least percentage; None: what the simulation in float64 has, less `ALLOWANCE`.
+        agreement: least percentage of a deployed file; None: what the simulation in float64 has, less
+            `ALLOWANCE`.
     """
     alike = {row.title: row.alike for row in rows if row.alike is not None}
-    least = alike[IN_DOUBLE] - ALLOWANCE if agreement is None else agreement
-    named = {title for title, share in alike.items() if share < least and title != IN_DOUBLE}
-    return [row for row in rows if row.title in named], least
+    own = alike.pop(IN_DOUBLE)
+    least = dict.fromkeys(alike, own - ALLOWANCE if agreement is None else agreement)
+    least[OPERATORS] = EXACT
+    model = dict.fromkeys(alike, "the simulated model") | {OPERATORS: "the simulation in float64"}
+    return [
+        f"{title}: {share:.1f} % of the predictions are those of {model[title]}, fewer than "
+        f"{least[title]:.1f} %"
+        for title, share in alike.items()
+        if share < least[title]
+    ]
 
 
 class Comparison:
@@ -94,16 +114,16 @@ class Comparison:
 
     Args:
         subject: the saved model.
-        exported: its ONNX file.
+        exported: its ONNX file, and what that was written of.
         threads: of each runtime.
         say: told what is being done.
     """
 
-    def __init__(self, subject: Subject, exported: Path, threads: int, say: Say) -> None:
-        self._subject, self._exported = subject, exported
+    def __init__(self, subject: Subject, exported: Written, threads: int, say: Say) -> None:
+        self._subject, self._exported, self._written = subject, exported.path, exported
         self._threads, self._say = threads, say
         self._graph = QuantizedGraph(subject.quantized)
-        self._simulated: Watched | DetectorOn | None = None
+        self._simulated: dict[str, Watched | DetectorOn] = {}
         self._timed: dict[str, nn.Module] = {}
         self._rows: list[Row] = []
 
@@ -117,8 +137,10 @@ class Comparison:
             full: the model in full precision; None: its weights are not there.
             calibration: images for ONNX Runtime's own static quantization of it; None: without.
         """
-        self._judge("simulated in torch", self._graph, None)
+        self._judge(SIMULATED, self._graph, None)
         self._judge(IN_DOUBLE, InDouble(self._graph), None)
+        assert self._written.graph is not None
+        self._judge(OPERATORS, InDouble(self._written.graph), None, beside=IN_DOUBLE)
         deployed = OnnxRuntime(self._exported, self._threads)
         self._judge(f"deployed on {deployed.title}", deployed, self._exported)
         if openvino:
@@ -150,18 +172,31 @@ class Comparison:
             self._judge(title, OnnxRuntime(static, self._threads), static, full.module)
 
     def _judge(
-        self, title: str, module: nn.Module, file: Path | None, other: nn.Module | None = None
+        self,
+        title: str,
+        module: nn.Module,
+        file: Path | None,
+        other: nn.Module | None = None,
+        beside: str = SIMULATED,
     ) -> None:
-        """Judge what ``module`` says; ``other`` is the network that it is of, if not the quantized one."""
+        """Judge what ``module`` says, and hold it against a simulation.
+
+        Args:
+            title: of the row.
+            module: a form of the model.
+            file: that it runs; None: none.
+            other: the network that it is of, if not the quantized one: nothing to hold it against.
+            beside: the row that its predictions are held against.
+        """
         self._say(f"judging {title}")
         watched = self._watched(module, other or self._subject.quantized.module)
         task, loaded = self._subject.task, self._subject.loaded
         evaluation: Evaluation = task.evaluate(watched, loaded, torch.device("cpu"), None)
         alike = None
-        if self._simulated is None:
-            self._simulated = watched
-        elif other is None:
-            alike = _alike(self._simulated, watched)
+        if other is None and beside in self._simulated:
+            alike = _alike(self._simulated[beside], watched)
+        if file is None:
+            self._simulated[title] = watched
         if file is not None:
             self._timed[title] = module
         self._rows.append(

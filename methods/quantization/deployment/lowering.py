@@ -84,9 +84,9 @@ class StoredWeight(Quantizer):
         self.offset = operation.code_offset
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        """Return what codes (uint8, from 0 up) stand for."""
+        """Return what codes (uint8, from 0 up) stand for, numbers of float32 in any arithmetic."""
         values: Tensor = self.quantizer.dequantize(x.to(torch.int32) + self.offset)
-        return values
+        return values.float().to(values.dtype)
 
     def low_order(self, values: Tensor) -> Tensor | None:
         return self.quantizer.low_order(values)
@@ -161,8 +161,8 @@ def lower(
     """Return a copy of a quantized model with operators where there are some, and what became of each site.
 
     The copy computes the same values to float rounding (a quotient in place of the product with a
-    reciprocal), and works with `torch.export`. Of a detector backbone and neck are lowered: what its heads
-    compute depends on what they find.
+    reciprocal; in float64 next to nothing of that is left), and works with `torch.export`. Of a detector
+    backbone and neck are lowered: what its heads compute depends on what they find.
 
     Args:
         model: what `Method.quantize` or `load_quantized` returned.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -48,12 +48,14 @@ class Written:
         size: in bytes.
         opset: version of the operator set.
         sites: what became of each site.
+        graph: what the file was written of, in torch; None: a model in full precision.
     """
 
     path: Path
     size: int
     opset: int
     sites: tuple[LoweredSite, ...]
+    graph: QuantizedGraph | None = None
 
 
 def write_onnx(
@@ -91,7 +93,8 @@ def write_onnx(
     lowered, sites = lower(model, weights, ("uint8", "uint16") if wide else ("uint8",))
     graph = QuantizedGraph(lowered)
     program = _exported(graph, image, opset, graph.says)
-    return _written(program, path, opset, facts, tuple(sites))
+    written = _written(program, path, opset, facts, tuple(sites))
+    return replace(written, graph=graph)
 
 
 def write_float_onnx(

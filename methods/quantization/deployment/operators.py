@@ -57,11 +57,11 @@ def quantize_dequantize(
 def dequantize(
     codes: Tensor, scale: Tensor, zero_point: Tensor, axis: int, integers: str
 ) -> Tensor:
-    """Return ``s (codes - z)``, float32.
+    """Return ``s (codes - z)``, float32, or that in float64 for a scale in float64.
 
     Args:
         codes: `CODES`, any shape.
-        scale, zero_point: float32 and `CODES`, [1] or one for each entry of the axis.
+        scale, zero_point: floating point and `CODES`, [1] or one for each entry of the axis.
         axis: of ``codes``.
         integers: name of the integer type in a file.
     """
@@ -70,7 +70,7 @@ def dequantize(
         operands = (stored, _plain(scale), _plain(zero))
         return _symbolic("DequantizeLinear", operands, codes, None, axis=axis)
     s, z = (_along(values, codes, axis) for values in (scale, zero_point.float()))
-    return codes.float().sub(z).mul(s)
+    return codes.float().sub(z).mul(s.float()).to(s.dtype)
 
 
 def _along(values: Tensor, x: Tensor, axis: int) -> Tensor:

@@ -94,17 +94,18 @@ def test_a_file_of_feature_maps_is_judged_by_the_heads_behind_it(tmp_path):
     assert "backbone and neck for images of 160 x 192" in "\n".join(told(written, subject))
     assert {site.site.split(".")[0] for site in written.sites} == {"backbone", "neck"}
     said = []
-    rows = Comparison(subject, written.path, 1, said.append).rows(False, loaded, None)
+    rows = Comparison(subject, written, 1, said.append).rows(False, loaded, None)
     titles = [row.title.partition(" 1")[0] for row in rows]
     assert titles == [
         "simulated in torch",
         "simulated in float64",
+        "its operators in float64",
         "deployed on ONNX Runtime",
         "FP32 on ONNX Runtime",
     ]
-    assert [row.alike is None for row in rows] == [True, False, False, True]
-    assert [row.milliseconds is None for row in rows] == [True, True, False, False]
-    assert all(row.images == 2 for row in rows) and len(said) == 5
+    assert [row.alike is None for row in rows] == [True, False, False, False, True]
+    assert [row.milliseconds is None for row in rows] == [True, True, True, False, False]
+    assert all(row.images == 2 for row in rows) and len(said) == 6 and rows[2].alike == 100
     images = padded(batches[0], (160, 192))
     with torch.no_grad():
         found, expected = OnnxRuntime(written.path, 1)(images), QuantizedGraph(quantized)(images)

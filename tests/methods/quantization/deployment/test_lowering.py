@@ -12,6 +12,7 @@ from vit_ptq_bench.bench.contract.models import (
     in_batches,
     make_images,
 )
+from vit_ptq_bench.bench.deployment.comparison import InDouble
 from vit_ptq_bench.methods import METHODS
 from vit_ptq_bench.methods.quantization.bits import BitWidth
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
@@ -33,13 +34,20 @@ def most_alike(found, expected):
     return bool(same.float().mean() >= 0.5)
 
 
+def same_in_double(model, lowered):
+    """In float64 nothing falls to another side: every logit has to be equal, to float32's rounding."""
+    images = make_images(8)
+    found, expected = InDouble(lowered)(images), InDouble(model)(images)
+    return torch.allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", OF_EVERY_FORM)
 def test_a_lowered_model_is_the_same_function(name):
     model = quantized(name)
     before = model(make_images(8))
     lowered, sites = lower(model, *TYPES)
     with torch.no_grad():
-        assert most_alike(lowered(make_images(8)), before)
+        assert most_alike(lowered(make_images(8)), before) and same_in_double(model, lowered)
     assert torch.equal(model(make_images(8)), before), "the model itself is untouched"
     own = [site for site in model.sites() if not site.quantizer.spec.is_float]
     assert {site.site for site in sites} == {site.quantizer.site for site in own}
@@ -54,6 +62,7 @@ def test_every_family_has_operators_at_every_site_of_a_uniform_method(family):
     assert all(site.integers == "uint8" for site in sites)
     with torch.no_grad():
         assert most_alike(lowered(make_images(8)), model(make_images(8)))
+        assert same_in_double(model, lowered)
 
 
 def test_weights_without_an_operator_are_stored_as_their_codes():
