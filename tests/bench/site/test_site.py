@@ -60,6 +60,7 @@ def test_figures_of_the_page_are_those_of_the_leaderboard(site):
     rows = frame[
         (frame.method == "repq-vit") & (frame.model == "vit_mini") & (frame.bits == "W4A4")
     ]
+    rows = rows[rows.calibration_source.isna()]  # those on made images have a table of their own
     value = rows[(rows.task == "fashion") & (rows.protocol == "equal")].value.mean()
     page = (site / "methods" / "repq-vit.html").read_text(encoding="utf-8")
     row = re.search(r"<td><p>vit_mini</p></td>(.*?)</tr>", page, re.DOTALL)[1]
