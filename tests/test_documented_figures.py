@@ -18,11 +18,11 @@ CELL = (
     "variant",
     "bits",
     "protocol",
+    "scope",
     "calibration_images",
     "calibration_source",
 )
 FIGURE = re.compile(r"(\d+\.\d)\s±\s(\d+\.\d)")
-
 
 OTHERS = ("docs/mixed_precision.md", "docs/data_free.md")
 

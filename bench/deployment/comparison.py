@@ -197,7 +197,7 @@ class Comparison:
             alike = _alike(self._simulated[beside], watched)
         if file is None:
             self._simulated[title] = watched
-        if file is not None:
+        else:
             self._timed[title] = module
         self._rows.append(
             Row(

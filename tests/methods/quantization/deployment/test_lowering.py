@@ -16,7 +16,11 @@ from vit_ptq_bench.bench.deployment.comparison import InDouble
 from vit_ptq_bench.methods import METHODS
 from vit_ptq_bench.methods.quantization.bits import BitWidth
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
-from vit_ptq_bench.methods.quantization.deployment.lowering import QuantizedGraph, lower
+from vit_ptq_bench.methods.quantization.deployment.lowering import (
+    OperatorQuantizer,
+    QuantizedGraph,
+    lower,
+)
 
 TYPES = (("uint4", "uint8"), ("uint8", "uint16"))
 
@@ -63,6 +67,15 @@ def test_every_family_has_operators_at_every_site_of_a_uniform_method(family):
     with torch.no_grad():
         assert most_alike(lowered(make_images(8)), model(make_images(8)))
         assert same_in_double(model, lowered)
+
+
+def test_an_operator_that_is_a_little_wrong_shows_in_double():
+    model = quantized("minmax")
+    lowered, _ = lower(model, *TYPES)
+    operator = next(part for part in lowered.modules() if isinstance(part, OperatorQuantizer))
+    operator.scale = operator.scale * 1.001
+    with torch.no_grad():
+        assert not same_in_double(model, lowered)
 
 
 def test_weights_without_an_operator_are_stored_as_their_codes():
