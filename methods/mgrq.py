@@ -9,6 +9,7 @@ from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.parameters import bounded, counted
 from vit_ptq_bench.methods.api.reconstruction import Reconstruction, ReconstructionParameters
 from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.api.tables import with_forms
 from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, Protocol, equal_table
 
 GLOBAL_FLOOR = 1e-4
@@ -33,6 +34,8 @@ class MgrqParameters(ReconstructionParameters):
             ``uniform``; None: ``log`` on the start in closed form, else ``log-sqrt2``.
         gelu: form of the quantizer behind GELU, ``offset-log``, ``shifted-log`` or ``uniform``; None:
             ``offset-log`` on the start in closed form, else ``uniform``.
+        levels: of all else, a ``codebook`` as in `rose`, or ``uniform``; None: a ``codebook`` on the start
+            in closed form, else ``uniform``.
         holdout: share of the images that is judged on instead: a unit that is no better there than it was at
             its start goes back to it, and so does in the end the whole model, unless its prediction there is
             clearly nearer to full precision; 0: whatever comes out is kept.
@@ -45,8 +48,9 @@ class MgrqParameters(ReconstructionParameters):
     drop: float = bounded(0.5, at_least=0, at_most=1)
     global_every: int = counted(1)
     start: Literal["closed-form", "repq"] = "closed-form"
-    attention: Literal["log", "log-sqrt2", "uniform"] | None = None
-    gelu: Literal["offset-log", "shifted-log", "uniform"] | None = None
+    attention: Literal["codebook-float", "log", "log-sqrt2", "uniform"] | None = None
+    gelu: Literal["codebook-float", "offset-log", "shifted-log", "uniform"] | None = None
+    levels: Literal["codebook", "uniform"] | None = None
     holdout: float = bounded(0.25, at_least=0, at_most=0.9)
 
 
@@ -71,7 +75,7 @@ class Mgrq(Reconstruction):
         "Yang et al., MGRQ: PTQ for Vision Transformer with Mixed Granularity Reconstruction, "
         "ICIP 2024"
     )
-    version = 6
+    version = 7
     note = (
         "re-implementation from the abstract; losses, weights and rates are this project's design"
     )
@@ -79,12 +83,15 @@ class Mgrq(Reconstruction):
     Parameters = MgrqParameters
 
     def bit_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:
-        """Return the common table with the quantizers of attention map and GELU."""
+        """Return the common table with the forms of start and parameters."""
         p, closed = self.parameters, self.parameters.start == "closed-form"
         table = super().bit_table(bits, protocol)
-        attention = p.attention or ("log" if closed else "log-sqrt2")
-        gelu = p.gelu or ("offset-log" if closed else "uniform")
-        return table.change("attention", scheme=attention).change("fc2.input", scheme=gelu)
+        return with_forms(
+            table,
+            p.attention or ("codebook-float" if closed else "log-sqrt2"),
+            p.gelu or ("codebook-float" if closed else "uniform"),
+            p.levels or ("codebook" if closed else "uniform"),
+        )
 
     def authors_table(self, bits: BitWidth) -> BitTable:
         """Return the common table: nothing is known of the authors' own."""

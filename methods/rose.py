@@ -10,6 +10,7 @@ from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
 from vit_ptq_bench.methods.api.parameters import bounded, counted
 from vit_ptq_bench.methods.api.registry import register_method
+from vit_ptq_bench.methods.api.tables import with_forms
 from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, Protocol
 
 
@@ -24,6 +25,8 @@ class RoseParameters:
         equalise_heads: mix value channels per head so that all carry equal power.
         attention: form of the attention map's quantizer.
         gelu: form of the quantizer behind GELU.
+        levels: of all else, weights and activations: 2^b of an 8-bit grid in a ``codebook``, or ``uniform``.
+            The picture that enters the model is uniform, and so is all at eight bits.
         weights: they are solved again (``resolve``), only rounded column by column (``columnwise``), or go
             to the ``nearest`` code; the bias makes up for the mean error in all three.
         solved: with ``resolve``, whose weights are solved: of layers that write the residual stream
@@ -53,8 +56,11 @@ class RoseParameters:
     shift_norms: bool = True
     rotate_heads: bool = True
     equalise_heads: bool = True
-    attention: Literal["log", "log-sqrt2", "uniform"] = "log"
-    gelu: Literal["offset-log", "shifted-log", "twin-gelu", "uniform"] = "offset-log"
+    attention: Literal["codebook-float", "log", "log-sqrt2", "uniform"] = "codebook-float"
+    gelu: Literal["codebook-float", "offset-log", "shifted-log", "twin-gelu", "uniform"] = (
+        "codebook-float"
+    )
+    levels: Literal["codebook", "uniform"] = "codebook"
     weights: Literal["resolve", "columnwise", "nearest"] = "resolve"
     solved: Literal["writers", "all"] = "writers"
     target: Literal["stream", "layer"] = "stream"
@@ -88,10 +94,9 @@ class Rose(Method):
     1. Function-preserving transforms: the residual stream rotated by an orthogonal matrix that fixes the
        all-ones vector, so that LayerNorm stays as it is; LayerNorm outputs centred and levelled per channel;
        queries and keys rotated per head, value channels mixed to equal power.
-    2. Grids from the full-precision model: attention maps on a logarithmic grid whose base and largest level
-       are chosen by the error of attention x value, GELU's output on a logarithmic grid whose base, largest
-       level and distance from zero are searched at once, all else
-       affine with both ends searched.
+    2. Levels from the full-precision model: each tensor has a codebook of 2^b numbers of an 8-bit type, found
+       exactly by squared error; attention maps' by that of attention x value. At eight bits uniform grids
+       with both ends searched, and logarithmic ones for attention maps and behind GELU.
     3. Layer by layer in order, with two streams: in layers that write the residual stream a ridge regression
        moves the weight towards the full-precision stream minus what the quantized one already carries,
        tokens weighted by one over their squared norm (and a class token that the head reads alone by five
@@ -99,12 +104,13 @@ class Rose(Method):
     4. In the profile ``train`` LayerNorms and biases are then trained end to end, on the penultimate feature
        and the prediction of the images and of random views of them, codes and grids held.
 
-    Convention: the common table, static, no extra operation. A transform that a model has no structure for is
-    left out.
+    Convention: the common table but for the form of levels, static, no extra operation; a product is of
+    8-bit numbers, which tables of 2^b bytes make of the codes. A transform that a model has no structure for
+    is left out.
     """
 
     name = "rose"
-    version = 2
+    version = 3
     paper = "this project: rotate, set ranges, re-solve"
     fidelity = "official"
     family = "compensation"
@@ -113,10 +119,10 @@ class Rose(Method):
     Parameters = RoseParameters
 
     def bit_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:
-        """Return the common table with the grids of attention map and GELU."""
+        """Return the common table with the forms of the parameters."""
         table = super().bit_table(bits, protocol)
-        table = table.change("attention", scheme=self.parameters.attention)
-        return table.change("fc2.input", scheme=self.parameters.gelu)
+        p = self.parameters
+        return with_forms(table, p.attention, p.gelu, p.levels)
 
     def folds(self) -> bool:
         """Return that LayerNorm outputs are folded."""
@@ -214,8 +220,9 @@ class Rose(Method):
 class RoseUniformParameters(RoseParameters):
     """Settings of `RoseUniform`."""
 
-    attention: Literal["log", "log-sqrt2", "uniform"] = "uniform"
-    gelu: Literal["offset-log", "shifted-log", "twin-gelu", "uniform"] = "uniform"
+    attention: Literal["codebook-float", "log", "log-sqrt2", "uniform"] = "uniform"
+    gelu: Literal["codebook-float", "offset-log", "shifted-log", "twin-gelu", "uniform"] = "uniform"
+    levels: Literal["codebook", "uniform"] = "uniform"
 
 
 @register_method

@@ -41,6 +41,9 @@ def test_every_combination_of_parts_is_legal_and_is_its_own(vit, images, many):
     outputs = []
     for levels in product(*FACTORS):
         settings = {key: value for level in levels for key, value in level.items()}
+        settings |= {
+            "levels": "uniform"
+        }  # the range of a codebook is searched whatever `ranges` says
         outputs.append(_quantized(vit, many, "W3A3", **settings)(images).flatten())
     assert bool(torch.isfinite(torch.stack(outputs)).all())
     assert len(torch.stack(outputs).unique(dim=0)) == 32
@@ -48,7 +51,8 @@ def test_every_combination_of_parts_is_legal_and_is_its_own(vit, images, many):
 
 @torch.no_grad()
 def test_plain_ranges_are_percentiles_of_full_precision_whatever_the_site(vit, calibration):
-    settings = {"ranges": "percentile", "attention": "uniform", "gelu": "uniform", **UNTRANSFORMED}
+    uniform = dict.fromkeys(("attention", "gelu", "levels"), "uniform")
+    settings = {"ranges": "percentile", **uniform, **UNTRANSFORMED}
     quantized = _quantized(vit, calibration, "W32A4", **settings)
     seen = {}
 

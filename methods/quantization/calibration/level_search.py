@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -122,13 +123,30 @@ class Histogram:
         return self.moments[:, places]
 
 
+class Distribution(Protocol):
+    """What levels are chosen for: a `Histogram`, or entries themselves.
+
+    Attributes:
+        moments: the last column has number, sum and sum of squares of all.
+    """
+
+    @property
+    def moments(self) -> Tensor:
+        """Float64 [3, ...]."""
+
+    def below(self, bounds: Tensor) -> Tensor:
+        """Return number, sum and sum of squares of what lies below ``bounds``, [3, *bounds.shape]."""
+
+
 def _cost(start: Tensor, end: Tensor, level: Tensor) -> Tensor:
     """Squared error of what lies between two bounds, whose `Histogram.below` are given, on a level."""
     count, total, squares = (end - start).unbind()
     return squares - 2 * level * total + level.square() * count
 
 
-def cheapest_levels(histogram: Histogram, candidates: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def cheapest_levels(
+    histogram: Distribution, candidates: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
     """Return the levels of least squared error, each value on the nearest.
 
     Args:

@@ -1,7 +1,8 @@
 """The cost of one image through a quantized model in integers: products, bit operations and bytes, by role.
 
 A product of an integer of a bits and one of b bits is a b bit operations (additions of single bits, to the
-order of them); a value in floating point counts 32.
+order of them); a value in floating point counts 32, and a code that a table makes a wider number as many as
+that has.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class _Counter:
         products = _products(operation, inputs)
         first, second = operation.quantizers().values()
         self._cost.products += products
-        self._cost.bit_operations += products * first.spec.bits * second.spec.bits
+        self._cost.bit_operations += products * first.operand_bits * second.operand_bits
 
 
 def _products(operation: QuantOperation, inputs: tuple[Tensor, ...]) -> int:

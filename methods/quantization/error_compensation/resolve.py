@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration, CalibrationProgress
+from vit_ptq_bench.methods.quantization.calibration.level_search import search_levels
 from vit_ptq_bench.methods.quantization.error_compensation.columnwise import (
-    RowGrid,
     compensated_codes,
+    grid_of,
     round_columnwise,
 )
 from vit_ptq_bench.methods.quantization.error_compensation.descent import descend, scale_factors
@@ -32,6 +33,7 @@ from vit_ptq_bench.methods.quantization.error_compensation.two_streams import (
 )
 from vit_ptq_bench.methods.quantization.model.layers import WeightedOperation
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
+from vit_ptq_bench.methods.quantization.quantizers.levels import TableQuantizer
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,9 @@ RIDGES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 CLIPS = torch.linspace(0.4, 1.0, 20).tolist()
 """Factors on a row's range that its grid chooses from."""
+
+SCALES = torch.linspace(0.8, 1.2, 9).tolist()
+"""Factors on the scale of a row on a table of levels that it chooses from."""
 
 FLOOR = 0.01
 """Added to a column's importance, whose mean is 1: a column that is zero in calibration may not stay so."""
@@ -113,6 +118,30 @@ def clip_rows(quantizer: UniformQuantizer, weight: Tensor, importance: Tensor) -
     quantizer.set_range(low * factor, high * factor)
 
 
+def fit_rows(
+    quantizer: UniformQuantizer | TableQuantizer, weight: Tensor, importance: Tensor
+) -> None:
+    """Give each row of ``weight`` [O, K] the levels of least squared error, columns weighted.
+
+    Uniform grids by `clip_rows`; a table by `search_levels`, and then each row's scale.
+
+    Args:
+        quantizer: one scale per row.
+        weight, importance: as in `clip_rows`.
+    """
+    if isinstance(quantizer, UniformQuantizer):
+        clip_rows(quantizer, weight, importance)
+        return
+    search_levels(quantizer, weight)
+    levels, found = quantizer.levels[-quantizer.choices :], quantizer.scale
+    factors = torch.tensor(SCALES).to(found)
+    errors = []
+    for factor in factors:
+        quantizer.set_levels(levels, found * factor)
+        errors.append((quantizer.fake_quantize(weight) - weight).square() @ importance)
+    quantizer.set_levels(levels, found * factors[torch.stack(errors).argmin(dim=0)])
+
+
 @dataclass(frozen=True)
 class Resolve:
     """Solves a layer's weight again, rounds it, and sets its bias to what makes up for the mean error.
@@ -180,15 +209,15 @@ class Resolve:
         quantizer = layer.weight_quantizer
         if quantizer.spec.is_float:
             return weight
-        assert isinstance(quantizer, UniformQuantizer)
+        assert isinstance(quantizer, UniformQuantizer | TableQuantizer)
         diagonal, damping = second.diagonal(), self.damping
         if layer.role == "head":
             second = second + HEAD_RIDGE * diagonal.mean() * torch.eye(len(second)).to(second)
             damping = HEAD_DAMPING
-        clip_rows(quantizer, weight, (diagonal / diagonal.mean() + FLOOR).to(weight))
+        fit_rows(quantizer, weight, (diagonal / diagonal.mean() + FLOOR).to(weight))
         codes = quantizer.quantize(weight)
         if self.columnwise:
-            grid = RowGrid.of(quantizer, weight)
+            grid = grid_of(quantizer, weight)
             codes = compensated_codes(weight, grid, second, damping, True)
         for _ in range(self.sweeps):
             codes = refined(quantizer, weight, codes, second)
@@ -200,7 +229,9 @@ class Resolve:
         return quantizer.dequantize(codes)
 
 
-def refined(quantizer: UniformQuantizer, weight: Tensor, codes: Tensor, second: Tensor) -> Tensor:
+def refined(
+    quantizer: UniformQuantizer | TableQuantizer, weight: Tensor, codes: Tensor, second: Tensor
+) -> Tensor:
     """Refit the rows' scales of ``quantizer`` to ``codes``, and return codes after one sweep of descent.
 
     Args:
@@ -211,15 +242,26 @@ def refined(quantizer: UniformQuantizer, weight: Tensor, codes: Tensor, second: 
     """
     values = quantizer.dequantize(codes)
     factors = scale_factors(weight, values, second).to(quantizer.scale)
-    quantizer.set_parameters(quantizer.scale * factors, quantizer.zero_point)
-    return descend(weight, codes, RowGrid.of(quantizer, weight), second, 1)
+    if isinstance(quantizer, UniformQuantizer):
+        quantizer.set_parameters(quantizer.scale * factors, quantizer.zero_point)
+    else:
+        quantizer.set_levels(quantizer.levels[-quantizer.choices :], quantizer.scale * factors)
+    return descend(weight, codes, grid_of(quantizer, weight), second, 1)
 
 
-def in_cells(quantizer: UniformQuantizer, weight: Tensor, codes: Tensor) -> Tensor:
+def in_cells(quantizer: UniformQuantizer | TableQuantizer, weight: Tensor, codes: Tensor) -> Tensor:
     """Return the values nearest to ``weight`` [O, K] that lie well within the cells of ``codes``."""
-    scale, _ = quantizer.shaped(weight)
     values = quantizer.dequantize(codes)
-    return weight.clamp(values - CELL * scale, values + CELL * scale)
+    if isinstance(quantizer, UniformQuantizer):
+        below = above = quantizer.shaped(weight)[0]
+    else:
+        lowest, highest = quantizer.code_range
+        below = values - quantizer.dequantize((codes - 1).clamp(min=lowest))
+        above = quantizer.dequantize((codes + 1).clamp(max=highest)) - values
+        below, above = (
+            torch.where(gap > 0, gap, other) for gap, other in ((below, above), (above, below))
+        )
+    return weight.clamp(values - CELL * below, values + CELL * above)
 
 
 def resolve_layers(

@@ -100,6 +100,11 @@ class Quantizer(nn.Module, ABC):
         return float(self.spec.bits)
 
     @property
+    def operand_bits(self) -> int:
+        """Bits of the number that a product multiplies for a value, where codes stand for wider numbers."""
+        return self.spec.bits
+
+    @property
     def groups(self) -> int | None:
         """Number of equal blocks of a tensor that have a scale each; None: the form alone knows."""
         return None

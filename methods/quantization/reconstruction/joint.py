@@ -15,10 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.model.layers import QuantOperation, WeightedOperation
 from vit_ptq_bench.methods.quantization.model.structure import ValueLink
 from vit_ptq_bench.methods.quantization.quantizers.arithmetic import TINY
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
+from vit_ptq_bench.methods.quantization.reconstruction.level_rounding import TrainableLevelOffset
 from vit_ptq_bench.methods.quantization.reconstruction.smoothing import Link, Smoothed
 from vit_ptq_bench.methods.quantization.reconstruction.trainable_quantizers import (
     TrainableOffset,
@@ -160,11 +162,17 @@ class WeightScales(Trainable):
     rate: float = 1e-4
 
     def attach(self, unit: Unit) -> list[Attachment]:
+        """Raises `MethodError` where a weight that is trained is on a table of levels."""
         found: list[Attachment] = []
         for operation in unit.segment.operations:
             if not isinstance(operation, WeightedOperation):
                 continue
             weight = operation.weight_quantizer
+            if isinstance(weight, TrainableLevelOffset):
+                raise MethodError(
+                    f"{weight.site}: only scales of uniform weight quantizers can be trained, "
+                    f"not of {weight.spec.scheme}"
+                )
             if isinstance(weight, TrainableShift):
                 found.append(_ScaleAttachment(operation, weight))
             elif isinstance(weight, TrainableOffset) and weight.log_scale is None:

@@ -1,4 +1,4 @@
-"""AdaRound on a table of levels: whether each weight takes the level below it or the one above."""
+"""Weights on a table of levels, trained: AdaRound between two of them, or straight through the nearest."""
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,29 @@ class TrainableLevelRounding(TrainableWeight):
 
     def regulariser(self, exponent: float) -> Tensor:
         return undecided(rectified(self.alpha), exponent)
+
+
+class TrainableLevelOffset(TrainableWeight):
+    """The weight itself is trained through the nearest level of any table (straight-through; I&S-ViT).
+
+    On a uniform table this is `TrainableOffset` for weights within the range; a weight beyond it keeps its
+    gradient here.
+
+    Attributes:
+        trained: the weight.
+    """
+
+    inner: LevelQuantizer
+
+    def __init__(self, inner: LevelQuantizer, weight: Tensor) -> None:
+        super().__init__(inner)
+        self.trained = nn.Parameter(weight.detach().clone())
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        return self.inner.fake_quantize(self.trained)
+
+    def codes(self, weight: Tensor) -> Tensor:
+        return self.inner.quantize(self.trained.detach())
 
 
 def neighbours(ratio: Tensor, quantizer: LevelQuantizer) -> tuple[Tensor, Tensor]:

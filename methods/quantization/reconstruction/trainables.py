@@ -23,7 +23,10 @@ from vit_ptq_bench.methods.quantization.quantizers.uniform import (
     DualUniformQuantizer,
     UniformQuantizer,
 )
-from vit_ptq_bench.methods.quantization.reconstruction.level_rounding import TrainableLevelRounding
+from vit_ptq_bench.methods.quantization.reconstruction.level_rounding import (
+    TrainableLevelOffset,
+    TrainableLevelRounding,
+)
 from vit_ptq_bench.methods.quantization.reconstruction.trainable_quantizers import (
     TrainableClip,
     TrainableOffset,
@@ -202,7 +205,7 @@ class Weights(Trainable):
         return [
             _OffsetAttachment(
                 op,
-                TrainableOffset(uniform_of(op), op.weight),
+                _offset(op),
                 moments.get(op.name),
                 self.decay,
                 unit.keep_open,
@@ -211,13 +214,20 @@ class Weights(Trainable):
         ]
 
 
+def _offset(operation: WeightedOperation) -> TrainableOffset | TrainableLevelOffset:
+    quantizer = operation.weight_quantizer
+    if isinstance(quantizer, LevelQuantizer):
+        return TrainableLevelOffset(quantizer, operation.weight)
+    return TrainableOffset(uniform_of(operation), operation.weight)
+
+
 class _OffsetAttachment(WeightAttachment):
-    trainable: TrainableOffset
+    trainable: TrainableOffset | TrainableLevelOffset
 
     def __init__(
         self,
         operation: WeightedOperation,
-        trainable: TrainableOffset,
+        trainable: TrainableOffset | TrainableLevelOffset,
         moment: Tensor | None,
         weight: float,
         keep_open: bool = False,

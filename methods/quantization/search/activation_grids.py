@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vit_ptq_bench.methods.quantization.calibration.codebook_search import codebook_rule
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 from vit_ptq_bench.methods.quantization.calibration.offset_search import gelu_rule
 from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule, calibrate_activations
@@ -13,9 +14,14 @@ from vit_ptq_bench.methods.quantization.calibration.range_search import two_ende
 from vit_ptq_bench.methods.quantization.model.layers import QuantMatMul
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.model.structure import Site
+from vit_ptq_bench.methods.quantization.quantizers.levels import TableQuantizer
 from vit_ptq_bench.methods.quantization.quantizers.log_grid import LogGridQuantizer
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
-from vit_ptq_bench.methods.quantization.search.attention_maps import has_log_map, search_maps
+from vit_ptq_bench.methods.quantization.search.attention_maps import (
+    has_codebook_map,
+    has_log_map,
+    search_maps,
+)
 
 MAP_IMAGES = 16
 """Images that attention maps are searched on; logarithmic ones look at fewer of them."""
@@ -28,7 +34,8 @@ def calibrate_grids(
     """Set the grid of every activation from what the model gives in full precision.
 
     Attention maps by the error of attention x value (`search_maps`), what enters fc2 on an offset logarithmic
-    grid by its own error there, all else with both ends of the range searched. Searching again on the
+    grid by its own error there, codebooks of least squared error, all else with both ends of the range
+    searched. Searching again on the
     quantized prefix brought nothing, nor did looking at the class token alone in the last block (ViT-Tiny).
 
     Args:
@@ -49,6 +56,8 @@ def calibrate_grids(
             minmax_rule(site, x)  # what `search_maps` leaves alone has no other search
         elif isinstance(site.quantizer, LogGridQuantizer):
             behind_gelu(site, x)
+        elif isinstance(site.quantizer, TableQuantizer):
+            codebook_rule(site, x)
         else:
             two_ended(site, x)
 
@@ -56,6 +65,10 @@ def calibrate_grids(
     calibrate_activations(model, calibration, rule)
     images = calibration.first(MAP_IMAGES).whole()
     products = [op for op in model.operations if isinstance(op, QuantMatMul)]
-    searched = [product for product in products if plain is None or has_log_map(product)]
+    searched = [
+        product
+        for product in products
+        if plain is None or has_log_map(product) or has_codebook_map(product)
+    ]
     search_maps(searched, lambda: model(images))
     model.activate(weights=False, activations=True)

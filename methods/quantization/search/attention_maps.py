@@ -8,11 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vit_ptq_bench.methods.quantization.calibration.codebook_search import (
+    ENTRIES,
+    search_codebook,
+)
 from vit_ptq_bench.methods.quantization.calibration.range_rules import grouped
-from vit_ptq_bench.methods.quantization.calibration.range_search import better
+from vit_ptq_bench.methods.quantization.calibration.range_search import better, sampled
 from vit_ptq_bench.methods.quantization.calibration.recording import Recording
 from vit_ptq_bench.methods.quantization.model.layers import QuantMatMul, QuantOperation
 from vit_ptq_bench.methods.quantization.quantizers.arithmetic import TINY
+from vit_ptq_bench.methods.quantization.quantizers.levels import TableQuantizer
 from vit_ptq_bench.methods.quantization.quantizers.log_grid import LogGridQuantizer
 from vit_ptq_bench.methods.quantization.quantizers.tangent import TangentQuantizer
 from vit_ptq_bench.methods.quantization.search.candidates import Candidates, Grid, best_index
@@ -59,6 +64,9 @@ FEW_BITS = 4
 
 LOG_MAP_GRID = LogGrid()
 
+POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""An entry a of a map counts as a^-p in the choice of its levels: the larger p, the more small ones count."""
+
 
 @torch.no_grad()
 def search_maps(
@@ -68,10 +76,10 @@ def search_maps(
 ) -> None:
     """Set the grids of attention maps by the squared error of attention x value, while ``run`` runs.
 
-    Only of static quantizers of form ``uniform``, ``log`` or ``adalog``. A map's values lie so far apart that
-    a percentile of them, or their own squared error, says little of what the product needs: at 4 bits it
-    prefers log-sqrt2, the worst of the logarithmic grids. Searching the values and the product of queries and
-    keys too gave no more (ViT-Tiny, W4A4).
+    Only of static quantizers of form ``uniform``, ``log``, ``adalog`` or with a table of levels. A map's
+    values lie so far apart that a percentile of them, or their own squared error, says little of what the
+    product needs: at 4 bits it prefers log-sqrt2, the worst of the logarithmic grids. Searching the values
+    and the product of queries and keys too gave no more (ViT-Tiny, W4A4).
 
     Args:
         operations: among which the products are.
@@ -91,6 +99,8 @@ def search_maps(
                 stack.callback(operation.register_forward_pre_hook(_search_map).remove)
             elif has_log_map(operation):
                 stack.callback(operation.register_forward_pre_hook(log_map).remove)
+            elif has_codebook_map(operation):
+                stack.callback(operation.register_forward_pre_hook(_search_codebook).remove)
         run()
 
 
@@ -106,6 +116,33 @@ def has_log_map(product: QuantMatMul) -> bool:
     quantizer = product.first_quantizer
     static = not quantizer.spec.is_float and not quantizer.spec.dynamic
     return product.role == "context" and static and isinstance(quantizer, LogGridQuantizer)
+
+
+def has_codebook_map(product: QuantMatMul) -> bool:
+    """Whether a product's first operand is an attention map on a table of levels."""
+    quantizer = product.first_quantizer
+    static = not quantizer.spec.is_float and isinstance(quantizer, TableQuantizer)
+    return product.role == "context" and static
+
+
+def _search_codebook(product: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Choose the levels that are best for entries weighted by one of `POWERS`, by the product's error."""
+    assert isinstance(product, QuantMatMul)
+    quantizer = product.first_quantizer
+    assert isinstance(quantizer, TableQuantizer)
+    entries = sampled(grouped(inputs[0], quantizer), ENTRIES)
+    rows = max(LOG_IMAGES, LOG_IMAGES * IMAGE_ENTRIES // inputs[0][0].numel())
+    first, second = (x[:: -(-len(x) // rows)] for x in inputs)
+    recording = Recording((first, second), product.compute(first, second), None)
+    values = product.second_quantizer(second)
+    tried = []
+    for power in POWERS:
+        search_codebook(quantizer, entries, power)
+        estimate = product.compute(quantizer.fake_quantize(first), values)
+        score = likeness(SQUARED_ERROR, recording, estimate, 1, product.output_axis)
+        tried.append((float(score.sum()), quantizer.levels, quantizer.scale))
+    _, levels, scale = max(tried, key=lambda one: one[0])
+    quantizer.set_levels(levels[-quantizer.choices :], scale)
 
 
 @torch.no_grad()

@@ -8,15 +8,19 @@ import torch
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import BitWidth, TensorSpec, equal_table
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
+from vit_ptq_bench.methods.quantization.calibration.level_search import search_levels
 from vit_ptq_bench.methods.quantization.error_compensation.moments import (
     ResidualMoments,
     residual_moments,
 )
 from vit_ptq_bench.methods.quantization.error_compensation.resolve import (
+    SCALES,
     Resolve,
     Strength,
     clip_rows,
     cross_validated,
+    fit_rows,
+    in_cells,
     resolve_layers,
 )
 from vit_ptq_bench.methods.quantization.error_compensation.solving import ridge_solution
@@ -26,6 +30,7 @@ from vit_ptq_bench.methods.quantization.error_compensation.two_streams import (
     visit_streams,
 )
 from vit_ptq_bench.methods.quantization.model.families import wrap_model
+from vit_ptq_bench.methods.quantization.quantizers.build import build_quantizer
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
 from vit_ptq_bench.methods.quantization.search.activation_grids import calibrate_grids
 
@@ -348,3 +353,51 @@ def test_weights_are_solved_where_that_is_asked_for(solved):
     }
     wanted = {"writers": {"proj", "fc2"}, "all": {"qkv", "proj", "fc1", "fc2"}, "none": set()}
     assert moved == wanted[solved]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_rows_on_a_table_have_the_scale_of_least_weighted_error(bits):
+    """Against every factor on the scale that the search of the table left, in float64."""
+    generator = torch.Generator().manual_seed(bits)
+    weight = torch.randn(6, 40, generator=generator)
+    importance = torch.rand(40, generator=generator) ** 4 + 0.01
+    quantizer, plain = (
+        build_quantizer(TensorSpec(bits, "channel", scheme="codebook"), "w", axis=0)
+        for _ in range(2)
+    )
+    fit_rows(quantizer, weight, importance)
+    search_levels(plain, weight)
+    assert torch.equal(quantizer.levels, plain.levels)
+
+    def errors(scale):
+        values = scale[:, None, None] * plain.levels.double()
+        off = (weight.double()[:, :, None] - values).abs().amin(dim=2)
+        return off.square() @ importance.double()
+
+    tried = torch.stack([errors(plain.scale.double() * factor) for factor in SCALES])
+    torch.testing.assert_close(
+        errors(quantizer.scale.double()), tried.amin(dim=0), rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("form", ["uniform", "codebook"])
+def test_a_weight_left_open_keeps_its_code_and_stays_where_it_may(form):
+    generator = torch.Generator().manual_seed(4)
+    weight = torch.randn(6, 40, generator=generator)
+    quantizer = build_quantizer(TensorSpec(3, "channel", scheme=form), "w", axis=0)
+    fit_rows(quantizer, weight, torch.ones(40))
+    nearest = quantizer.quantize(weight)
+    lowest, highest = quantizer.code_range
+    codes = (nearest + torch.randint(-1, 2, weight.shape, generator=generator)).clamp(
+        lowest, highest
+    )
+    opened = in_cells(quantizer, weight, codes.to(torch.int32))
+    assert torch.equal(quantizer.quantize(opened), codes.to(torch.int32))
+    values = quantizer.dequantize(codes)
+    for towards in (-1, 1):
+        neighbour = quantizer.dequantize((codes + towards).clamp(lowest, highest))
+        inside = neighbour != values
+        share = ((opened - values) / (neighbour - values))[inside]
+        assert float(share.max()) < 0.2001
+    kept = ((weight - values).abs() < 1e-3) & (codes == nearest)
+    torch.testing.assert_close(opened[kept], weight[kept])

@@ -31,9 +31,11 @@ from vit_ptq_bench.methods.quantization.quantizers.levels import LevelQuantizer,
 from vit_ptq_bench.methods.quantization.quantizers.tangent import TangentQuantizer
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
 from vit_ptq_bench.methods.quantization.reconstruction.level_rounding import (
+    TrainableLevelOffset,
     TrainableLevelRounding,
 )
 from vit_ptq_bench.methods.quantization.reconstruction.trainable_quantizers import (
+    TrainableOffset,
     TrainableRounding,
 )
 
@@ -182,6 +184,28 @@ def test_adaround_between_levels_is_adaround_on_a_uniform_table(bits):
     assert not torch.equal(codes, table.quantize(weight))
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_a_weight_trained_through_the_levels_is_that_of_a_uniform_table(bits):
+    weight, plain, table = _pair(3, bits)
+    ends = [end * plain.scale[:, None] for end in plain.code_range]
+    weight = 0.97 * weight  # whose largest entry is half-way between two codes
+    pair = TrainableOffset(plain, weight), TrainableLevelOffset(table, weight)
+    target = torch.randn_like(weight)
+    for step in range(5):
+        for trainable in pair:
+            trainable.trained.grad = None
+            (trainable(weight) - target).square().sum().backward()
+        torch.testing.assert_close(pair[0](weight), pair[1](weight), rtol=0, atol=1e-6)
+        gradients = [trainable.trained.grad for trainable in pair]
+        torch.testing.assert_close(*gradients, rtol=0, atol=1e-5, msg=str(step))
+        for trainable in pair:
+            trainable.trained.data -= 0.01 * gradients[0]
+            trainable.trained.data.clamp_(*ends)
+    codes = pair[1].codes(weight)
+    assert torch.equal(pair[0].codes(weight), codes + plain.code_range[0])
+    assert not torch.equal(codes, table.quantize(weight))
+
+
 def test_adaround_starts_at_the_weight_and_ends_on_a_neighbour_on_any_table():
     generator = torch.Generator().manual_seed(3)
     table = torch.randn(5, 8, generator=generator).sort(dim=1).values
@@ -254,10 +278,19 @@ def test_what_cannot_be_a_table_is_told(vit, calibration):
     assert "one per group" in table.problem()
 
 
-def test_a_method_that_trains_weights_says_that_it_needs_a_uniform_grid(
+def test_weights_are_trained_through_a_table_and_end_on_it(uniform_table, vit, calibration):
+    method = METHODS.get("qdrop").create({"learn": "weights", "iterations": 2, "weight_rate": 0.01})
+    table = equal_table(BitWidth(4, 8)).change(WEIGHT_SITES, scheme=uniform_table, symmetric=True)
+    model = method.quantize(vit, table, calibration)
+    for layer in model.weighted_operations():
+        values = layer.weight_quantizer.dequantize(layer.codes)
+        torch.testing.assert_close(values, layer.weight)
+
+
+def test_a_method_that_trains_scales_says_that_it_needs_a_uniform_grid(
     uniform_table, vit, calibration
 ):
-    method = METHODS.get("qdrop").create({"learn": "weights", "iterations": 1})
+    method = METHODS.get("adaquant").create({"iterations": 1})
     table = equal_table(BitWidth(4, 8)).change(WEIGHT_SITES, scheme=uniform_table, symmetric=True)
-    with pytest.raises(MethodError, match="only uniform weight quantizers"):
+    with pytest.raises(MethodError, match="only scales of uniform weight quantizers"):
         method.quantize(vit, table, calibration)
