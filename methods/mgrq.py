@@ -28,14 +28,14 @@ class MgrqParameters(ReconstructionParameters):
         drop: share of quantized values, in the unit's input and inside, as in QDrop; 1: no drop.
         global_every: EBGS, by far the dearest loss, counts in every so-manieth iteration only, with so many
             times its weight.
-        start: what it starts from, and what its ablation's base is: this project's transforms, grids and
-            weights solved in ``closed-form`` (docs/rose.md), or RepQ-ViT's calibration (``repq``).
-        attention: form of the attention map's quantizer, ``log`` (free base), ``log-sqrt2`` as RepQ-ViT's, or
-            ``uniform``; None: ``log`` on the start in closed form, else ``log-sqrt2``.
-        gelu: form of the quantizer behind GELU, ``offset-log``, ``shifted-log`` or ``uniform``; None:
-            ``offset-log`` on the start in closed form, else ``uniform``.
-        levels: of all else, a ``codebook`` as in `rose`, or ``uniform``; None: a ``codebook`` on the start
-            in closed form, else ``uniform``.
+        start: what it starts from, and what its ablation's base is: this project's transforms, levels
+            and weights solved in ``closed-form`` (docs/rose.md), or RepQ-ViT's calibration (``repq``).
+        attention: form of the attention map's quantizer, ``codebook-float``, ``log`` (free base),
+            ``log-sqrt2`` as RepQ-ViT's, or ``uniform``; None: a codebook on the start in closed form,
+            else ``log-sqrt2``.
+        gelu: form of the quantizer behind GELU, ``codebook-float``, ``offset-log``, ``shifted-log`` or
+            ``uniform``; None: a codebook on the start in closed form, else ``uniform``.
+        levels: of all else, a ``codebook`` as in `rose`, or ``uniform``; None: the same choice.
         holdout: share of the images that is judged on instead: a unit that is no better there than it was at
             its start goes back to it, and so does in the end the whole model, unless its prediction there is
             clearly nearer to full precision; 0: whatever comes out is kept.
@@ -62,12 +62,11 @@ class Mgrq(Reconstruction):
     (OBWR) as base; global supervision by the relation between a block's output and the model's (EBGS);
     local supervision that aligns the distribution of each layer's output inside a block (IBLS); a fused
     loss (MGLF). What is our design, for the text could not be had: the base (function-preserving transforms,
-    grids and weights solved in closed form as `rose` has them, or RepQ-ViT's calibration), what is trained
+    levels and weights found in closed form as `rose` has them, or RepQ-ViT's calibration), what is trained
     and how, QDrop's mix, EBGS as the KL of the prediction through the full-precision rest of the model, IBLS
     as the KL between channel distributions, losses divided by their first values, a quarter of the images
     that judges each unit and in the end the whole, which else is the start again, all weights and rates
-    (docs/reconstruction.md). Not the authors' numbers. Convention: the common table, logarithmic grids for
-    the attention map and behind GELU, static.
+    (docs/reconstruction.md). Not the authors' numbers. Convention: the common table, codebooks, static.
     """
 
     name = "mgrq"

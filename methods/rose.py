@@ -234,4 +234,5 @@ class RoseUniform(Rose):
     """
 
     name = "rose-uniform"
+    version = 2
     Parameters = RoseUniformParameters
