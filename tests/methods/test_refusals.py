@@ -93,20 +93,24 @@ def test_logarithmic_grids_of_what_can_be_negative(site, scheme, words, vit, cal
         method.quantize(vit, table, calibration)
 
 
-@pytest.mark.parametrize("name", ["rose", "adalog", "ptq4vit"])
-def test_grids_behind_gelu_where_there_is_none(name, images, idle):
+@pytest.mark.parametrize(
+    ("name", "settings"), [("rose", {"gelu": "offset-log"}), ("adalog", {}), ("ptq4vit", {})]
+)
+def test_grids_behind_gelu_where_there_is_none(name, settings, images, idle):
     model = VisionTransformer(img_size=16, **VIT, act_layer=nn.SiLU).eval()
     words = "blocks.0.mlp.fc2.input: .* blocks.0.mlp.act, a SiLU, goes below it; use a form such"
     with pytest.raises(MethodError, match=words):
-        quantize(model, name, "W4A4", images)
+        quantize(model, name, "W4A4", images, **settings)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "quick_gelu", "relu"])
 def test_activations_that_stay_above_gelus_minimum_take_them(activation, images):
     model = VisionTransformer(img_size=16, **VIT, act_layer=activation).eval()
-    assert torch.isfinite(quantize(model, "rose", "W4A4", images)(images)).all()
+    quantized = quantize(model, "rose", "W4A4", images, gelu="offset-log")
+    assert torch.isfinite(quantized(images)).all()
 
 
-def test_the_uniform_form_takes_any_activation(images):
+@pytest.mark.parametrize("gelu", ["uniform", "codebook-float"])
+def test_forms_for_any_number_take_any_activation(gelu, images):
     model = VisionTransformer(img_size=16, **VIT, act_layer=nn.SiLU).eval()
-    assert torch.isfinite(quantize(model, "rose", "W4A4", images, gelu="uniform")(images)).all()
+    assert torch.isfinite(quantize(model, "rose", "W4A4", images, gelu=gelu)(images)).all()

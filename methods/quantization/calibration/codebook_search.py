@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,15 +10,10 @@ from torch import Tensor
 
 from vit_ptq_bench.methods.quantization.calibration.level_search import cheapest_levels
 from vit_ptq_bench.methods.quantization.calibration.range_rules import grouped
-from vit_ptq_bench.methods.quantization.calibration.range_search import sampled
+from vit_ptq_bench.methods.quantization.calibration.range_search import places_of, sampled
 from vit_ptq_bench.methods.quantization.model.structure import Site
 from vit_ptq_bench.methods.quantization.quantizers.arithmetic import TINY
-from vit_ptq_bench.methods.quantization.quantizers.levels import TableQuantizer
-
-SHARES = (1.0, 0.85, 0.7, 0.6, 0.5, 0.35, 0.25)
-"""Scales that are tried, in units of the one that puts the largest entry on the outermost candidate: of
-integers a smaller one is a finer grid, of floating-point numbers it is another place in an octave."""
-
+from vit_ptq_bench.methods.quantization.quantizers.codebook import Codebook
 
 SMALL = 1e-4
 """Least magnitude, as a share of the largest entry, that makes a weight."""
@@ -50,15 +44,10 @@ class WeightedEntries:
 
     def below(self, bounds: Tensor) -> Tensor:
         """Return the `moments` of what lies below ``bounds`` (float64), [3, *bounds.shape]."""
-        return self.moments[:, torch.searchsorted(self.values, bounds.contiguous())]
+        return self.moments[:, places_of(self.values, bounds.contiguous())]
 
 
-def search_codebook(
-    quantizer: TableQuantizer,
-    groups: Tensor,
-    inverse_power: float = 0.0,
-    shares: Sequence[float] = SHARES,
-) -> None:
+def search_codebook(quantizer: Codebook, groups: Tensor, inverse_power: float = 0.0) -> None:
     """Choose the levels of a tensor: each value on the nearest, least squared error of all choices.
 
     Every group has its scale, by its largest entry, and the table is for all.
@@ -67,14 +56,13 @@ def search_codebook(
         quantizer: gives the candidates, on both sides of zero.
         groups: finite, [G, N].
         inverse_power: p, an entry x counts as ``|x|^-p``: p = 2 would make all errors relative ones.
-        shares: of the scales, tried.
     """
     candidates = quantizer.candidates(quantizer.spec.bits).double()
     reach = groups.abs().amax(dim=1).clamp_min(TINY)
     entries = (groups / reach[:, None]).flatten()
     size = reach.square()[:, None].expand_as(groups).flatten()
     known = WeightedEntries.of(entries, size * entries.abs().clamp_min(SMALL).pow(-inverse_power))
-    scales = torch.tensor(shares, dtype=torch.float64) / candidates.abs().max()
+    scales = torch.tensor(quantizer.shares, dtype=torch.float64) / candidates.abs().max()
     found, errors = cheapest_levels(known, scales[:, None] * candidates, quantizer.choices)
     best = int(errors.argmin())
     chosen = candidates[found[best]].to(groups)
@@ -87,5 +75,5 @@ def codebook_rule(site: Site, x: Tensor) -> None:
     Behind GELU too all entries count: a few huge ones cost a level or two, and clipping them costs more
     (ViT-Tiny has some beyond 20 in one block; a uniform grid can only choose what to lose).
     """
-    assert isinstance(site.quantizer, TableQuantizer)
+    assert isinstance(site.quantizer, Codebook)
     search_codebook(site.quantizer, sampled(grouped(x, site.quantizer), ENTRIES))

@@ -1,6 +1,5 @@
 """The range rule of `OffsetLogQuantizer`: its three numbers by the squared error of all entries at once."""
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,6 +8,7 @@ from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule
 from vit_ptq_bench.methods.quantization.calibration.range_rules import grouped
 from vit_ptq_bench.methods.quantization.calibration.range_search import (
     COUNTED,
+    places_of,
     sampled,
     shifted_log_rule,
 )
@@ -44,18 +44,11 @@ class SortedEntries:
         Returns:
             [K].
         """
-        inner = _places(self._entries, borders.contiguous())
+        inner = places_of(self._entries, borders.contiguous())
         ends = F.pad(F.pad(inner, (1, 0)), (0, 1), value=len(self._entries))
         count = ends.diff(dim=1)
         first, second = (sums[ends].diff(dim=1) for sums in (self._first, self._second))
         return (second - 2 * levels * first + levels.square() * count).sum(dim=1)
-
-
-def _places(entries: Tensor, borders: Tensor) -> Tensor:
-    """`torch.searchsorted`; on a CPU numpy's, half as long, as it goes on from the last border."""
-    if entries.device.type != "cpu":
-        return torch.searchsorted(entries, borders)
-    return torch.from_numpy(np.searchsorted(entries.numpy(), borders.numpy()))
 
 
 def _prefix(values: Tensor) -> Tensor:

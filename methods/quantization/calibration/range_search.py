@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,6 +58,13 @@ def sampled(groups: Tensor, most: int = SAMPLES) -> Tensor:
     while math.gcd(stride, count) > 1:
         stride += 1
     return groups[:, ::stride].contiguous()
+
+
+def places_of(entries: Tensor, borders: Tensor) -> Tensor:
+    """Return `torch.searchsorted`; on a CPU numpy's, half as long, as it goes on from the last border."""
+    if entries.device.type != "cpu":
+        return torch.searchsorted(entries, borders)
+    return torch.from_numpy(np.searchsorted(entries.numpy(), borders.numpy()))
 
 
 def uniform_errors(

@@ -21,15 +21,20 @@ KEPT = 19
 more than its candidates have, and so a cell has no more than one border between levels."""
 
 
-class _Codebook(TableQuantizer):
+class Codebook(TableQuantizer):
     """Base: one table for the tensor, 2^b numbers of an 8-bit type on both sides of zero.
 
     The quantizer of least squared error for its number of levels (Max, 1960; Lloyd, 1982), on levels that an
     8-bit product can multiply: a tensor is stored in codes of b bits, and a table of 2^b bytes makes them its
     operand. That they are numbers of such a type is ours.
+
+    Attributes:
+        shares: scales that a search tries, in units of the one that puts the largest value on the outermost
+            number of the type.
     """
 
     mirrored: ClassVar[bool] = False
+    shares: ClassVar[tuple[float, ...]]
 
     @property
     def operand_bits(self) -> int:
@@ -40,14 +45,24 @@ class _Codebook(TableQuantizer):
         """Return the nearest values; gradients pass straight through."""
         # By the reciprocal, as the uniform form does it.
         places = self._places(x.detach() * spread(self.scale.reciprocal(), x, self.axis))
-        levels = self.levels.to(x.dtype).index_select(0, places.flatten()).view(x.shape)
-        values = levels * spread(self.scale, x, self.axis)
+        levels, one = self.levels.to(x.dtype), self.scale.numel() == 1
+        values = (levels * self.scale if one else levels).index_select(0, places.flatten())
+        values = values.view(x.shape)
+        if not one:
+            values = values * spread(self.scale, x, self.axis)
         return straight_through(x, values) if x.requires_grad else values
 
 
 @register_form("codebook")
-class CodebookQuantizer(_Codebook):
+class CodebookQuantizer(Codebook):
     """``Q(x) = s_r l_k``, l one of 2^b of the integers -128 to 127 that a tensor chooses."""
+
+    shares = (
+        1.0,
+        0.7,
+        0.5,
+        0.35,
+    )  # the smaller, the finer is the grid among all but the largest values
 
     @classmethod
     def candidates(cls, bits: int) -> Tensor:
@@ -66,17 +81,20 @@ def _quarter(ratio: Tensor) -> Tensor:
     Even ones are the multiples of 1/2 themselves, odd ones all between two of them.
     """
     halves = 2 * ratio
-    cells = (halves.floor() + halves.ceil()).clamp_(4 * LOWEST, -4 * LOWEST)
+    above = halves.ceil()
+    cells = halves.floor_().add_(above).clamp_(4 * LOWEST, -4 * LOWEST)
     return cells.sub_(4 * LOWEST).to(torch.int32).flatten()
 
 
 @register_form("codebook-float")
-class FloatCodebookQuantizer(_Codebook):
+class FloatCodebookQuantizer(Codebook):
     """``Q(x) = s_r l_k``, l one of 2^b of the finite numbers of float8 (E4M3) that a tensor chooses.
 
     For values whose small ones are many and count: attention maps, GELU's output. It takes the place of the
     logarithmic grids: any spacing, where these have one number for it.
     """
+
+    shares = (1.0, 0.84, 0.71, 0.59)  # an octave further the numbers are the same
 
     @classmethod
     def candidates(cls, bits: int) -> Tensor:
@@ -94,12 +112,14 @@ class FloatCodebookQuantizer(_Codebook):
         below = nearest_places(_lowest_of_cells(ratio.device), bounds)
         padded = torch.cat([bounds[0], bounds.new_full((1,), torch.inf)])
         place = below.to(torch.int32).index_select(0, _cell(ratio))
-        return (place + (ratio.flatten() > padded.index_select(0, place))).view(ratio.shape)
+        beyond = ratio.flatten() > padded.index_select(0, place)
+        return place.add_(beyond).view(ratio.shape)
 
 
 def _cell(x: Tensor) -> Tensor:
     """Return sign, exponent and first four bits of the significand as one number from 0 up, int32, flat."""
-    return (x.contiguous().view(torch.int32).flatten() >> KEPT) + (1 << (31 - KEPT))
+    bits = x.contiguous().view(torch.int32).flatten()
+    return (bits >> KEPT).add_(1 << (31 - KEPT))
 
 
 def _lowest_of_cells(device: torch.device) -> Tensor:

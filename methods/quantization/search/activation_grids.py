@@ -14,7 +14,7 @@ from vit_ptq_bench.methods.quantization.calibration.range_search import two_ende
 from vit_ptq_bench.methods.quantization.model.layers import QuantMatMul
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.model.structure import Site
-from vit_ptq_bench.methods.quantization.quantizers.levels import TableQuantizer
+from vit_ptq_bench.methods.quantization.quantizers.codebook import Codebook
 from vit_ptq_bench.methods.quantization.quantizers.log_grid import LogGridQuantizer
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
 from vit_ptq_bench.methods.quantization.search.attention_maps import (
@@ -56,7 +56,7 @@ def calibrate_grids(
             minmax_rule(site, x)  # what `search_maps` leaves alone has no other search
         elif isinstance(site.quantizer, LogGridQuantizer):
             behind_gelu(site, x)
-        elif isinstance(site.quantizer, TableQuantizer):
+        elif isinstance(site.quantizer, Codebook):
             codebook_rule(site, x)
         else:
             two_ended(site, x)

@@ -17,7 +17,7 @@ from vit_ptq_bench.methods.quantization.calibration.range_search import better, 
 from vit_ptq_bench.methods.quantization.calibration.recording import Recording
 from vit_ptq_bench.methods.quantization.model.layers import QuantMatMul, QuantOperation
 from vit_ptq_bench.methods.quantization.quantizers.arithmetic import TINY
-from vit_ptq_bench.methods.quantization.quantizers.levels import TableQuantizer
+from vit_ptq_bench.methods.quantization.quantizers.codebook import Codebook
 from vit_ptq_bench.methods.quantization.quantizers.log_grid import LogGridQuantizer
 from vit_ptq_bench.methods.quantization.quantizers.tangent import TangentQuantizer
 from vit_ptq_bench.methods.quantization.search.candidates import Candidates, Grid, best_index
@@ -64,7 +64,7 @@ FEW_BITS = 4
 
 LOG_MAP_GRID = LogGrid()
 
-POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+POWERS = (0.0, 0.25, 0.5, 0.75)
 """An entry a of a map counts as a^-p in the choice of its levels: the larger p, the more small ones count."""
 
 
@@ -76,7 +76,7 @@ def search_maps(
 ) -> None:
     """Set the grids of attention maps by the squared error of attention x value, while ``run`` runs.
 
-    Only of static quantizers of form ``uniform``, ``log``, ``adalog`` or with a table of levels. A map's
+    Only of static quantizers of form ``uniform``, ``log``, ``adalog`` or a codebook. A map's
     values lie so far apart that a percentile of them, or their own squared error, says little of what the
     product needs: at 4 bits it prefers log-sqrt2, the worst of the logarithmic grids. Searching the values
     and the product of queries and keys too gave no more (ViT-Tiny, W4A4).
@@ -119,9 +119,9 @@ def has_log_map(product: QuantMatMul) -> bool:
 
 
 def has_codebook_map(product: QuantMatMul) -> bool:
-    """Whether a product's first operand is an attention map on a table of levels."""
+    """Whether a product's first operand is an attention map on a codebook."""
     quantizer = product.first_quantizer
-    static = not quantizer.spec.is_float and isinstance(quantizer, TableQuantizer)
+    static = not quantizer.spec.is_float and isinstance(quantizer, Codebook)
     return product.role == "context" and static
 
 
@@ -129,7 +129,7 @@ def _search_codebook(product: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     """Choose the levels that are best for entries weighted by one of `POWERS`, by the product's error."""
     assert isinstance(product, QuantMatMul)
     quantizer = product.first_quantizer
-    assert isinstance(quantizer, TableQuantizer)
+    assert isinstance(quantizer, Codebook)
     entries = sampled(grouped(inputs[0], quantizer), ENTRIES)
     rows = max(LOG_IMAGES, LOG_IMAGES * IMAGE_ENTRIES // inputs[0][0].numel())
     first, second = (x[:: -(-len(x) // rows)] for x in inputs)

@@ -27,7 +27,7 @@ ridge = 1.0
 
 [factorial.rose.grid]
 uniform = { attention = "uniform" }
-log = {}
+codebook = {}
 
 [factorial.rose.front]
 none = {}
@@ -50,12 +50,14 @@ def test_a_method_runs_once_per_combination_instead_of_once(tmp_path: Path) -> N
         "fp32",
         "rose grid=uniform front=none",
         "rose grid=uniform +front=rotated",
-        "rose +grid=log front=none",
-        "rose +grid=log +front=rotated",
+        "rose +grid=codebook front=none",
+        "rose +grid=codebook +front=rotated",
         "minmax",
     ]
     specs = [run.spec.method for run in runs[1:5]]
-    assert [spec.parameters["attention"] for spec in specs] == ["uniform"] * 2 + ["log"] * 2
+    assert [spec.parameters["attention"] for spec in specs] == ["uniform"] * 2 + [
+        "codebook-float"
+    ] * 2
     assert [spec.parameters["folds"] for spec in specs] == [4, 3, 4, 3]
     assert [spec.transforms for spec in specs] == [(), ("rotate-heads",)] * 2
     assert {spec.parameters["ridge"] for spec in specs} == {1.0}
@@ -79,17 +81,17 @@ def test_a_combination_is_the_run_that_a_variant_of_its_settings_is(tmp_path: Pa
          "'attenion'; did you mean 'attention'"),
         ('"uniform" }', '"unifrom" }', 10, "factorial.rose.grid.uniform.attention: rose.attention must be"),
         ('["rotate-heads"]', '["rotate-hats"]', 17, "factorial.rose.front.rotated.transforms: "),
-        ("log = {}\n", "", 9,
+        ("codebook = {}\n", "", 9,
          "factorial.rose.grid: must have two levels, the one without the part first, not 1"),
-        ("log = {}", "log = {}\nlog2 = { attention = 'log-sqrt2' }", 9,
+        ("codebook = {}", "codebook = {}\nlog2 = { attention = 'log-sqrt2' }", 9,
          "factorial.rose.grid: must have two levels, the one without the part first, not 3"),
         ("folds = 3", 'attention = "log"', 18,
          "factorial.rose.front.rotated.attention: factor 'grid' sets it too"),
-        ("log = {}", 'log = { attention = "uniform" }', 9,
-         "factorial.rose: '+grid=log front=none' has the same settings as 'grid=uniform front=none'"),
-        ("log = {}", '"Log=" = {}', 11, "factorial.rose.grid.Log=: cannot name a level"),
+        ("codebook = {}", 'codebook = { attention = "uniform" }', 9,
+         "factorial.rose: '+grid=codebook front=none' has the same settings as 'grid=uniform front=none'"),
+        ("codebook = {}", '"Codebook=" = {}', 11, "factorial.rose.grid.Codebook=: cannot name a level"),
         ("rose.grid", 'rose."a b"', 9, "factorial.rose.a b: cannot name a factor"),
-        ("log = {}", "log = 3", 11, "factorial.rose.grid.log: expected a table, not 3"),
+        ("codebook = {}", "codebook = 3", 11, "factorial.rose.grid.codebook: expected a table, not 3"),
         ("[factorial.rose.grid]", "[variants.rose.x]\n[factorial.rose.grid]", 10,
          "factorial.rose: the method has variants too; it can have one of both"),
         ("[factorial.rose.grid]", "".join(f"[factorial.rose.f{i}]\na = {{}}\nb = {{}}\n" for i in range(7))
@@ -161,5 +163,5 @@ def test_the_parts_of_rose_are_32_combinations_up_to_its_defaults(name: str) -> 
         == ("rose", "vit_mini", "W4A4", 0)
         and run.spec.protocol == "equal"
     }
-    label = "+start=searched +transform=all +grid=log +compensation=resolve correction=none"
+    label = "+start=searched +transform=all +grid=codebook +compensation=resolve correction=none"
     assert plain in {run.run_id for run in runs if run.variant == label}

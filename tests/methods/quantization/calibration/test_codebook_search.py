@@ -24,6 +24,8 @@ from vit_ptq_bench.methods.quantization.search.attention_maps import search_maps
 class Nine(CodebookQuantizer):
     """So few candidates that all subsets can be tried."""
 
+    shares = (1.0, 0.6)
+
     @classmethod
     def candidates(cls, bits):
         return torch.tensor([-128.0, -70, -32, -9, 0, 11, 40, 64, 127])
@@ -38,13 +40,12 @@ class Nine(CodebookQuantizer):
 def test_of_all_subsets_and_scales_the_one_of_least_weighted_error_is_found(seed, groups, power):
     x = torch.randn(groups, 40, generator=torch.Generator().manual_seed(seed))
     quantizer = Nine(TensorSpec(2, "channel"), "x", axis=0)
-    shares = (1.0, 0.6)
-    search_codebook(quantizer, x, power, shares)
+    search_codebook(quantizer, x, power)
     values = x.double().numpy()
     reach = np.abs(values).max(axis=1, keepdims=True)
     weights = reach**2 * np.maximum(np.abs(values) / reach, 1e-4) ** -power
     known, best = Nine.candidates(2).double().numpy(), np.inf
-    for share in shares:
+    for share in Nine.shares:
         ratio = values / (share * reach / 128)
         for subset in combinations(known, 4):
             off = np.abs(ratio[:, :, None] - np.array(subset)).min(axis=2) * share * reach / 128
