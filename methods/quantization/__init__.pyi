@@ -19,6 +19,7 @@ from .bits import Protocol as Protocol
 from .bits import TensorSpec as TensorSpec
 from .bits import equal_table as equal_table
 from .bits import of_one as of_one
+from .calibration.codebook_search import codebook_rule as codebook_rule
 
 # Calibration: images, passes over them, range rules, recordings.
 from .calibration.data import Calibration as Calibration
