@@ -80,7 +80,10 @@ def test_plain_ranges_are_percentiles_of_full_precision_whatever_the_site(vit, c
 
 @torch.no_grad()
 def test_logarithmic_grids_are_searched_whatever_the_start(vit, calibration):
-    both = [_quantized(vit, calibration, "W32A4", ranges=r) for r in ("searched", "percentile")]
+    forms = {"attention": "log", "gelu": "offset-log", "levels": "uniform"}
+    both = [
+        _quantized(vit, calibration, "W32A4", ranges=r, **forms) for r in ("searched", "percentile")
+    ]
     grids = [
         [s.quantizer for s in model.sites() if s.key in ("attention", "fc2.input")]
         for model in both
@@ -90,6 +93,31 @@ def test_logarithmic_grids_are_searched_whatever_the_start(vit, calibration):
         assert first.spec.scheme in ("log", "offset-log")
         if first.spec.scheme == "offset-log":
             torch.testing.assert_close(first.levels(), second.levels())
+
+
+@torch.no_grad()
+def test_codebooks_are_searched_whatever_the_start(vit, calibration):
+    both = [_quantized(vit, calibration, "W32A4", ranges=r) for r in ("searched", "percentile")]
+    compared = 0
+    for first, second in zip(
+        *([s.quantizer for s in model.sites()] for model in both), strict=True
+    ):
+        if first.spec.scheme.startswith("codebook"):
+            assert torch.equal(first.levels, second.levels), first.site
+            assert torch.equal(first.scale, second.scale), first.site
+            compared += 1
+    activations = [site for site in both[0].sites() if not site.is_weight]
+    assert compared == len(activations) - 1  # the picture has eight bits
+
+
+def test_at_eight_bits_there_are_no_codebooks():
+    table = METHODS.get("rose").create().bit_table(BitWidth(8, 8))
+    assert table["attention"].scheme == "log" and table["fc2.input"].scheme == "offset-log"
+    others = {spec.scheme for key, spec in table.items() if key not in ("attention", "fc2.input")}
+    assert others == {"uniform"}
+    mixed = METHODS.get("rose").create().bit_table(BitWidth(4, 8))
+    assert {mixed[key].scheme for key in ("qkv.weight", "head.weight")} == {"codebook"}
+    assert mixed["qkv.input"].scheme == "uniform"
 
 
 def _ridge_by_numpy(x, y, weight, ridge):
