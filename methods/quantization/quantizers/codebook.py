@@ -57,12 +57,7 @@ class Codebook(TableQuantizer):
 class CodebookQuantizer(Codebook):
     """``Q(x) = s_r l_k``, l one of 2^b of the integers -128 to 127 that a tensor chooses."""
 
-    shares = (
-        1.0,
-        0.7,
-        0.5,
-        0.35,
-    )  # the smaller, the finer is the grid among all but the largest values
+    shares = (1.0, 0.7, 0.5, 0.35)  # the smaller, the finer is the grid inside
 
     @classmethod
     def candidates(cls, bits: int) -> Tensor:
