@@ -64,7 +64,7 @@ class CodebookQuantizer(Codebook):
         return torch.arange(float(LOWEST), float(HIGHEST) + 1)
 
     def _places(self, ratio: Tensor) -> Tensor:
-        # Borders between integers are multiples of 1/2. One look-up takes a tenth of `nearest_places` (CPU).
+        # Borders between integers are multiples of 1/2: a look-up is cheaper than `nearest_places` (CPU).
         cells = torch.arange(4 * LOWEST, 4 * -LOWEST + 1, device=ratio.device)
         places = nearest_places(cells.to(self.levels.dtype) / 4, cell_bounds(self.table()))
         return places.to(torch.int32).index_select(0, _quarter(ratio)).view(ratio.shape)
@@ -103,7 +103,7 @@ class FloatCodebookQuantizer(Codebook):
         bounds = cell_bounds(self.table().to(ratio.dtype))
         if ratio.dtype != torch.float32:
             return nearest_places(ratio, bounds)
-        # A look-up and a comparison take a fifth of `nearest_places` (CPU).
+        # A look-up and a comparison are cheaper than `nearest_places` (CPU).
         below = nearest_places(_lowest_of_cells(ratio.device), bounds)
         padded = torch.cat([bounds[0], bounds.new_full((1,), torch.inf)])
         place = below.to(torch.int32).index_select(0, _cell(ratio))

@@ -33,10 +33,10 @@ def calibrate_grids(
 ) -> None:
     """Set the grid of every activation from what the model gives in full precision.
 
-    Attention maps by the error of attention x value (`search_maps`), what enters fc2 on an offset logarithmic
-    grid by its own error there, codebooks of least squared error, all else with both ends of the range
-    searched. Searching again on the
-    quantized prefix brought nothing, nor did looking at the class token alone in the last block (ViT-Tiny).
+    Attention maps by the error of attention x value (`search_maps`), codebooks and an offset logarithmic grid
+    behind GELU by their own squared error, all else with both ends of the range searched. Searching again on
+    the quantized prefix brought nothing, nor did looking at the class token alone in the last block
+    (ViT-Tiny).
 
     Args:
         model: the wrapped model; its activations' quantizers are left active, its weights' inactive.
