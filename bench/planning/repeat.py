@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
+from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning import registry
 from vit_ptq_bench.bench.planning.plan import Run
 from vit_ptq_bench.bench.planning.suite import Suite
@@ -39,6 +41,32 @@ def suite_of(record: Record) -> Suite:
         scopes=() if spec.scope is None else (spec.scope,),
         description=f"run {record.run_id} again",
     )
+
+
+def drawn(records: Sequence[Record], number: int, seed: int) -> list[Record]:
+    """Return ``number`` of the records that can be made again, or all where there are fewer, by their id.
+
+    Left out are full precision, which every run brings along, runs that did not end well, and methods and
+    tasks that are not registered.
+
+    Raises:
+        BenchError: none can be made again.
+    """
+    methods, tasks = registry.methods(), registry.tasks()
+    known = [
+        record
+        for record in sorted(records, key=lambda record: record.run_id)
+        if record.ok
+        and record.spec.method.name in methods
+        and not record.spec.is_reference
+        and record.spec.task.name in tasks
+    ]
+    if not known:
+        raise BenchError(
+            f"none of {len(records)} records is a quantized run that ended well, of a method and a task "
+            "that are registered; name another folder with --results, or the plug-in with --plugin"
+        )
+    return random.Random(seed).sample(known, min(number, len(known)))
 
 
 def planned(runs: Sequence[Run], record: Record) -> Run:
