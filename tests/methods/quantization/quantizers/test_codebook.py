@@ -11,6 +11,7 @@ from vit_ptq_bench.methods.quantization.bits import BitWidth, equal_table
 from vit_ptq_bench.methods.quantization.calibration.codebook_search import search_codebook
 from vit_ptq_bench.methods.quantization.calibration.level_search import search_levels
 from vit_ptq_bench.methods.quantization.quantizers.build import build_quantizer
+from vit_ptq_bench.methods.quantization.quantizers.codebook import BLOCK
 
 FORMS = ("codebook", "codebook-float")
 EACH_FORM = pytest.mark.parametrize("form", FORMS)
@@ -110,3 +111,19 @@ def test_a_product_of_codebooks_is_one_of_eight_bits_and_not_of_its_codes(form):
     spec = equal_table(BitWidth(4, 4))["fc1.weight"]
     assert build_quantizer(spec, "w", axis=0).operand_bits == 4
     assert _quantizer(form, 4).operand_bits == 8 and _quantizer(form, 4).stored_bits == 4
+
+
+@EACH_FORM
+def test_blocks_are_put_together_as_they_were_taken_apart(form):
+    """A tensor of several blocks and a rest, and one that does not lie as its shape says."""
+    quantizer = _quantizer(form, 4)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, 3 * BLOCK // 4 + 5, generator=generator)
+    search_codebook(quantizer, x[:1, :999])
+    expected = quantizer.dequantize(quantizer.quantize(x))
+    assert torch.equal(quantizer.fake_quantize(x), expected)
+    assert torch.equal(quantizer.fake_quantize(x.T), expected.T)
+    assert torch.equal(quantizer.fake_quantize(x[:, :0]), x[:, :0])
+    x.requires_grad_()
+    quantizer.fake_quantize(x).sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))
