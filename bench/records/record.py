@@ -137,11 +137,9 @@ class Record:
     def standing_bits(self) -> str:
         """The bit width of the tables that the run stands in.
 
-        Where bits differ from operation to operation it is ``W4A4:mixed``, or ``W4A4:more`` where more is
-        stored on average than the width says: neither stands among those of one width everywhere.
+        Where more is stored on average than the width says it is ``W4A4:more``, else ``W4A4:mixed`` where bits
+        differ from operation to operation: neither stands among those of one width everywhere.
         """
-        if not self.own_bits:
-            return self.spec.bits
         try:
             width = BitWidth.parse(self.spec.bits)
         except MethodError:  # of another program
@@ -150,6 +148,8 @@ class Record:
         more = any(
             (self.stored_bits.get(kind) or 0) > mean + ROUNDING for kind, mean in means.items()
         )
+        if not more and not self.own_bits:
+            return self.spec.bits
         plain = BitWidth(width.weight, width.activation)
         return f"{plain}{MORE if more else MIXED}"
 

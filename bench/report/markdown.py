@@ -250,7 +250,7 @@ def _ranking(table: Table, notes: dict[str, str]) -> str:
         for line, row in zip(lines, own, strict=True):
             if row.runs:
                 line.insert(3, _paper(row, papers[row.label]))
-    chosen = any(row.record.own_bits for row in table.rows)
+    chosen = table.place.shared_out
     if chosen:
         for line, row in zip(lines, own, strict=True):
             if row.runs:

@@ -110,7 +110,7 @@ def _row(row: Row, table: Table, cell: int) -> Json:
         "runs": [one.run_id for one in (*row.runs, *row.failures)],
         **_figures(row, table),
         **_costs(row),
-        "stored": (row.stored or None) if record.own_bits else None,
+        "stored": (row.stored or None) if table.place.shared_out else None,
         "front": {cost: _on_front(row, table, cost) for cost in ("seconds", "size")},
     }
 

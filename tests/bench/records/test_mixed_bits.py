@@ -61,6 +61,8 @@ def test_a_search_of_another_version_is_another_run() -> None:
         (chosen(3.2, 4.004), "W4A4:mixed"),
         (chosen(4.0, 4.3), "W4A4:more"),
         (chosen(4.1, 4.0, bits="W4A4:mixed"), "W4A4:more"),
+        (replace(chosen(5.0, 4.0), found_bits=None), "W4A4:more"),  # by its table or its form
+        (replace(chosen(3.5, 4.0), found_bits=None), "W4A4"),
         (chosen(4.0, 4.0, bits="of another program"), "of another program"),
         (replace(make_record(), found_bits={}), "W4A4"),
     ],
