@@ -181,9 +181,18 @@ def list_transforms(arguments: argparse.Namespace) -> list[Listing]:
     return [Listing("transforms", ("transform", "what it does"), rows)]
 
 
+def list_changes(arguments: argparse.Namespace) -> list[Listing]:
+    """Every change of the bit table that a suite can make for a method."""
+    from vit_ptq_bench.methods.quantization.table_changes import CHANGES
+
+    rows = [(name, change.description) for name, change in sorted(CHANGES.items())]
+    return [Listing("table-changes", ("change", "what it does"), rows)]
+
+
 LISTS = {
     "methods": list_methods,
     "transforms": list_transforms,
+    "table-changes": list_changes,
     "tasks": list_tasks,
     "models": list_models,
     "families": list_families,

@@ -129,7 +129,9 @@ def _method_problems(record: Record) -> Iterator[str]:
     try:
         with blamed(cls, "create()"):
             method = make_method(cls, spec.method.settings)
-        table = ask(method, "bit_table", BitWidth.parse(spec.bits), cast(Protocol, spec.protocol))
+        table = ask(
+            method, "planned_table", BitWidth.parse(spec.bits), cast(Protocol, spec.protocol)
+        )
     except UserError as error:
         yield str(error)
         return

@@ -52,6 +52,8 @@ def _facts(saved: SavedModel, spec: RunSpec) -> Iterable[str]:
     yield f"- method: {spec.method.name} version {spec.method.version}{_settings(spec.method.parameters)}"
     if spec.method.transforms:
         yield f"- transforms before it: {', '.join(spec.method.transforms)}"
+    if spec.method.table:
+        yield f"- bit table: {', '.join(spec.method.table)}"
     yield f"- bits: {spec.bits}, protocol {spec.protocol}{scope}"
     yield f"- weights that were quantized: {printable(str(spec.model.weights))}"
     yield f"- licence of these weights: {printable(facts.get('licence') or 'not known to the benchmark')}"

@@ -64,6 +64,7 @@ FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "operations": ("a number above 0 or None", lambda value: value is None or is_count(value)),
     "notes": ("a tuple of texts", are_texts),
     "bit_table": ("a BitTable", lambda value: isinstance(value, BitTable)),
+    "planned_table": ("a BitTable", lambda value: isinstance(value, BitTable)),
 }
 """By the name of a function: what it must return, in words and as a check."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -14,6 +14,8 @@ from vit_ptq_bench.bench.planning.names import hint
 from vit_ptq_bench.bench.planning.suite import Suite
 from vit_ptq_bench.bench.records.spec import canonical_json
 from vit_ptq_bench.methods import Method, MethodError
+from vit_ptq_bench.methods.quantization.table_changes import CHANGES
+from vit_ptq_bench.methods.quantization.table_changes import SETTING as TABLE
 from vit_ptq_bench.methods.quantization.transforms.names import SETTING, TRANSFORMS
 
 
@@ -94,7 +96,7 @@ def _require_method(suite: Suite, key: str, name: str, names: Sequence[str]) -> 
 
 def _settings(method: Method) -> str:
     """All settings of a method as one text."""
-    return canonical_json([asdict(method.parameters), method.transforms])
+    return canonical_json([asdict(method.parameters), method.transforms, method.table_changes])
 
 
 def _create(
@@ -111,7 +113,7 @@ def _create(
         cls = registry.method_class(name)
     except BenchError as error:
         raise suite.error(error, *keys) from None
-    known = [*(field.name for field in fields(cls.Parameters)), SETTING]
+    known = [*(field.name for field in fields(cls.Parameters)), SETTING, TABLE]
     for key in own:
         if key not in known:
             raise suite.error(f"{name} has no parameter {key!r}{hint(key, known)}", *keys, key)
@@ -120,21 +122,24 @@ def _create(
             return make_method(cls, {**common, **own})
     except MethodError as error:
         wrong = [error.parameter] if error.parameter in own else []
-        value = _unknown_name(own[SETTING]) if wrong == [SETTING] else None
+        listed = {SETTING: TRANSFORMS, TABLE: CHANGES}
+        names = [key for key in listed if wrong == [key]]
+        value = _unknown_name(own[names[0]], listed[names[0]]) if names else None
         raise suite.error(error, *keys, *filter(None, wrong), value=value) from None
 
 
 def make_method(cls: type[Method], settings: Mapping[str, Any]) -> Method:
-    """Return a method with what a suite says of it: its parameters, and the transforms before it.
+    """Return a method with what a suite says of it: parameters, transforms before it, changes of its table.
 
     Raises:
         MethodError: one of them is unknown or wrong; `MethodError.parameter` names it.
     """
-    parameters = {key: value for key, value in settings.items() if key != SETTING}
-    return cls.create(parameters).with_transforms(settings.get(SETTING, ()))
+    parameters = {key: value for key, value in settings.items() if key not in (SETTING, TABLE)}
+    method = cls.create(parameters).with_transforms(settings.get(SETTING, ()))
+    return method.with_table(settings.get(TABLE, ()))
 
 
-def _unknown_name(names: object) -> object:
-    """The first of some names that no transform has; the error is shown where it stands."""
+def _unknown_name(names: object, known: Collection[str]) -> object:
+    """The first of some names that is not known; the error is shown where it stands."""
     listed = names if isinstance(names, list | tuple) else ()
-    return next((name for name in listed if name not in TRANSFORMS), None)
+    return next((name for name in listed if name not in known), None)

@@ -374,11 +374,15 @@ def part_of(suite: Suite, task: Task, cell: Cell) -> Part:
     with blamed(cls, "create()"):
         method = make_method(cls, cell.choice.settings)
     ask(method, "notes")  # the run needs them after all its work
-    table = ask(method, "bit_table", BitWidth.parse(cell.bits), cell.protocol)
+    table = ask(method, "planned_table", BitWidth.parse(cell.bits), cell.protocol)
     given, dense = suite.calibration_images, task.dense
     return Part(
         method=MethodSpec(
-            cell.choice.name, cls.version, asdict(method.parameters), method.transforms
+            cell.choice.name,
+            cls.version,
+            asdict(method.parameters),
+            method.transforms,
+            method.table_changes,
         ),
         fidelity=cls.fidelity,
         family=cls.family,

@@ -57,6 +57,6 @@ def planned_table(
         BenchError: the method answers what it must not.
         MethodError: a bit width of the wrong form.
     """
-    table: BitTable = ask(method, "bit_table", BitWidth.parse(options.bits), protocol)
+    table: BitTable = ask(method, "planned_table", BitWidth.parse(options.bits), protocol)
     scope = scope_of(task, options)
     return table if scope is None else table.with_scope(scope)

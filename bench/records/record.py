@@ -137,8 +137,8 @@ class Record:
     def standing_bits(self) -> str:
         """The bit width of the tables that the run stands in.
 
-        Where more is stored on average than the width says it is ``W4A4:more``, else ``W4A4:mixed`` where bits
-        differ from operation to operation: neither stands among those of one width everywhere.
+        Where more is stored on average than the width says it is ``W4A4:more``, else ``W4A4:mixed`` where
+        bits differ from operation to operation: neither stands among those of one width everywhere.
         """
         try:
             width = BitWidth.parse(self.spec.bits)

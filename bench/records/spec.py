@@ -14,6 +14,7 @@ from vit_ptq_bench.bench.records import checks
 from vit_ptq_bench.bench.records.source import SourceSpec
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import TensorSpec
+from vit_ptq_bench.methods.quantization.table_changes import SETTING as TABLE
 from vit_ptq_bench.methods.quantization.transforms.names import SETTING
 
 REFERENCE_METHOD = "fp32"
@@ -33,23 +34,29 @@ class MethodSpec:
         version: of the class; another version may give other results.
         parameters: every setting, defaults included (JSON-ready).
         transforms: what is done to the model before, by name and in order.
+        table: how the bit table differs from the method's own, by name and in order.
     """
 
     name: str
     version: int
     parameters: Mapping[str, Any]
     transforms: tuple[str, ...] = ()
+    table: tuple[str, ...] = ()
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All settings as a suite has them: the parameters, and the transforms where there are any."""
-        more = {SETTING: list(self.transforms)} if self.transforms else {}
-        return dict(self.parameters) | more
+        """All settings as a suite has them: the parameters, and of the other two what is there."""
+        return dict(self.parameters) | self._lists()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready data; ``transforms`` is left out where there are none."""
-        data = asdict(self) | {SETTING: list(self.transforms)}
-        return {key: value for key, value in data.items() if key != SETTING or value}
+        """Return JSON-ready data; ``transforms`` and ``table`` are left out where there are none."""
+        data = asdict(self)
+        del data[SETTING], data[TABLE]
+        return data | self._lists()
+
+    def _lists(self) -> dict[str, list[str]]:
+        lists = {SETTING: list(self.transforms), TABLE: list(self.table)}
+        return {key: names for key, names in lists.items() if names}
 
 
 @dataclass(frozen=True)
@@ -220,14 +227,17 @@ class RunSpec:
             raise WrongSpec(
                 f"spec.allocation must be a whole number, not {checks.short(data['allocation'])}"
             )
-        transforms = data["method"].get(SETTING, [])
-        if not checks.list_of(checks.text)(transforms):
-            raise WrongSpec(
-                f"spec.method.{SETTING} must be a list of texts, not {checks.short(transforms)}"
-            )
+        lists = {key: data["method"].get(key, []) for key in (SETTING, TABLE)}
+        for key, names in lists.items():
+            if not checks.list_of(checks.text)(names):
+                raise WrongSpec(
+                    f"spec.method.{key} must be a list of texts, not {checks.short(names)}"
+                )
         try:
             spec = cls(
-                method=MethodSpec(**{**data["method"], SETTING: tuple(transforms)}),
+                method=MethodSpec(
+                    **{**data["method"], **{key: tuple(names) for key, names in lists.items()}}
+                ),
                 model=ModelSpec(**data["model"]),
                 task=TaskSpec(**data["task"]),
                 calibration=CalibrationSpec.from_dict(data["calibration"]),

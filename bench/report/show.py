@@ -17,6 +17,7 @@ def describe(record: Record) -> str:
         f"method       {record.title} version {spec.method.version} ({record.fidelity})",
         *_pairs("parameters", spec.method.parameters),
         *(f"transform    {name}" for name in spec.method.transforms),
+        *(f"table        {name}" for name in spec.method.table),
         f"model        {spec.model.name}  {spec.model.weights}",
         f"task         {spec.task.name} version {spec.task.version}, limit {spec.task.limit}",
         f"bits         {spec.bits}, protocol {spec.protocol}"

@@ -19,6 +19,10 @@ from vit_ptq_bench.methods.quantization.bits import (
     Protocol,
     equal_table,
 )
+from vit_ptq_bench.methods.quantization.table_changes import (
+    SETTING as TABLE,
+)
+from vit_ptq_bench.methods.quantization.table_changes import changed, check_changes
 from vit_ptq_bench.methods.quantization.transforms.names import SETTING, check_transforms
 
 if TYPE_CHECKING:
@@ -66,6 +70,7 @@ class Method(ABC):
         Parameters: frozen dataclass of the settings, each with a default that JSON can hold; see
             `parameters.bounded`.
         transforms: of an instance, what is done to the model before `calibrate`; see `with_transforms`.
+        table_changes: of an instance, how its bit table differs from its own; see `with_table`.
     """
 
     name: ClassVar[str]
@@ -84,6 +89,7 @@ class Method(ABC):
     Parameters: ClassVar[type] = NoParameters
 
     transforms: tuple[str, ...] = ()
+    table_changes: tuple[str, ...] = ()
 
     def __init__(self, parameters: Any = None) -> None:
         # Any: each method has its own dataclass; `create` checks the types.
@@ -129,6 +135,23 @@ class Method(ABC):
         other.transforms = transforms
         return other
 
+    def with_table(self, names: Sequence[str]) -> Self:
+        """Return this method with changes of its bit table, in the place of those that it had.
+
+        Args:
+            names: of `table_changes.CHANGES`, each once.
+
+        Raises:
+            MethodError: something else than a list of such names, or the method is the full-precision
+                reference.
+        """
+        changes = check_changes(names)
+        if changes and self.fidelity == "reference":
+            raise MethodError(f"{self.name} quantizes nothing", parameter=TABLE)
+        other = copy.copy(self)
+        other.table_changes = changes
+        return other
+
     @property
     def batch_images(self) -> int | None:
         """Images that go through the model at a time, where `batch` names the parameter that says so."""
@@ -139,7 +162,15 @@ class Method(ABC):
         if self.batch is None or self.batch_images is None or self.batch_images < 2:
             return None
         smaller = replace(self.parameters, **{self.batch: self.batch_images // 2})
-        return type(self)(smaller).with_transforms(self.transforms)
+        return type(self)(smaller).with_transforms(self.transforms).with_table(self.table_changes)
+
+    def planned_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:
+        """Return `bit_table` behind `table_changes`.
+
+        Raises:
+            MethodError: the protocol is unknown.
+        """
+        return changed(self.bit_table(bits, protocol), self.table_changes)
 
     def bit_table(self, bits: BitWidth, protocol: Protocol = "equal") -> BitTable:
         """Return the bit table under a protocol: the common one, or the authors' own.
@@ -172,7 +203,7 @@ class Method(ABC):
 
         Args:
             model: a supported architecture in float32, unchanged.
-            table: from `bit_table`.
+            table: from `planned_table`.
             calibration: images on the device of the model.
         """
         return table

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.table_changes import SETTING as TABLE
 from vit_ptq_bench.methods.quantization.transforms.names import SETTING
 from vit_ptq_bench.values import out_of_bounds, shown
 
@@ -100,9 +101,9 @@ def check_parameters(cls: type, owner: str) -> None:
     if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise MethodError(f"{what} must be frozen: write @dataclass(frozen=True)")
     for field in dataclasses.fields(cls):
-        if field.name == SETTING:
+        if field.name in (SETTING, TABLE):
             raise MethodError(
-                f"{what}.{SETTING} must be called otherwise: every method has that setting"
+                f"{what}.{field.name} must be called otherwise: every method has that setting"
             )
         if field.default is field.default_factory is dataclasses.MISSING:
             raise MethodError(f"{what}.{field.name} needs a default")
