@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 from vit_ptq_bench.bench.cli.options import add_options, add_task_options
 from vit_ptq_bench.bench.cli.run import INTERRUPTED, say
 from vit_ptq_bench.bench.cli.text import print_rows
-from vit_ptq_bench.bench.planning.options import flag, options_of, resolved, words_source
+from vit_ptq_bench.bench.planning.options import (
+    comma_list,
+    flag,
+    options_of,
+    resolved,
+    words_source,
+)
 from vit_ptq_bench.bench.planning.tune_options import TuneOptions
 from vit_ptq_bench.tasks import TaskOptions
 
@@ -22,8 +28,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Try settings of a method: its choices and switches, the number of calibration images, its authors' bit table
-or the common one. Calibration images that are held out judge, never evaluation images. After eight trials a
-regression proposes the next. A search that was stopped goes on with the same command."""
+or the common one, symmetric grids, one scale a weight, scales that hardware shifts, bits that are shared out;
+or try several methods. Calibration images that are held out judge, never evaluation images. After eight
+trials a regression proposes the next. A search that was stopped goes on with the same command."""
 
 
 def add(verbs: Any) -> None:
@@ -34,7 +41,12 @@ def add(verbs: Any) -> None:
         description=DESCRIPTION,
     )
     parser.set_defaults(function=run)
-    parser.add_argument("method", metavar="METHOD", help="a method of `bench list methods`")
+    parser.add_argument(
+        "method",
+        metavar="METHOD",
+        type=comma_list,
+        help="a method of `bench list methods`, or several: minmax,percentile,omse",
+    )
     parser.add_argument("task", metavar="TASK", help="a task of `bench list tasks`")
     parser.add_argument("model", metavar="MODEL", help="a model of the task")
     parser.add_argument(
@@ -72,8 +84,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_space(plan: Plan) -> None:
+    from vit_ptq_bench.bench.tuning.space import value_word
+
     rows = [
-        (one.name, ", ".join(str(value) for value in one.values)) for one in plan.space.dimensions
+        (one.name, ", ".join(value_word(value) for value in one.values))
+        for one in plan.space.dimensions
     ]
     print_rows(("what", "values"), rows)
     say(

@@ -21,7 +21,7 @@ class TuneOptions(SubjectOptions):
         by: what is compared: the prediction, or the sites' own errors.
         calibration_sizes: numbers of calibration images to choose from.
         held_out: calibration images that judge, behind the largest of the sizes.
-        parameters: search these alone; empty: all that have choices.
+        parameters: search these, of the method or ``table`` and ``mixed``, alone; empty: all.
         output: folder of trials and suite; None: one below ``output``.
     """
 
@@ -47,7 +47,10 @@ class TuneOptions(SubjectOptions):
         32, "calibration images that judge, others than those (default: 32)", "N", **IMAGES
     )
     parameters: tuple[str, ...] = option(
-        (), "search these parameters only (default: all choices and switches but profile)", "LIST"
+        (),
+        "search these parameters only, `table` and `mixed` among them (default: all choices and switches but "
+        "profile)",
+        "LIST",
     )
     output: Path | None = option(
         None, "trials and suite (default: output/tune-METHOD-MODEL-BITS)", "DIR"

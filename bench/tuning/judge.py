@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from vit_ptq_bench.bench.execution.run import prepare_process
 from vit_ptq_bench.bench.planning.answers import blamed
+from vit_ptq_bench.bench.planning.method_settings import make_method
 from vit_ptq_bench.bench.planning.subject import planned_table, scope_of
 from vit_ptq_bench.bench.planning.tune_options import By, TuneOptions
 from vit_ptq_bench.bench.tuning.search import Objective
@@ -51,7 +53,7 @@ class Judge:
     calibration size judge. Evaluation images are not touched.
 
     Args:
-        method: the class of the method.
+        methods: the classes of the methods.
         task: whose model it is.
         loaded: the model, on the CPU.
         options: sizes, seed, bits and the rest.
@@ -64,20 +66,21 @@ class Judge:
 
     def __init__(
         self,
-        method: type[Method],
+        methods: Mapping[str, type[Method]],
         task: Task,
         loaded: LoadedModel,
         options: TuneOptions,
         threads: int,
     ) -> None:
-        self._method, self._task, self._options = method, task, options
+        self._methods, self._task, self._options = methods, task, options
         self._threads = threads
         device = torch.device(options.device)
         self._module = loaded.module.to(device)
-        plain = method.create()
-        reason = plain.supports(self._module, planned_table(plain, task, options, "equal"))
-        if reason is not None:
-            raise MethodError(reason)
+        for cls in methods.values():
+            plain = cls.create()
+            reason = plain.supports(self._module, planned_table(plain, task, options, "equal"))
+            if reason is not None:
+                raise MethodError(f"{cls.name}: {reason}")
         largest = max(options.calibration_sizes)
         drawn = task.calibration_batches(loaded, largest + options.held_out, options.seed)
         images = torch.cat(drawn).to(device)
@@ -93,21 +96,25 @@ class Judge:
         """
         options = self._options
         prepare_process(options.seed, self._threads)
-        method = self._method.create(dict(configuration.parameters))
+        cls = self._methods[configuration.method]
+        method = make_method(cls, dict(configuration.parameters) | configuration.settings)
         table = planned_table(method, self._task, options, configuration.protocol)
         # A method that asks for no image has promised not to look.
         images = self._images[: max(1, configuration.images)]
         batches = torch.split(images, self._task.options.batch_size)
         kept: dict[str, Any] = {"keep_unrounded": True} if options.by == "local" else {}
-        with blamed(self._method, "quantize()"):
+        with blamed(cls, "quantize()"):
             calibration = Calibration(batches, seed=options.seed)
-            bits = BitWidth.parse(options.bits)
+            bits = replace(BitWidth.parse(options.bits), mixed=self._mixed(configuration))
             table = method.mixed_table(self._module, table, bits, calibration)
             quantized = method.quantize(self._module, table, calibration, **kept)
         value = self._local(quantized) if options.by == "local" else self._difference(quantized)
         if not math.isfinite(value):
             raise MethodError("its predictions are NaN or infinite")
         return value
+
+    def _mixed(self, configuration: Configuration) -> bool:
+        return configuration.mixed or BitWidth.parse(self._options.bits).mixed
 
     def _full_precision(self) -> QuantizedModel:
         table = equal_table(BitWidth(FLOAT, FLOAT))

@@ -71,12 +71,13 @@ class Tuned:
 
 
 def planned(
-    method: str, task: str, model: str, options: TuneOptions, words: Mapping[str, Any]
+    methods: Sequence[str], task: str, model: str, options: TuneOptions, words: Mapping[str, Any]
 ) -> Plan:
     """Return a search; nothing is loaded or written yet.
 
     Args:
-        method, task, model: names.
+        methods: names, at least one, each once.
+        task, model: names.
         options: what else was asked for.
         words: what the command line says, with the options of the task.
 
@@ -86,12 +87,13 @@ def planned(
     """
     check_device(options.device)
     made = prepared_task(task, model, options, words)
-    cls = registry.method_class(method)
-    if cls.fidelity == REFERENCE_FIDELITY:
-        raise BenchError(f"{method} quantizes nothing, so there is nothing to tune")
+    classes = [registry.method_class(name) for name in dict.fromkeys(methods)]
+    for cls in classes:
+        if cls.fidelity == REFERENCE_FIDELITY:
+            raise BenchError(f"{cls.name} quantizes nothing, so there is nothing to tune")
     sizes = sorted(set(options.calibration_sizes))
-    space = space_of(cls, BitWidth.parse(options.bits), sizes, options.parameters)
-    folder = options.output or Path("output") / suite_name(method, model, options.bits)
+    space = space_of(classes, BitWidth.parse(options.bits), sizes, options.parameters)
+    folder = options.output or Path("output") / suite_name(space.methods, model, options.bits)
     return Plan(made, model, options, space, objective_of(options.by, made), folder)
 
 
@@ -127,16 +129,16 @@ def _searched(plan: Plan, trials: Sequence[Trial], keep: Tell) -> list[Trial]:
     threads = 1 if plan.task.small else core_count()
     prepare_process(options.seed, threads)
     loaded = plan.task.load_model(plan.model)
-    judge = Judge(plan.space.method, plan.task, loaded, options, threads)
+    judge = Judge(plan.space.methods, plan.task, loaded, options, threads)
     return search(plan.space, plan.objective, judge, trials, plan.count, options.seed, keep)
 
 
 def _facts(plan: Plan) -> dict[str, Any]:
     """All that decides a trial."""
-    task, options, method = plan.task, plan.options, plan.space.method
+    task, options = plan.task, plan.options
     images = max(options.calibration_sizes) + options.held_out
     return {
-        "method": {"name": method.name, "version": method.version},
+        "methods": {name: cls.version for name, cls in plan.space.methods.items()},
         "task": {"name": task.name, "version": task.version, "data": ask(task, "data_id")},
         "model": {"name": plan.model, "weights": ask(task, "weights_id", plan.model)},
         "images": {
@@ -160,7 +162,7 @@ def _written(plan: Plan, trials: Sequence[Trial]) -> Tuned:
     found = best(trials, plan.objective)
     if found is None or found.value is None:
         raise BenchError(f"all {len(trials)} trials were refused: {trials[0].message}")
-    options, method = plan.options, plan.space.method.name
+    options = plan.options
     value = plan.objective.shown(found.value)
     words = f"best of {len(trials)} trials of bench tune: {plan.objective.name} {value}"
     facts = {
@@ -170,7 +172,7 @@ def _written(plan: Plan, trials: Sequence[Trial]) -> Tuned:
         "seed": options.seed,
         "scope": scope_of(plan.task, options),
     }
-    path = plan.folder / f"{suite_name(method, plan.model, options.bits)}.toml"
-    path_text = suite_text(method, found.configuration, words, facts)
+    path = plan.folder / f"{suite_name(plan.space.methods, plan.model, options.bits)}.toml"
+    path_text = suite_text(found.configuration, words, facts)
     write_atomically(path, path_text.encode())
     return Tuned(found, trials[0], path)

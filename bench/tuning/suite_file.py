@@ -4,38 +4,41 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from vit_ptq_bench.bench.tuning.space import Configuration
+from vit_ptq_bench.methods.quantization.bits import BitWidth
 
 LABEL = "tuned"
 """Of the variant."""
 
 
-def suite_name(method: str, model: str, bits: str) -> str:
+def suite_name(methods: Iterable[str], model: str, bits: str) -> str:
     """Return a name for suite and folder: letters, digits, dots, dashes and underscores."""
-    return re.sub(r"[^\w.-]+", "-", f"tune-{method}-{model}-{bits}", flags=re.ASCII)[:100]
+    name = "-".join(["tune", *methods, model, bits])
+    return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)[:100]
 
 
-def suite_text(
-    method: str, configuration: Configuration, words: str, facts: Mapping[str, Any]
-) -> str:
-    """Return a suite of one run, with the configuration's parameters as the variant `LABEL`.
+def suite_text(configuration: Configuration, words: str, facts: Mapping[str, Any]) -> str:
+    """Return a suite of one run, with the configuration's settings as the variant `LABEL`.
 
     Args:
-        method: name of the method.
-        configuration: its settings.
+        configuration: the method and its settings.
         words: how they were found, a sentence.
         facts: ``task``, ``model``, ``bits``, ``seed``, and ``scope`` or None.
     """
+    method = configuration.method
+    bits = BitWidth.parse(facts["bits"])
+    bits = replace(bits, mixed=configuration.mixed or bits.mixed)
     keys: dict[str, Any] = {
-        "name": suite_name(method, facts["model"], facts["bits"]),
+        "name": suite_name([method], facts["model"], facts["bits"]),
         "description": words,
         "task": facts["task"],
         "models": [facts["model"]],
         "methods": [method],
-        "bits": [facts["bits"]],
+        "bits": [str(bits)],
         "protocols": [configuration.protocol],
         "seeds": [facts["seed"]],
     }
@@ -45,9 +48,7 @@ def suite_text(
         keys["scopes"] = [facts["scope"]]
     lines = [f"{key} = {_toml(value)}" for key, value in keys.items()]
     lines += ["", f"[variants.{method}.{LABEL}]"]
-    # None is a default, which TOML says by leaving the key out.
-    own = {key: value for key, value in configuration.parameters.items() if value is not None}
-    lines += [f"{key} = {_toml(value)}" for key, value in own.items()]
+    lines += [f"{key} = {_toml(value)}" for key, value in configuration.settings.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -111,7 +111,7 @@ class TrialFile:
 
     def _trial(self, line: Mapping[str, Any]) -> Trial:
         own = line["configuration"]
-        configuration = Configuration(own["images"], own["protocol"], own["parameters"])
+        configuration = Configuration(**own)
         self._space.number(configuration)  # a ValueError where it is none of the space
         value = line["value"]
         if (line["status"] == "ok") != isinstance(value, float):

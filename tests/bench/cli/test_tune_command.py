@@ -18,15 +18,22 @@ import torch
 from tests.bench.toys import ROOT
 from vit_ptq_bench.bench.cli import main
 from vit_ptq_bench.bench.records.store import Store
-from vit_ptq_bench.methods import quantize
+from vit_ptq_bench.methods import METHODS, quantize
+from vit_ptq_bench.methods.quantization import Calibration
+from vit_ptq_bench.methods.quantization.bits import BitWidth
 from vit_ptq_bench.tasks.fashion import Fashion
 
 FEW = ("--held-out", "8", "--calibration-sizes", "4,8", "--bits", "W3A3")
 WHERE = Path("output/tune-repq-vit-vit_mini-W3A3")
 
 
+OWN = ("--parameters", "zero_point,scale")
+MIXED = ("--parameters", "mixed")
+
+
 def tune(*words: str, method: str = "repq-vit") -> int:
-    return main(["tune", method, "fashion", "vit_mini", *FEW, *words])
+    own = OWN if method == "repq-vit" else ()
+    return main(["tune", method, "fashion", "vit_mini", *FEW, *own, *words])
 
 
 def trials_in(folder: Path = WHERE) -> list[dict]:
@@ -63,8 +70,10 @@ def test_the_best_of_all_configurations_is_found_written_and_runs(folder, capsys
         assert trial["value"] == pytest.approx(expected, rel=1e-4)
 
     best = min(trials, key=lambda one: one["value"])
-    assert f"best: {best['value']:.5f} with images={best['configuration']['images']}" in out
-    assert f"as it is: {trials[0]['value']:.5f} with images=8" in out
+    assert (
+        f"best: {best['value']:.5f} with repq-vit images={best['configuration']['images']}" in out
+    )
+    assert f"as it is: {trials[0]['value']:.5f} with repq-vit images=8" in out
     [command] = [line.strip() for line in out.splitlines() if line.startswith("    bench run ")]
     assert main([*shlex.split(command)[1:], "--limit", "40", "--output", "ran"]) == 0
     [record] = [one for one in Store(Path("ran")).records() if one.spec.bits == "W3A3"]
@@ -101,8 +110,7 @@ def test_another_seed_searches_elsewhere_and_does_not_mix(folder, capsys):
 
 
 def test_by_local_sums_the_sites(folder, capsys):
-    from vit_ptq_bench.methods.quantization import Calibration, inspect_sites
-    from vit_ptq_bench.methods.quantization.bits import BitWidth
+    from vit_ptq_bench.methods.quantization import inspect_sites
 
     assert tune("--trials", "2", "--by", "local") == 0
     assert "summed SQNR of all sites, dB" in capsys.readouterr().out
@@ -110,8 +118,6 @@ def test_by_local_sums_the_sites(folder, capsys):
     task = Fashion()
     loaded = task.load_model("vit_mini")
     drawn = torch.cat(task.calibration_batches(loaded, 16, 0))
-    from vit_ptq_bench.methods import METHODS
-
     method = METHODS.get("repq-vit").create(first["configuration"]["parameters"])
     table = method.bit_table(BitWidth.parse("W3A3"))
     images = Calibration([drawn[:8]], seed=0)
@@ -122,6 +128,44 @@ def test_by_local_sums_the_sites(folder, capsys):
     best = max(trials_in(), key=lambda one: one["value"])
     suite = (WHERE / f"{WHERE.name}.toml").read_text()
     assert f"calibration_images = {best['configuration']['images']}" in suite
+
+
+@pytest.mark.parametrize(
+    "methods, searched, count",
+    [("minmax", "mixed", 4), ("minmax,percentile", "table", 20)],
+)
+def test_methods_tables_and_shared_bits_are_tried_and_the_best_runs(
+    methods, searched, count, folder, capsys
+):
+    """Divergences against the method called by hand, and the run of the best has what was found."""
+    words = "--calibration-sizes 8 --held-out 8 --bits W3A3 --output found --parameters"
+    assert main(["tune", methods, "fashion", "vit_mini", *words.split(), searched]) == 0
+    trials = trials_in(Path("found"))
+    assert len(trials) == count
+    task = Fashion()
+    loaded = task.load_model("vit_mini")
+    drawn = torch.cat(task.calibration_batches(loaded, 16, 0))
+    calibration, held = Calibration([drawn[:8]], seed=0), drawn[8:]
+    exact = loaded.module(held).detach().double().log_softmax(1)
+    changed = [one for one in trials if one["configuration"][searched]]
+    for trial in [trials[0], *changed[:2]]:
+        own = trial["configuration"]
+        bits = BitWidth(3, 3, own["mixed"])
+        changes = [own["table"]] if own["table"] else []
+        method = METHODS.get(own["method"]).create().with_table(changes)
+        table = method.planned_table(bits, own["protocol"])
+        table = method.mixed_table(loaded.module, table, bits, calibration)
+        found = method.quantize(loaded.module, table, calibration)(held).detach()
+        found = found.double().log_softmax(1)
+        expected = (exact.exp() * (exact - found)).sum(1).mean()
+        assert trial["value"] == pytest.approx(float(expected), rel=1e-4)
+    own = min(trials, key=lambda one: one["value"])["configuration"]
+    [suite] = Path("found").glob("*.toml")
+    assert main(["run", str(suite), "--limit", "40", "--output", "ran"]) == 0
+    [record] = [one for one in Store(Path("ran")).records() if not one.spec.is_reference]
+    assert record.ok and record.spec.method.name == own["method"]
+    assert record.spec.bits == ("W3A3:mixed" if own["mixed"] else "W3A3")
+    assert list(record.spec.method.table) == ([own["table"]] if own["table"] else [])
 
 
 def test_a_detector_is_judged_by_its_feature_maps(folder, capsys):
@@ -155,7 +199,11 @@ WRONG = {
     "size": (["minmax", "fashion", "vit_mini", "--calibration-sizes", "0"], "must be at least 1"),
     "held out": (["minmax", "fashion", "vit_mini", "--held-out", "0"], "must be at least 1"),
     "parameter": (["rose", "fashion", "vit_mini", "--parameters", "atention"], "'attention'"),
-    "none": (["igq-vit", "fashion", "vit_mini", "--calibration-sizes", "8"], "has no choices"),
+    "general": (["rose,gptq", "fashion", "vit_mini", "--parameters", "mixd"], "'mixed'"),
+    "none": (
+        ["igq-vit", "fashion", "vit_mini", "--calibration-sizes", "8", "--bits", "W8A8", *MIXED],
+        "has no choices",
+    ),
 }
 
 
@@ -176,7 +224,17 @@ def test_too_few_training_images_are_told(folder, capsys):
 @pytest.mark.skipif(os.name != "posix", reason="signals of a terminal")
 def test_ctrl_c_keeps_the_trials(folder):
     """Stopped in the middle as from a terminal, it goes on to what it would have found."""
-    words = [sys.executable, "-m", "vit_ptq_bench", "tune", "repq-vit", "fashion", "vit_mini", *FEW]
+    words = [
+        sys.executable,
+        "-m",
+        "vit_ptq_bench",
+        "tune",
+        "repq-vit",
+        "fashion",
+        "vit_mini",
+        *FEW,
+        *OWN,
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
     deadline = time.monotonic() + 300

@@ -25,11 +25,13 @@ class Free(METHODS.get("minmax")):
 def space_with(*sizes: int) -> Space:
     own = [Dimension(f"p{i}", tuple(range(size))) for i, size in enumerate(sizes)]
     dimensions = (
+        Dimension("method", ("free",)),
         Dimension("calibration images", (8, 16, 32)),
         Dimension("bit table", ("equal", "authors")),
         *own,
     )
-    return Space(Free, dimensions, Configuration(32, "equal", {one.name: 0 for one in own}))
+    own_values = {one.name: 0 for one in own}
+    return Space({"free": Free}, dimensions, Configuration("free", 32, "equal", own_values))
 
 
 def table_of(space: Space, seed: int, pairs: float = 0.5) -> np.ndarray:
