@@ -159,6 +159,8 @@ def cheapest_levels(
         [F]).
     """
     at = histogram.below(candidates)
+    if count == candidates.shape[1]:
+        return _all_of_them(histogram, candidates, at)
     middle = (candidates[:, :, None] + candidates[:, None, :]) / 2
     between = histogram.below(middle)
     pairs = _cost(at[..., :, None], between, candidates[:, :, None])
@@ -177,6 +179,18 @@ def cheapest_levels(
     for before in reversed(came_from):
         chosen.insert(0, before.gather(1, chosen[0][:, None])[:, 0])
     return torch.stack(chosen, dim=1), cost
+
+
+def _all_of_them(histogram: Distribution, candidates: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """What `cheapest_levels` returns where nothing is left out; ``at`` is what lies below each candidate."""
+    left, right = candidates[:, :-1], candidates[:, 1:]
+    between = histogram.below((left + right) / 2)
+    inner = _cost(at[..., :-1], between, left) + _cost(between, at[..., 1:], right)
+    below = _cost(torch.zeros_like(at[..., 0]), at[..., 0], candidates[:, 0])
+    everything = histogram.moments[:, -1].reshape(3, 1).expand_as(at[..., -1])
+    above = _cost(at[..., -1], everything, candidates[:, -1])
+    places = torch.arange(candidates.shape[1], device=candidates.device).expand_as(candidates)
+    return places.clone(), below + inner.sum(dim=1) + above
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.bits import TensorSpec
+from vit_ptq_bench.methods.quantization.calibration.codebook_search import WeightedEntries
 from vit_ptq_bench.methods.quantization.calibration.level_search import (
     FACTORS,
     Histogram,
@@ -167,3 +168,16 @@ def test_levels_that_a_file_cannot_have_are_told():
     assert "negatives" in quantizer.problem()
     with pytest.raises(MethodError, match="no dynamic range"):
         SubsetQuantizer(TensorSpec(3, "token", dynamic=True), "w")
+
+
+def test_all_candidates_are_chosen_where_as_many_are_asked_for():
+    """Errors against distances to the nearest of all; one fewer is never better."""
+    entries = torch.randn(500, generator=torch.Generator().manual_seed(4)).double()
+    weights = torch.rand(500, generator=torch.Generator().manual_seed(5)).double() + 0.1
+    known = WeightedEntries.of(entries, weights)
+    candidates = torch.tensor([0.3, 1.1])[:, None].double() * torch.arange(-6.0, 7.0).double()
+    chosen, errors = cheapest_levels(known, candidates, 13)
+    assert torch.equal(chosen, torch.arange(13).expand(2, 13))
+    distances = (entries[:, None, None] - candidates).abs().amin(dim=2)
+    assert torch.allclose(errors, (weights[:, None] * distances.square()).sum(dim=0))
+    assert bool((cheapest_levels(known, candidates, 12)[1] >= errors).all())
