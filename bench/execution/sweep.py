@@ -100,12 +100,14 @@ class Sweep:
 
     def _fill_slots(self) -> None:
         busy = {active.slot for active in self._executor.active}
+        full: set[str] = set()  # what finds no place on a device finds one in none of its slots
         for slot in self._slots:
-            if slot in busy:
+            if slot in busy or slot.device in full:
                 continue
             ready = self._next(slot)
             if ready is None:
-                break
+                full.add(slot.device)
+                continue
             self._pending.remove(ready)
             job = self._job(ready, slot)
             self._executor.submit(job, slot, self._limits.of(ready, job.device, job.threads))

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from tests.bench.samples import make_record
-from tests.bench.toys import run, write_suite
+from tests.bench.toys import FAKES, run, write_suite
 from vit_ptq_bench.bench.execution import room
+from vit_ptq_bench.bench.execution.devices import Slot
+from vit_ptq_bench.bench.execution.display import make_display
+from vit_ptq_bench.bench.execution.interrupt import Interrupt
+from vit_ptq_bench.bench.execution.limits import Limit
+from vit_ptq_bench.bench.execution.messages import Job
 from vit_ptq_bench.bench.execution.room import CONTEXT_MB, Room, free_mb
+from vit_ptq_bench.bench.execution.sweep import Sweep
+from vit_ptq_bench.bench.planning.overwrite import decisions_of
 from vit_ptq_bench.bench.planning.plan import Run
+from vit_ptq_bench.bench.planning.settings import resolve_run
+from vit_ptq_bench.bench.records.files import prepare
+from vit_ptq_bench.bench.records.store import Store
 from vit_ptq_bench.bench.sharing.claims import SHARED
 
 
@@ -113,6 +127,45 @@ def test_a_sweep_makes_no_more_runs_at_a_time_than_fit(
     monkeypatch.setattr(room, "free_mb", lambda device: 2.5 * max(peaks) / room.SHARE)
     assert run("--output", "first", "--workers", "4", "--overwrite", "missing") == 0
     assert most_at_a_time("first") == 2
+
+
+class Endless:
+    """Takes jobs, none of which ever ends: there is no GPU in a test that could carry them out."""
+
+    def __init__(self) -> None:
+        self.active: list[SimpleNamespace] = []
+
+    def submit(self, job: Job, slot: Slot, limit: Limit) -> SimpleNamespace:
+        self.active.append(SimpleNamespace(job=job, slot=slot, seconds=1.0))
+        return self.active[-1]
+
+    def poll(self, seconds: float) -> Iterator[Any]:
+        return iter(())
+
+    def cancel(self) -> None:
+        self.active.clear()
+
+
+def test_a_full_device_leaves_the_slots_of_others_free(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is in the third of three slots on two devices: nothing fits beside it, the second is idle."""
+    write_suite(folder, '["toy-plain"]', models='["toy_a", "toy_b"]')
+    monkeypatch.setattr(room, "free_mb", lambda device: 10_000.0)
+    words = {"suite": "toy.toml", "plugin": [FAKES], "device": "cuda:0,cuda:1", "workers": "3"}
+    options = resolve_run(words)
+    prepare(options.folder)
+    decisions = decisions_of(options)
+    with make_display(Console(), len(decisions)) as display:
+        sweep = Sweep(decisions, Store(options.folder), options, display)
+        executor = sweep._executor = Endless()
+        third = sweep._slots[2]
+        large = sweep._next(third)
+        assert large is not None and third.device == "cuda:0"
+        sweep._pending.remove(large)
+        executor.submit(sweep._job(large, third), third, Limit(60.0, ""))
+        sweep._turn(Interrupt())
+    assert [active.job.device for active in executor.active] == ["cuda:0", "cuda:1"]
 
 
 def most_at_a_time(output: str) -> int:
