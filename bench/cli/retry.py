@@ -13,7 +13,16 @@ from vit_ptq_bench.bench.planning.settings import RunOptions
 if TYPE_CHECKING:
     from vit_ptq_bench.bench.records.record import Record
 
-HERE = ("device", "workers", "timeout", "plugin", "dead_after", "deterministic")
+HERE = (
+    "device",
+    "workers",
+    "executor",
+    "slurm",
+    "timeout",
+    "plugin",
+    "dead_after",
+    "deterministic",
+)
 """Options of `bench run` that count here."""
 
 

@@ -21,8 +21,31 @@ def check_device(name: str) -> None:
     Raises:
         BenchError: saying what there is.
     """
-    if name == "cpu":
+    number = check_spelling(name)
+    if number is None:
         return
+    import torch  # only where a device other than the CPU is asked for: it takes seconds
+
+    there = torch.cuda.device_count()
+    if number >= there:
+        use = f"cuda:0 to cuda:{there - 1}" if there else "--device cpu"
+        built = "" if torch.version.cuda else ", which was built without CUDA,"
+        job = os.environ.get("SLURM_JOB_ID")  # set by Slurm on the node
+        asked = f", or ask Slurm for more than job {job} got (--slurm gres=gpu:1)" if job else ""
+        raise BenchError(
+            f"there is no device {name!r}: torch {torch.__version__}{built} sees {there} CUDA devices here; "
+            f"use {use}{asked}"
+        )
+
+
+def check_spelling(name: str) -> int | None:
+    """The number of a CUDA device, also of one that another machine has; None for the CPU.
+
+    Raises:
+        BenchError: no device is called that, or none that the benchmark runs on.
+    """
+    if name == "cpu":
+        return None
     kind = name.partition(":")[0]
     if kind in OTHER_KINDS:
         raise BenchError(
@@ -32,16 +55,7 @@ def check_device(name: str) -> None:
     number = re.fullmatch(r"cuda(?::([0-9]{1,9}))?", name)
     if number is None:
         raise BenchError(f"unknown device {name!r}; use cpu, cuda:0, ...")
-    import torch  # only where a device other than the CPU is asked for: it takes seconds
-
-    there = torch.cuda.device_count()
-    if int(number[1] or 0) >= there:
-        use = f"cuda:0 to cuda:{there - 1}" if there else "--device cpu"
-        built = "" if torch.version.cuda else ", which was built without CUDA,"
-        raise BenchError(
-            f"there is no device {name!r}: torch {torch.__version__}{built} sees {there} CUDA devices here; "
-            f"use {use}"
-        )
+    return int(number[1] or 0)
 
 
 def core_count() -> int:

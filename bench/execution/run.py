@@ -15,6 +15,7 @@ from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.execution import failures, logs
 from vit_ptq_bench.bench.execution.cache import CacheFolder
 from vit_ptq_bench.bench.execution.calibration_images import calibration_set, made_set
+from vit_ptq_bench.bench.execution.devices import check_device
 from vit_ptq_bench.bench.execution.environment import environment
 from vit_ptq_bench.bench.execution.inputs import check_data
 from vit_ptq_bench.bench.execution.measure import MB, PeakMemory, Stopwatch
@@ -98,10 +99,12 @@ class _Execution:
         """Go through the phases.
 
         Raises:
+            BenchError: the device is not there: the sweep may be at work on another machine.
             Skip: the method declines.
             GateMissed: see `check_gate`; all else of the result is known.
             Exception: whatever the method or the task raises.
         """
+        check_device(self._job.device)
         plugins.load(self._job.plugins)
         prepare_process(self._spec.seed, self._job.threads, self._job.deterministic)
         # Whatever happens, the record has them: a unit that was given back, a batch cut in half.
