@@ -52,13 +52,19 @@ def synchronize(device: torch.device) -> None:
 class PeakMemory:
     """Highest memory since `reset`, in MB.
 
-    On CUDA the most that torch had allocated on the device; elsewhere the resident set of the
-    process. Only Linux can reset that high-water mark; on other systems it counts from the start of
-    the process.
+    On CUDA the most that torch had reserved on the device, which other processes cannot have, whether or
+    not tensors fill it; elsewhere the resident set of the process. Only Linux can reset that high-water
+    mark; on other systems it counts from the start of the process.
+
+    Attributes:
+        with_evaluation: whether a run's figure is that of its evaluation too. On CUDA it is: how many runs
+            a device takes depends on it, and an evaluation may have larger batches than calibration. On a
+            CPU the figure is what calibration takes, as in all records there are.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self.with_evaluation = device.type == "cuda"
 
     def reset(self) -> None:
         """Forget what was used before."""
@@ -73,7 +79,7 @@ class PeakMemory:
     def read(self) -> float:
         """The peak in MB."""
         if self._device.type == "cuda":
-            return round(torch.cuda.max_memory_allocated(self._device) / MB, 1)
+            return round(torch.cuda.max_memory_reserved(self._device) / MB, 1)
         return round(_resident_peak() / MB, 1)
 
 

@@ -133,6 +133,9 @@ class _Execution:
         with self._watch.phase("evaluate"):
             progress = _phase(self._report, "evaluate")
             evaluation = task.evaluate(quantized, loaded, self._device, progress)
+        if self._memory.with_evaluation:
+            calibrating = self.made.peak_memory_mb or 0.0
+            self.made.peak_memory_mb = max(calibrating, self._memory.read())
         with self._watch.phase("save"):
             self._report("save", 0, 0)
             facts = metadata(self._job.run.spec, task, loaded, evaluation)

@@ -58,7 +58,8 @@ class Record:
         n: number of images evaluated.
         seconds: wall time of each phase (load, calibrate, save, evaluate, total); ``shared`` is the part of
             the calibration that another run has spent.
-        peak_memory_mb: highest memory use while calibrating, in MB.
+        peak_memory_mb: highest memory use in MB: on a CPU of the process while calibrating, on a GPU what
+            torch had reserved of it while calibrating or evaluating.
         size_mb: size of the saved quantized model, in MB.
         stored_bits: of weights and of activations, on average over values; see `mean_bits`.
         found_bits: entry of the bit table, of one operation -> bits that were chosen for it in the place of
@@ -104,6 +105,11 @@ class Record:
     finished: str | None = None
     variant: str | None = None
     schema: int = SCHEMA
+
+    @property
+    def peak_has_evaluation(self) -> bool:
+        """Whether ``peak_memory_mb`` is that of the evaluation too, as on a GPU."""
+        return str(self.environment.get("device", "")).startswith("cuda")
 
     @property
     def run_id(self) -> str:

@@ -338,6 +338,9 @@ def _note(row: Row, usual_images: int | None, papers: Sequence[Published]) -> st
         *record.notes,
         "" if images == usual_images else f"{images} calibration images",
         f"{len(row.failures)} of its runs failed" if row.runs and row.failures else "",
+        "MB: what was reserved of the GPU, evaluation included"
+        if record.peak_has_evaluation
+        else "",
         "warned while calibrating, see `bench show`" if record.environment.get("warnings") else "",
         sentence(papers),
     ]

@@ -31,7 +31,8 @@ def describe(record: Record) -> str:
         ),
         *_metrics(record),
         *_pairs("seconds", record.seconds),
-        f"memory       {record.peak_memory_mb} MB while calibrating",
+        f"memory       {record.peak_memory_mb} MB while calibrating"
+        + (" or evaluating" if record.peak_has_evaluation else ""),
         f"size         {record.size_mb} MB",
         *_pairs("stored bits", {kind: _two(mean) for kind, mean in record.stored_bits.items()}),
         *_costs(record),

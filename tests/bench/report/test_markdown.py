@@ -202,6 +202,14 @@ def test_footnotes_carry_the_methods_own_words():
     }
 
 
+def test_of_rows_on_a_gpu_the_memory_is_said_to_be_of_the_evaluation_too():
+    gpu = make_record(method="on-gpu")
+    gpu = replace(gpu, environment={**gpu.environment, "device": "cuda:0"})
+    found = meanings(page([gpu, make_record(method="on-cpu")]))
+    assert found["on-cpu"] == ""
+    assert found["on-gpu"] == "MB: what was reserved of the GPU, evaluation included"
+
+
 def test_footnotes_are_told_once_in_a_page():
     records = [make_record(method="m", notes=("said",), bits=bits) for bits in ("W4A4", "W3A3")]
     text = page(records)
