@@ -16,6 +16,7 @@ from vit_ptq_bench.tasks.api.network import Network
 from vit_ptq_bench.tasks.api.registry import register_task
 from vit_ptq_bench.tasks.api.selection import drawn, subset
 from vit_ptq_bench.tasks.api.task import Evaluation, EvaluationProgress, ImageForm, LoadedModel
+from vit_ptq_bench.tasks.api.transfer import wants_pinned
 from vit_ptq_bench.tasks.classification.contents import Contents, contents_id
 from vit_ptq_bench.tasks.classification.image_folder import FolderCalibration
 from vit_ptq_bench.tasks.classification.image_listing import Sample, in_stored_order
@@ -224,7 +225,9 @@ class ImageNet(FolderCalibration):
     ) -> Evaluation:
         """Classify the validation images."""
         self._require_outputs(loaded.module, loaded.name)
-        images = self._images(self._chosen, loaded, self.options.loader_workers)
+        images = self._images(
+            self._chosen, loaded, self.options.loader_workers, pinned=wants_pinned(device)
+        )
         return classification.classify(module, images, device, len(self._chosen), progress)
 
     def _images(
@@ -233,12 +236,13 @@ class ImageNet(FolderCalibration):
         loaded: LoadedModel,
         loader_workers: int = 0,
         contents: Sequence[str] | None = None,
+        pinned: bool = False,
     ) -> CachedImages:
         config, transform = classification.preprocessing(loaded.module)
         contents = contents or self._contents.of([path for path, _ in samples])
         files = classification.ImageFiles(samples, transform, contents)
         return classification.CachedImages(
-            files, self.options.batch_size, loader_workers, config, self.cache
+            files, self.options.batch_size, loader_workers, config, self.cache, pinned
         )
 
     @cached_property

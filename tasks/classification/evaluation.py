@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vit_ptq_bench.tasks.api.task import Evaluation, EvaluationProgress
+from vit_ptq_bench.tasks.api.transfer import moved
 from vit_ptq_bench.tasks.errors import TaskError
 
 
@@ -58,7 +59,7 @@ def classify(
     hits: dict[str, list[NDArray[np.bool_]]] = {"top1": [], "top5": []}
     done = 0
     for images, labels in batches:
-        logits = module(images.to(device))
+        logits = module(moved(images, device))
         _require_logits(logits, labels, done)
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu()
         right = ranked == labels[:, None]

@@ -25,6 +25,7 @@ class CachedImages:
         loader_workers: processes that decode; 0 decodes here.
         config: the preprocessing, ``mean`` and ``std`` among it; part of the key.
         cache: where decoded batches lie; None decodes always.
+        pinned: whether the batches that are decoded lie in pinned memory, see `transfer.wants_pinned`.
 
     Images are kept as the bytes they were before normalisation wherever normalising those again gives the
     same floats to the bit (else as floats): a quarter of the room.
@@ -37,8 +38,10 @@ class CachedImages:
         loader_workers: int,
         config: Mapping[str, Any],
         cache: TensorCache | None,
+        pinned: bool = False,
     ) -> None:
         self._files, self._size, self._workers = files, batch_size, loader_workers
+        self._pinned = pinned
         self._config, self._cache = config, cache
         self._mean = torch.tensor(config["mean"]).view(-1, 1, 1)
         self._std = torch.tensor(config["std"]).view(-1, 1, 1)
@@ -63,7 +66,9 @@ class CachedImages:
     def _decoded(self, positions: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches from the files, left for later runs."""
         batches = [list(range(p, min(p + self._size, len(self._files)))) for p in positions]
-        loader = DataLoader(self._files, batch_sampler=batches, num_workers=self._workers)
+        loader = DataLoader(
+            self._files, batch_sampler=batches, num_workers=self._workers, pin_memory=self._pinned
+        )
         try:
             for position, (images, labels) in zip(positions, loader, strict=True):
                 if self._cache is not None:

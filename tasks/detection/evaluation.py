@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vit_ptq_bench.tasks.api.task import Evaluation, EvaluationProgress
+from vit_ptq_bench.tasks.api.transfer import moved
 from vit_ptq_bench.tasks.detection.data import CocoFiles, require_size
 from vit_ptq_bench.tasks.detection.datasets import PictureSet
 from vit_ptq_bench.tasks.detection.metrics import Collector
@@ -76,7 +77,7 @@ def detect(
         for part in _chunks(range(len(dataset)), batch_size):
             samples = [_checked(files, dataset, index) for index in part]
             images, facts = preprocessed(original, samples)
-            found = module(images.to(device), facts, mode="predict")
+            found = module(moved(images, device), facts, mode="predict")
             _require_finite_results(found)
             collector.add(found)
             done += len(part)

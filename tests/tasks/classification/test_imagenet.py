@@ -1,6 +1,7 @@
 """The ImageNet task on small trees of generated JPEGs, with an untrained model from a file."""
 
 import os
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch.utils.data import DataLoader
 
 from vit_ptq_bench.tasks.api.options import TaskOptions
 from vit_ptq_bench.tasks.api.registry import TASKS
@@ -208,6 +210,26 @@ def test_images_that_another_run_has_decoded_are_the_same_to_the_bit(
     assert all(torch.equal(a, b) for a, b in zip(alone, again, strict=True))
     second = task.evaluate(loaded.module, loaded, torch.device("cpu"))
     assert np.array_equal(first.outcomes, second.outcomes)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.pin_memory. argument is set:UserWarning"
+)  # there may be no GPU
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_batches_for_a_gpu_are_asked_for_in_pinned_memory(tree, checkpoint, monkeypatch, device):
+    """Whether it gets as far as computing does not matter: the model is on the CPU, a GPU perhaps nowhere."""
+    asked = []
+
+    def noted(*words, pin_memory, **more):
+        asked.append(pin_memory)
+        return DataLoader(*words, pin_memory=pin_memory, **more)
+
+    monkeypatch.setattr("vit_ptq_bench.tasks.classification.image_cache.DataLoader", noted)
+    task = _task(data_dir=tree, checkpoint=checkpoint, batch_size=4)
+    loaded = task.load_model(MODEL)
+    with suppress(*(() if device == "cpu" else (RuntimeError, AssertionError))):
+        task.evaluate(loaded.module, loaded, torch.device(device))
+    assert asked == [device == "cuda"]
 
 
 def test_only_batches_that_are_missing_are_decoded(tree, checkpoint, monkeypatch):
