@@ -66,6 +66,41 @@ def test_a_scale_per_channel_as_torch_with_its_gradient(seed, code_range, axis):
         assert torch.equal(found, expected)
 
 
+def _grid(seed: int, bits: int, axis: int | None, groups: int, symmetric: bool):
+    """A quantizer whose zero points are codes, as torch's operators ask, and values for it."""
+    granularity = "tensor" if axis is None else "channel"
+    quantizer = UniformQuantizer(TensorSpec(bits, granularity, symmetric=symmetric), "site", axis)
+    x, scale, zero_point = _drawn(seed, quantizer.code_range, groups)
+    quantizer.set_parameters(scale, torch.zeros_like(zero_point) if symmetric else zero_point)
+    return quantizer, x
+
+
+GRIDS = [(None, 1), (0, 5), (1, 12), (1, 3), (-1, 33), (-1, 11)]
+"""Axis and groups on tensors of 5 x 12 x 33; fewer groups than entries are blocks of them, as heads are."""
+
+
+@pytest.mark.parametrize(("axis", "groups"), GRIDS)
+@settings(max_examples=20, deadline=None)
+@given(seed=SEEDS, bits=st.sampled_from([3, 4, 8]), symmetric=st.booleans())
+def test_what_a_gpu_takes_is_what_a_cpu_takes(axis, groups, seed, bits, symmetric):
+    """The branch for CUDA, torch's fused operators, on tensors of the CPU; with its gradient."""
+    quantizer, x = _grid(seed, bits, axis, groups, symmetric)
+    assert quantizer._is_fusible(), "else it is for no device"
+    fused, vectorised = (
+        _gradient_through(function, x) for function in (quantizer._fused, quantizer.fake_quantize)
+    )
+    for found, expected in zip(fused, vectorised, strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize(("axis", "groups"), GRIDS)
+def test_a_gpu_comes_to_the_same_bits(axis, groups):
+    quantizer, x = _grid(0, 4, axis, groups, symmetric=False)
+    expected = quantizer.fake_quantize(x)
+    assert torch.equal(quantizer.to("cuda").fake_quantize(x.to("cuda")).cpu(), expected)
+
+
 def _plain(x, scale, zero_point, low, high):
     """LSQ as autograd sees it, operator by operator."""
     quotient = x / scale
