@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -56,6 +57,18 @@ def jobs(slurm: Cluster, state: str) -> list[str]:
     return told.split()
 
 
+def running_steps(slurm: Cluster) -> list[str]:
+    """Steps that srun has begun, like ``12_3.0``; the batch script of a job, listed too, is none."""
+    told = slurm.ask("squeue", "--noheader", "--steps", "--format=%i").split()
+    return [step for step in told if step.rpartition(".")[2].isdigit()]
+
+
+def requeued(slurm: Cluster) -> list[str]:
+    """What Slurm says of the jobs that it has put back into the queue, a line each."""
+    told = slurm.ask("scontrol", "--oneliner", "show", "job").splitlines()
+    return [line for line in told if re.search(r"\bRestarts=[1-9]", line)]
+
+
 def begun(output: str) -> Counter[str]:
     """How often each run was submitted."""
     paths = (Path(output) / SHARED).glob("*.events.jsonl")
@@ -64,9 +77,9 @@ def begun(output: str) -> Counter[str]:
 
 
 def check_whole(output: str, runs: int, folder: Path) -> None:
-    """All there, each once, as without Slurm."""
+    """All there, each once, as by `serial`."""
     assert len(records(output)) == runs
-    assert run("--output", "alone") == 0
+    assert run("--output", "alone", "--executor", "serial") == 0
     assert results(output) == results("alone")
     tables: list[Any] = []
     for name in (output, "alone"):
@@ -86,8 +99,8 @@ def test_a_sweep_in_which_a_job_is_cancelled_one_killed_one_preempted_and_the_co
     wait_for(lambda: len(records("there")) >= 2)
     wait_for(lambda: jobs(here, "RUNNING"))
     here.ask("scancel", jobs(here, "RUNNING")[0])
-    wait_for(lambda: jobs(here, "RUNNING"))
     _kill_a_step(here)
+    wait_for(lambda: jobs(here, "RUNNING"))
     other = subprocess.run(
         ["sbatch", "--partition=high", "--gres=gpu:2", "--exclusive", "--wrap=sleep 3"],
         env=os.environ,
@@ -97,6 +110,7 @@ def test_a_sweep_in_which_a_job_is_cancelled_one_killed_one_preempted_and_the_co
         cwd=folder,
     )
     assert "Submitted" in other.stdout
+    wait_for(lambda: requeued(here))  # while the controller still remembers the job
     wait_for(lambda: len(records("there")) >= 10)
     here.stop_controller()
     time.sleep(5)
@@ -108,9 +122,11 @@ def test_a_sweep_in_which_a_job_is_cancelled_one_killed_one_preempted_and_the_co
 
 
 def _kill_a_step(slurm: Cluster) -> None:
-    """Kill the process of a job that runs."""
-    number = jobs(slurm, "RUNNING")[0]
-    slurm.ask("scancel", "--signal=KILL", "--full", number)
+    """Kill the process of a job, of which a step runs: not its script alone, before or after the run."""
+    wait_for(lambda: running_steps(slurm))
+    step = running_steps(slurm)[0]
+    slurm.ask("scancel", "--signal=KILL", "--full", step.rpartition(".")[0])
+    wait_for(lambda: step not in running_steps(slurm), seconds=60)
 
 
 def test_jobs_outlive_the_sweep_that_sent_them(here: Cluster, folder: Path) -> None:
