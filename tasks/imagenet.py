@@ -149,14 +149,15 @@ class ImageNet(FolderCalibration):
             module = classification.create_pretrained(model, self._arguments(model))
             self._require_outputs(module, model)
             return self._with_reference(model, module)
-        module, remark = self._untrained(model)
+        held = storage.read_checkpoint(checkpoint)
+        module, notes, remark = self._untrained(model, held)
         try:
-            weights = storage.load_weights(module, checkpoint, classification.adapted_state)
+            weights = storage.load_weights(module, held, classification.adapted_state)
         except TaskError as error:
             raise TaskError(f"{error}{remark}") from error
         self._require_outputs(module, model)
         identity = self._as_built(weights.identity, model)
-        return LoadedModel(model, module.eval(), weights=identity, notes=weights.notes)
+        return LoadedModel(model, module.eval(), weights=identity, notes=(*notes, *weights.notes))
 
     @classmethod
     def model_arguments(cls, weights: str | None) -> Mapping[str, Any]:
@@ -260,11 +261,14 @@ class ImageNet(FolderCalibration):
         return self._source.training
 
     @cached_property
+    def _labelled(self) -> LabelledImages:
+        """The images as their labels alone tell of them."""
+        return self._require_train().labelled() if self.options.holdout else self._source.judged
+
+    @cached_property
     def _judged(self) -> LabelledImages:
         """Images that could be judged on, before half of them is held out and a limit drawn."""
-        holdout, number = self.options.holdout, self.options.num_classes
-        found = self._require_train().labelled() if holdout else self._source.judged
-        return found.of_classes(number)
+        return self._labelled.of_classes(self.options.num_classes)
 
     @cached_property
     def _chosen(self) -> list[Sample]:
@@ -295,16 +299,30 @@ class ImageNet(FolderCalibration):
             )
         return self._train
 
-    def _untrained(self, model: str) -> tuple[nn.Module, str]:
-        """The model, with as many outputs as there are classes, and what to add where weights do not fit."""
+    def _untrained(
+        self, model: str, held: storage.Checkpoint
+    ) -> tuple[nn.Module, tuple[str, ...], str]:
+        """The model with an output for each class; where no label tells how many, as the checkpoint has.
+
+        With it what has to be said of that, and what to add where weights do not fit.
+        """
         arguments = self._arguments(model)
         module = classification.create_untrained(model, arguments=arguments)
         own, classes = _outputs(module), self._judged.labels.classes
-        if classes in (None, own):
-            return module, ""
-        remark = f"; built with {classes} outputs instead of {own}, as the labels say: "
-        built = classification.create_untrained(model, classes, arguments)
-        return built, remark + self._judged.notes[0]
+        head = classification.head_outputs(storage.weights_in(held, module), module)
+        outputs = own if "num_classes" in arguments else classes or head or own
+        remark = ""
+        if head not in (None, outputs):
+            remark = classification.way_out(
+                head, outputs, self._labelled.labels, self.options, model
+            )
+        if outputs == own:
+            return module, (), remark
+        built = classification.create_untrained(model, outputs, arguments)
+        instead = f"built with {outputs} outputs instead of {own}, as"
+        if classes is None:
+            return built, (f"{model} was {instead} the head of {held.path.name} has",), remark
+        return built, (), f"; {instead} the labels say: {self._judged.notes[0]}{remark}"
 
     def _arguments(self, model: str) -> Mapping[str, Any]:
         return self.options.model_args.get(model, {})

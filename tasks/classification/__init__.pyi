@@ -18,9 +18,11 @@ from .timm_models import create_pretrained as create_pretrained
 from .timm_models import create_skeleton as create_skeleton
 from .timm_models import create_untrained as create_untrained
 from .timm_models import full_name as full_name
+from .timm_models import head_outputs as head_outputs
 from .timm_models import is_architecture as is_architecture
 from .timm_models import licence as licence
 from .timm_models import near_names as near_names
 from .timm_models import preprocessing as preprocessing
 from .timm_models import pretrained_names as pretrained_names
+from .way_out import way_out as way_out
 from .zoo import build_architecture as build_architecture

@@ -53,7 +53,8 @@ class LabelledImages:
         if self.labels.classes is not None:
             raise TaskError(
                 f"{self.notes[0]}: the labels are of {self.labels.classes} classes, but --num-classes is "
-                f"{number}; leave --num-classes out"
+                f"{number}; leave --num-classes out, or name {number} classes in the order of the model's "
+                "outputs with --class-map"
             )
         largest = max(self.labels.indices)
         if largest >= number:
@@ -90,7 +91,9 @@ class LabelledImages:
             )
         if largest >= outputs:
             raise TaskError(
-                f"{self.notes[0]}: label {largest}, but {model} has {outputs} outputs, 0 to {outputs - 1}"
+                f"{self.notes[0]}: label {largest}, but {model} has {outputs} outputs, 0 to {outputs - 1}; "
+                "give the --checkpoint of a model that has these classes, or say with --class-map which "
+                "labels its outputs are"
             )
         if classes is None:
             self._refuse_fewer_classes(outputs, model)

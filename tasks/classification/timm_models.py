@@ -174,6 +174,26 @@ def adapted_state(
     return converted, tuple(notes)
 
 
+def head_outputs(state: Mapping[str, Tensor], module: nn.Module) -> int | None:
+    """Return how many outputs the classifier has whose weights are in a state dict.
+
+    Args:
+        state: tensors by timm's names, or by those of the original repositories.
+        module: timm's model, of any number of outputs.
+
+    Returns:
+        None where no tensor has the name of the model's classifier.
+    """
+    named = getattr(module, "default_cfg", {}).get("classifier") or ()
+    for name in (named,) if isinstance(named, str) else named:
+        # Where timm has the classifier in a part of its own (head.fc), original weights have head alone.
+        for place in (name, name.partition(".")[0]):
+            weight = state.get(f"{place}.weight")
+            if weight is not None and weight.ndim > 1:
+                return len(weight)
+    return None
+
+
 def create_by_class(name: str, settings: Mapping[str, Any]) -> nn.Module:
     """Return an untrained model of one of the classes of ``timm.models``."""
     module: nn.Module = getattr(timm.models, name)(**settings)

@@ -1,3 +1,5 @@
+from .checkpoints import Checkpoint as Checkpoint
+from .checkpoints import read_checkpoint as read_checkpoint
 from .checkpoints import read_state_dict as read_state_dict
 from .contents import content_ids as content_ids
 from .contents import read_content as read_content
@@ -19,3 +21,4 @@ from .model_cards import write_card as write_card
 from .state_dicts import load_strictly as load_strictly
 from .weights import Weights as Weights
 from .weights import load_weights as load_weights
+from .weights import weights_in as weights_in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from safetensors.torch import save_file
 from vit_ptq_bench.bench.cli import main
 from vit_ptq_bench.tasks.api.options import TaskOptions
 from vit_ptq_bench.tasks.api.registry import TASKS
+from vit_ptq_bench.tasks.classification.label_sets import imagenet_indices
 from vit_ptq_bench.tasks.storage import kept
 
 MODEL = "vit_tiny_patch16_224"
+DEIT = "deit_tiny_patch16_224"
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +115,112 @@ def test_weights_that_fit_are_loaded_once(place, monkeypatch):
         folder.rmdir()
     said = problem()
     assert said is not None and "head.bias is (3,), the model has (2,)" in said
+
+
+@pytest.fixture
+def tuned(place: Path) -> Path:
+    """A DeiT-Tiny of ten classes, in a file that a training script wrote, with an average beside it."""
+    state = timm.create_model(DEIT, num_classes=10).state_dict()
+    wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
+    torch.save({"state_dict": wrapped, "state_dict_ema": state, "epoch": 3}, place / "tuned.pth")
+    return place / "tuned.pth"
+
+
+def ten_images(folder: Path, names: list[str]) -> None:
+    for part in ("train", "val"):
+        for number, name in enumerate(names):
+            path = folder / part / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(number).integers(0, 255, (30, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)
+
+
+def labels_of(place: Path, labels: list[int]) -> Path:
+    """Flat images with these indices, and a file of them."""
+    ten_images(place / "flat", ["any"] * len(labels))
+    for path in (place / "flat" / "val" / "any").iterdir():
+        path.rename(path.parents[1] / path.name)
+    (place / "flat" / "val" / "any").rmdir()
+    (place / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
+    return place / "labels.txt"
+
+
+OWN = ("own.toml", "--data-dir", "flat", "--val-labels", "labels.txt", "--checkpoint", "tuned.pth")
+
+
+def test_the_checkpoint_tells_how_many_classes_indices_are_of(place, tuned, capsys):
+    labels_of(place, list(range(10)))
+    words = ("run", *OWN, "--models", DEIT, "--dry-run", "--output", "out")
+    assert main(list(words)) == 0
+    ids = [line.split()[0] for line in capsys.readouterr().out.splitlines() if DEIT in line]
+    assert main([*words, "--num-classes", "10"]) == 0
+    given = [line.split()[0] for line in capsys.readouterr().out.splitlines() if DEIT in line]
+    assert ids[:2] == given[:2] and len(ids) >= 2  # the same runs, whoever tells it
+    options = TaskOptions(
+        data_dir=place / "flat", val_labels=place / "labels.txt", checkpoint=tuned
+    )
+    loaded = TASKS.get("imagenet")(options).load_model(DEIT)
+    assert loaded.module.num_classes == 10
+    assert loaded.notes[0] == (
+        f"{DEIT} was built with 10 outputs instead of 1000, as the head of tuned.pth has"
+    )
+
+
+def test_indices_that_the_checkpoint_does_not_have_are_refused_with_the_way_out(
+    place, tuned, capsys
+):
+    labels_of(place, [*range(9), 12])
+    said = refused(capsys, *OWN, "--models", DEIT, "--dry-run")
+    assert f"label 12, but {DEIT} has 10 outputs, 0 to 9" in said and "--class-map" in said
+    labels_of(place, list(range(10)))
+    said = refused(capsys, *OWN, "--models", DEIT, "--dry-run", "--num-classes", "12")
+    assert "has 10 outputs, --num-classes says 12: leave it out, or say 10" in said
+
+
+def test_wordnet_folders_of_another_list_are_refused_with_the_class_map(place, tuned, capsys):
+    names = list(imagenet_indices())[5:15]
+    ten_images(place / "ten", names)
+    words = ("own.toml", "--data-dir", "ten", "--checkpoint", "tuned.pth", "--models", DEIT)
+    said = refused(capsys, *words, "--dry-run")
+    assert "the labels are of 1000 classes (WordNet ids)" in said
+    assert "name its 10, in the order of the outputs, with --class-map" in said
+    said = refused(capsys, *words, "--dry-run", "--num-classes", "10")
+    assert "name 10 classes in the order of the model's outputs with --class-map" in said
+    (place / "nine.txt").write_text("\n".join(["n00000001", *names]))
+    said = refused(capsys, *words, "--dry-run", "--class-map", "nine.txt")
+    assert "--class-map names 11 classes: it has to name all 10" in said
+    (place / "map.txt").write_text("\n".join(names))
+    more = ("--class-map", "map.txt", "--dry-run", "--output", "out")
+    assert main(["run", *words, *more]) == 0
+    assert "runs would run" in capsys.readouterr().out
+
+
+def test_a_number_of_outputs_in_the_arguments_is_named(place, tuned, capsys):
+    labels_of(place, list(range(10)))
+    (place / "own.toml").write_text(
+        f'task = "imagenet"\nmethods = ["minmax"]\nbits = ["W8A8"]\ncalibration_images = 2\n'
+        f'[models.{DEIT}]\ncheckpoint = "tuned.pth"\nmodel_args = {{ num_classes = 12 }}\n'
+    )
+    said = refused(capsys, *OWN[:5], "--dry-run")
+    assert "has 10 outputs, model_args say num_classes = 12: leave it out" in said
+
+
+def test_the_head_is_found_in_a_layout_of_the_original_repository(place):
+    labels_of(place, list(range(10)))
+    model = "swin_tiny_patch4_window7_224"
+    state = timm.create_model(model, num_classes=10).state_dict()
+    original = {
+        re.sub(
+            r"layers\.(\d)\.downsample",
+            lambda found: f"layers.{int(found[1]) - 1}.downsample",
+            name,
+        ).replace("head.fc.", "head."): tensor
+        for name, tensor in state.items()
+    }
+    save_file(original, place / "swin.safetensors")
+    options = TaskOptions(
+        data_dir=place / "flat",
+        val_labels=place / "labels.txt",
+        checkpoint=place / "swin.safetensors",
+    )
+    assert TASKS.get("imagenet")(options).load_model(model).module.num_classes == 10

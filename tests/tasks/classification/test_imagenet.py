@@ -353,7 +353,7 @@ def flat(tmp_path):
 
 def test_indices_and_weights_of_a_number_of_classes_that_is_given(flat, tmp_path):
     own = {**flat, "checkpoint": tmp_path / "five.safetensors"}
-    with pytest.raises(TaskError, match="does not fit"):
+    with pytest.raises(TaskError, match="as of 3 classes, but .* 5 outputs.*--num-classes"):
         _task(**own).load_model(MODEL)
     task = _task(**own, num_classes=5)
     loaded = task.load_model(MODEL)
@@ -362,7 +362,8 @@ def test_indices_and_weights_of_a_number_of_classes_that_is_given(flat, tmp_path
     assert task.data_id() == _task(**own).data_id()
     assert "indices from 0 of 5 classes, as --num-classes says" in task.data_notes()[0]
     with pytest.raises(
-        TaskError, match="does not fit.*with 6 outputs instead of 1000.*--num-classes"
+        TaskError,
+        match="does not fit.*with 6 outputs instead of 1000.*has 5 outputs, --num-classes says 6",
     ):
         _task(**own, num_classes=6).load_model(MODEL)
 
