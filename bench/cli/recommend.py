@@ -23,6 +23,12 @@ images, lies within the points."""
 WIDTH, SHORT, RUNNERS_UP = 80, 8, 9
 """Columns of the table; characters of a run's id there; rows behind the answer."""
 
+OPERATIONS = "bit-operations"
+
+LOOKED_UP = """\
+*: the run did not count them; they are those of another run of the same model
+and bit table, from which they follow."""
+
 EXPLAINED = """\
 drop: points lost against full precision on the same images, the mean over
 seeds, with its 95 % interval over images; sure: whether the whole interval lies
@@ -75,6 +81,8 @@ def _print(found: Recommendation, results: str) -> None:
     print()
     _print_table(found, [len(kinds) > 1 for kinds in several])
     print(f"\n{EXPLAINED.format(allowed=points(found.allowed))}")
+    if any(_is_looked_up(one, found.by) for one in found.found[: RUNNERS_UP + 1]):
+        print(LOOKED_UP)
     for sentence in found.left_out:
         print(f"left out: {sentence}")
 
@@ -86,7 +94,8 @@ def _print_chosen(found: Recommendation, results: str) -> None:
     scope = f", scope {chosen.place.scope}" if chosen.place.scope else ""
     unit, words = COSTS[found.by]
     print(f"{chosen.label} at {chosen.place.bits}, protocol {chosen.place.protocol}{scope}")
-    print(f"  least {words}: {chosen.cost(found.by):.2f} {unit}")
+    looked_up = ", as another run of the same bit table counted" * _is_looked_up(chosen, found.by)
+    print(f"  least {words}: {chosen.cost(found.by):.2f} {unit}{looked_up}")
     sure = {
         True: f"its whole interval lies within {points(found.allowed)}",
         False: f"its interval reaches beyond {points(found.allowed)}",
@@ -96,6 +105,10 @@ def _print_chosen(found: Recommendation, results: str) -> None:
     print(f"  repeat: bench repeat {chosen.row.record.run_id} --results {results}")
 
 
+def _is_looked_up(one: Candidate, by: str) -> bool:
+    return by == OPERATIONS and one.looked_up
+
+
 def _interval(one: Candidate) -> str:
     low, high = one.drop.low, one.drop.high
     return "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
@@ -103,8 +116,8 @@ def _interval(one: Candidate) -> str:
 
 def _print_table(found: Recommendation, told: Sequence[bool]) -> None:
     """The answer and those behind it, in at most `WIDTH` columns: the names of rows are cut."""
-    head = ["method", "bits", "protocol", "scope", "MB", "s", "drop", "sure", "run"]
-    keep = [True, True, *told, True, True, True, True, True]
+    head = ["method", "bits", "protocol", "scope", "G", "MB", "s", "drop", "sure", "run"]
+    keep = [True, True, *told, found.by == OPERATIONS, True, True, True, True, True]
     shown = found.found[: RUNNERS_UP + 1]
     rows = [_line(one, found.allowed) for one in shown]
     lines = [[cell for cell, kept in zip(row, keep, strict=True) if kept] for row in (head, *rows)]
@@ -117,12 +130,13 @@ def _print_table(found: Recommendation, told: Sequence[bool]) -> None:
 
 
 def _line(one: Candidate, allowed: float) -> list[str]:
-    size, seconds = one.size, one.row.seconds
+    size, seconds, operations = one.size, one.row.seconds, one.cost(OPERATIONS)
     return [
         one.label,
         one.place.bits,
         one.place.protocol,
         one.place.scope or "all",
+        "" if operations is None else f"{operations:.2f}{'*' * one.looked_up}",
         "" if size is None else f"{size:.2f}",
         "" if seconds is None else f"{seconds:.1f}",
         f"{one.drop.points:.2f}{_interval(one)}",

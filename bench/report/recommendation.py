@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning.names import unknown
 from vit_ptq_bench.bench.records.record import Record
 from vit_ptq_bench.bench.records.store import Store
+from vit_ptq_bench.bench.report.bit_operations import BitOperations
 from vit_ptq_bench.bench.report.drop import Drop, drop_of
 from vit_ptq_bench.bench.report.leaderboard import evidence_of, judged
 from vit_ptq_bench.bench.report.tables import Loader, Place, Row, Table, seen, tables
@@ -36,11 +37,13 @@ class Candidate:
         place: of its table.
         row: the method with its settings, all seeds.
         drop: against full precision.
+        counted: bit operations, also those that other runs have counted.
     """
 
     place: Place
     row: Row
     drop: Drop
+    counted: BitOperations = field(default_factory=BitOperations, repr=False, compare=False)
 
     @property
     def size(self) -> float | None:
@@ -50,9 +53,14 @@ class Candidate:
     def cost(self, by: str) -> float | None:
         """The size in MB, the bit operations of an image in 10^9, or the seconds that calibration takes."""
         if by == "bit-operations":
-            operations = self.row.mean(lambda record: record.bit_operations)
+            operations = self.counted.mean(self.row)
             return None if operations is None else operations / 1e9
         return self.size if by == "size" else self.row.seconds
+
+    @property
+    def looked_up(self) -> bool:
+        """Whether bit operations are those of another run, of the same model and bit table."""
+        return self.counted.looked_up(self.row)
 
     @property
     def label(self) -> str:
@@ -73,7 +81,8 @@ class Candidate:
             "interval": None if self.drop.high is None else [self.drop.low, self.drop.high],
             "within": self.drop.within(allowed),
             "size_mb": self.size,
-            "bit_operations": self.row.mean(lambda record: record.bit_operations),
+            "bit_operations": self.counted.mean(self.row),
+            "bit_operations_looked_up": self.looked_up,
             "seconds": self.row.seconds,
             "runs": [record.run_id for record in self.row.runs],
         }
@@ -148,7 +157,8 @@ def recommend(
     evidence = evidence_of(store)
     of_model = [one for one in tables(own, evidence) if one.place.model == model]
     chosen, notes = _one_subject(_of_protocol(of_model, model, protocol))
-    rows = [row for row in _candidates(chosen, evidence) if row.cost(by) is not None]
+    counted = BitOperations(own)
+    rows = [row for row in _candidates(chosen, evidence, counted) if row.cost(by) is not None]
     lacking = sum(len(table.ranked) for table in chosen) - len(rows)
     if lacking:
         notes.append(f"{_count(lacking)} without a record of the {COSTS[by][1]}")
@@ -244,13 +254,16 @@ def _rows_of(found: Sequence[Table]) -> int:
     return sum(len(table.ranked) for table in found)
 
 
-def _candidates(found: Sequence[Table], evidence: Loader) -> list[Candidate]:
+def _candidates(
+    found: Sequence[Table], evidence: Loader, counted: BitOperations
+) -> list[Candidate]:
     candidates = []
     for table in found:
         assert table.reference is not None
         full = seen(table.reference, evidence)
         candidates += [
-            Candidate(table.place, row, drop_of(full, seen(row, evidence))) for row in table.ranked
+            Candidate(table.place, row, drop_of(full, seen(row, evidence)), counted)
+            for row in table.ranked
         ]
     return candidates
 
