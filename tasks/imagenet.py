@@ -127,9 +127,20 @@ class ImageNet(FolderCalibration):
         """Return why the checkpoint's tensors do not fit the model, or its outputs the labels."""
         labels = self._judged.labels
         if self.options.weights_of(model) is None:
+            if not self._weights_source(model):
+                return "timm has no pretrained weights of it; give a file with --checkpoint"
             return self._outputs_problem(model)
         facts = (self.weights_id(model), self.data_id(), str(labels.classes), *self._judged.notes)
         return storage.loading_problem(lambda: self.load_model(model), self.name, model, *facts)
+
+    def weights_to_fetch(self, model: str) -> str | None:
+        """Return where timm would fetch weights from; None: a checkpoint or a cache has them."""
+        if self.options.weights_of(model) is not None:
+            return None
+        source = self._weights_source(model)
+        if classification.is_on_this_machine(source):
+            return None
+        return classification.place_of(source)
 
     def evaluated_images(self) -> int:
         """Return how many images are judged on, of a subset or a half of the data so many less."""
@@ -355,6 +366,16 @@ class ImageNet(FolderCalibration):
             "outputs", f"{key}-{name}", lambda: str(_outputs(self.skeleton(model)))
         )
         return self._refused(int(outputs), model)
+
+    def _weights_source(self, model: str) -> str:
+        """Where timm has the weights from; of those that papers report it need not be asked."""
+        if model in REFERENCES:
+            return f"hf-hub:timm/{model}"
+        key = storage.recipe_key((__name__,), ("timm",))
+        name = sha256(model.encode()).hexdigest()[:16]
+        return storage.kept_text(
+            "source", f"{key}-{name}", lambda: classification.weights_source(model) or "none"
+        ).removeprefix("none")
 
     def _refused(self, outputs: int, model: str) -> str | None:
         """Why the labels are not those of a model with so many outputs, or None."""

@@ -120,7 +120,7 @@ def _memory(runs: Sequence[Run], slots: Sequence[Slot], records: Sequence[Record
     alike = [one for one in records if str(one.environment.get("device")).startswith(kind)]
     peak = expected_peak(runs, alike)
     if peak is None:
-        return []
+        return [f"memory: not known, no record on {kind} is of a run like these"]
     run, most = peak
     beside = min(len(runs), sum(slot.device == device for slot in slots))
     free = free_mb(device)

@@ -69,14 +69,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _dry_run(options: RunOptions, probe: bool) -> int:
     """Print the plan, and what the runs that are due would take."""
+    from vit_ptq_bench.bench.execution.devices import check_devices
     from vit_ptq_bench.bench.planning.overwrite import decisions_of
+    from vit_ptq_bench.bench.planning.pretrained import to_fetch
 
+    check_devices(options)
     decisions = decisions_of(options, say)
     print_plan(decisions, options.folder)
     due = [decision.run for decision in decisions if decision.due]
     if due:
         from vit_ptq_bench.bench.cli.expectation import print_expectation
 
+        for sentence in to_fetch(due, options.tasks):
+            print(sentence)
         print_expectation(options, due, probe)
     return 0
 

@@ -36,8 +36,11 @@ def print_rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def hours(number: float) -> str:
-    """Hours as people say them: minutes below one, days beside two days and more."""
+    """Hours as people say them: minutes below one, then seconds, days beside two days and more."""
     days = f" ({number / 24:.1f} days)" if number >= 48 else ""
+    seconds = number * 3600
+    if seconds < 6:  # that would be 0.0 min
+        return f"{max(seconds, 0.1):.1f} s"
     return f"{number:.1f} h{days}" if number >= 1 else f"{number * 60:.1f} min"
 
 

@@ -58,6 +58,21 @@ def check_spelling(name: str) -> int | None:
     return int(number[1] or 0)
 
 
+def check_devices(options: RunOptions) -> None:
+    """Refuse devices that a sweep could not run on.
+
+    A login node of Slurm has no GPU mostly: there each run looks for its device where it is carried out.
+
+    Raises:
+        BenchError: one is not there, or no device at all.
+    """
+    for name in options.device:
+        if options.executor == "slurm":
+            check_spelling(name)
+        else:
+            check_device(name)
+
+
 def core_count() -> int:
     """Cores this process may use; OMP_NUM_THREADS, where set, lowers it."""
     try:

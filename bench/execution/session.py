@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from vit_ptq_bench.bench.execution import forkserver, scratch
-from vit_ptq_bench.bench.execution.devices import check_device, check_spelling
+from vit_ptq_bench.bench.execution.devices import check_devices
 from vit_ptq_bench.bench.execution.display import make_display
 from vit_ptq_bench.bench.execution.interrupt import hold_interrupts, raise_interrupts
 from vit_ptq_bench.bench.execution.sweep import Sweep
@@ -74,10 +74,7 @@ def carry_out(options: RunOptions, console: Console | None = None, say: Say = si
         plugins.load(options.plugin)
         if options.executor == "local":
             forkserver.warm_up(*_preloads(options))  # it imports torch while we plan
-        # A login node has no GPU mostly: there each run looks for its device where it is carried out.
-        check = check_spelling if options.executor == "slurm" else check_device
-        for device in options.device:
-            check(device)
+        check_devices(options)
         return _swept(options, planned(options, say), console or Console())
 
 

@@ -49,6 +49,7 @@ FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "folder_id": ("a text", is_text),
     "check_folder": ("a tuple of texts", are_texts),
     "weights_problem": ("a text or None", lambda value: value is None or is_text(value)),
+    "weights_to_fetch": ("a text or None", lambda value: value is None or is_text(value)),
     "evaluated_images": (
         "a number above 0 or None",
         lambda value: value is None or is_count(value),

@@ -162,6 +162,13 @@ class Task(ABC):
         """
         return None
 
+    def weights_to_fetch(self, model: str) -> str | None:
+        """Return where published weights of a model would be fetched from; None: they are on this machine.
+
+        Nothing is fetched to find out. A dry run says it: without a network such a run fails.
+        """
+        return None
+
     def evaluated_images(self) -> int | None:
         """Return how many images a run is judged on; None: that is not known before it runs.
 

@@ -43,6 +43,21 @@ def licence(model: str) -> str | None:
     return str(found) if found else None
 
 
+def weights_source(model: str) -> str:
+    """Return where timm has pretrained weights of a model from; empty: it has none.
+
+    That is ``hf-hub:<repository>``, with ``:<file>`` where it names one, an address, or a file.
+    """
+    found = timm.get_pretrained_cfg(model)
+    if found is None:
+        return ""
+    if found.hf_hub_id and not found.file:
+        return f"hf-hub:{found.hf_hub_id}" + (
+            f":{found.hf_hub_filename}" if found.hf_hub_filename else ""
+        )
+    return found.file or found.url or ""
+
+
 RESERVED = (
     *("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
     *("features_only", "scriptable", "exportable", "no_jit"),

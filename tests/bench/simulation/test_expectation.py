@@ -10,6 +10,7 @@ import pytest
 
 from tests.bench.simulation.test_simulation import full, minmax, written
 from vit_ptq_bench.bench.cli import expectation, main
+from vit_ptq_bench.bench.cli.text import hours
 from vit_ptq_bench.bench.execution import room
 from vit_ptq_bench.bench.planning.overwrite import decisions_of
 from vit_ptq_bench.bench.planning.settings import resolve_run
@@ -49,6 +50,27 @@ def test_hours_by_hand(place, capsys):
     assert "no record has the method, or its settings, of 2 of 5 runs" in text
 
 
+def test_short_times_are_told_in_seconds(place, capsys):
+    spent = {name: second / 1000 for name, second in minmax().seconds.items()}
+    written(place / "results", full(evaluate=0.0004), replace(minmax(), seconds=spent))
+    text = said(capsys, "--methods", "minmax", "--workers", "1")
+    assert re.search(r"takes [0-9]+\.[0-9] s\n", text) and "0.0 min" not in text
+    assert [hours(number / 3600) for number in (0.04, 5.94, 6.0, 90.0, 3600.0)] == [
+        "0.1 s",
+        "5.9 s",
+        "0.1 min",
+        "1.5 min",
+        "1.0 h",
+    ]
+
+
+def test_devices_of_jobs_are_only_spelled(place, capsys):
+    words = ("--executor", "slurm", "--slurm", "time=60", "--device", "cuda:7777")
+    assert "runs would run" in said(capsys, *words)
+    assert main(["run", "own.toml", "--dry-run", *words[:-1], "cuda:x"]) == 2
+    assert "unknown device 'cuda:x'" in capsys.readouterr().err
+
+
 def test_only_what_is_due_counts(place, capsys):
     written(place / "results", full(), minmax())
     [first, *_] = decisions_of(
@@ -66,7 +88,7 @@ def test_only_what_is_due_counts(place, capsys):
 def test_without_records_nothing_is_made_up(place, capsys):
     text = said(capsys)
     assert "how long it takes is not known: no record of a method has the full-precision" in text
-    assert "memory:" not in text
+    assert "memory: not known, no record on cpu is of a run like these\n" in text
     assert re.search(r"disk: up to 4 GB while it runs \(--share-gb\); [0-9.]+ GB are free\n", text)
 
 
