@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SUITE = """
 task = "fashion"
 models = ["vit_mini"]
-methods = ["minmax", "repq-vit"]
+methods = ["minmax", "repq-vit", "rose-uniform"]
 bits = ["W8A8"]
 calibration_images = 8
 limit = 40
@@ -45,9 +45,49 @@ def models(folder, monkeypatch):
     return found
 
 
+GUARD = """
+import sys
+
+
+def no_network(event, arguments):
+    if event in ("socket.__new__", "socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
+        raise OSError(f"no network here: {event}")
+
+
+sys.addaudithook(no_network)
+"""
+
+
+def without_network(*words):
+    """Run a Python program in whose process no socket can be made, by whatever library."""
+    folder = Path("guard")
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(GUARD)
+    paths = os.pathsep.join((str(folder.resolve()), str(ROOT)))
+    return subprocess.run(
+        [sys.executable, *words],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import socket; socket.create_connection(('localhost', 80))",
+        "import socket; socket.socket()",
+        "import urllib.request as u; u.urlopen('http://127.0.0.1/')",
+    ],
+)
+def test_the_guard_of_the_tour_keeps_programs_from_the_network(models, program):
+    assert "no network here: socket." in without_network("-c", program).stderr
+
+
 def test_the_tour(models, capsys):
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-    run_id = models["minmax"].stem
+    run_id = models["rose-uniform"].stem
     words = ["--results", "output/s", "--output", "m.onnx", "--check", "--limit", "40"]
     assert main(["export", run_id[:8], *words]) == 0
     told = capsys.readouterr()
@@ -59,15 +99,10 @@ def test_the_tour(models, capsys):
     assert any(title.startswith("FP32 on ONNX Runtime") for title in rows)
     assert "ONNX Runtime static W8A8" in rows and "the same, products only" in rows
     assert all(len(line) <= 80 for line in told.out.splitlines()[-10:])
-    alone = models["minmax"].rename("alone.safetensors")
-    finished = subprocess.run(
-        [sys.executable, "-m", "vit_ptq_bench", "evaluate", alone, "--limit", "40"],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    alone.rename(models["minmax"])
+    alone = models["rose-uniform"].rename("alone.safetensors")
+    finished = without_network("-m", "vit_ptq_bench", "evaluate", str(alone), "--limit", "40")
+    alone.rename(models["rose-uniform"])
+    assert finished.returncode == 0, finished.stderr
     assert re.search(rf"top1 {simulated:.2f} ", finished.stdout)
 
 
