@@ -52,12 +52,47 @@ def test_wrapped_model_is_the_original_while_quantizers_are_off(tiny, images):
         "vit_small_patch16_rope_224",
     ],
 )
-@torch.no_grad()
 def test_timm_models_by_name(name):
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=7).eval()
-    images = torch.randn(1, *model.default_cfg["input_size"])
+    same_as_timm(timm.create_model(name, num_classes=7))
+
+
+@torch.no_grad()
+def same_as_timm(model):
+    """Wrapped, with quantizers off, the model is what it was, on an image of its own size."""
+    model = model.eval()
+    size = model.patch_embed.img_size if hasattr(model.patch_embed, "img_size") else None
+    images = torch.randn(1, 3, *(size or model.default_cfg["input_size"][1:]))
     torch.testing.assert_close(wrap_model(model, TABLE)(images), model(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "has"),
+    [
+        ("vit_small_patch14_dinov2", {"img_size": 70}, "blocks.0.ls1"),
+        ("vit_small_patch14_reg4_dinov2", {"img_size": 70}, "reg_token"),
+        (
+            "vit_base_patch16_sapiens2",
+            {"img_size": 64, "num_kv_heads": 12},
+            "blocks.0.attn.q_norm.weight",
+        ),
+        ("vit_small_patch8_224", {}, "patch_embed.proj"),
+        ("vit_tiny_patch16_384", {}, "patch_embed.proj"),
+        ("vit_wee_patch16_reg1_gap_256", {}, "fc_norm.weight"),
+        ("vit_base_patch16_gap_224", {}, "norm.weight"),
+    ],
+)
+def test_timm_models_by_name_two_blocks_deep(name, arguments, has):
+    """DINOv2, registers, qk-norm, patches of 8, 384 pixels, average pooling with and without fc_norm."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=7, depth=2, **arguments)
+    parts = {*dict(model.named_modules()), *model.state_dict()}
+    assert has in parts
+    for (
+        parameter
+    ) in model.parameters():  # as after training: no LayerScale near 0, no norm that does nothing
+        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1) * 0.5, std=0.05)
+    same_as_timm(model)
 
 
 def test_every_layer_has_a_role_and_every_site_a_unique_name(tiny):
