@@ -56,12 +56,17 @@ def sharpened(model: nn.Module, seed: int) -> nn.Module:
     return model.eval()
 
 
-def build_detector(name: str = DETECTORS[0]) -> nn.Module:
-    """Return a bundled detector's architecture, thinner still, with random weights that say something."""
+def build_detector(name: str = DETECTORS[0], stages: int = 2) -> nn.Module:
+    """Return a bundled detector's architecture, thinner still, with random weights that say something.
+
+    Args:
+        name: a bundled detector.
+        stages: of its backbone. With two, no patch merging reads a stream whose channels can be mixed.
+    """
     from vit_ptq_bench.tasks.detection import models, zoo
 
     config = models.read_config(zoo.config_path(name))
-    _thin(config.model)
+    _thin(config.model, stages)
     torch.manual_seed(0)
     return shaken(models.build_detector(config))
 
@@ -79,11 +84,17 @@ def shaken(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def _thin(model: Any) -> None:
-    """Two stages and few channels everywhere, in the config of a detector."""
-    model.backbone.update(embed_dims=16, depths=(2, 2), num_heads=(1, 2), strides=(4, 2))
-    model.backbone.out_indices = (0, 1)
-    model.neck.update(in_channels=[16, 32], out_channels=16, num_outs=5)
+def _thin(model: Any, stages: int) -> None:
+    """Few stages and few channels everywhere, in the config of a detector."""
+    widths, numbers = [16 * 2**stage for stage in range(stages)], range(stages)
+    model.backbone.update(
+        embed_dims=widths[0],
+        depths=(2,) * stages,
+        num_heads=tuple(2**stage for stage in numbers),
+        strides=(4, *(2,) * (stages - 1)),
+        out_indices=tuple(numbers),
+    )
+    model.neck.update(in_channels=widths, out_channels=16, num_outs=5)
     model.rpn_head.update(in_channels=16, feat_channels=16)
     heads = model.roi_head.bbox_head
     for head in heads if isinstance(heads, list) else [heads]:

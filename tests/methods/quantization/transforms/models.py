@@ -42,6 +42,12 @@ def _unnormed_swin() -> nn.Module:
     return model
 
 
+def _three_stages() -> nn.Module:
+    """The second merging reads a stream that the first one writes, and whose channels can be mixed."""
+    deeper = SWIN | {"depths": (1, 2, 1), "num_heads": (2, 4, 8)}
+    return SwinTransformer(**deeper, img_size=16, window_size=4)
+
+
 BUILDERS: dict[str, Callable[[], nn.Module]] = {
     **{name: (lambda own=own: _vit(own)) for name, own in VITS.items()},
     **{
@@ -49,6 +55,7 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
         for name, (own, _) in (PADDED | WHOLE).items()
     },
     "swin, embedding without a norm": _unnormed_swin,
+    "swin, three stages": _three_stages,
     "distilled": lambda: build_classifier("deit-distilled"),
 }
 

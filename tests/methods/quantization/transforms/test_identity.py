@@ -49,7 +49,7 @@ def transformed(
     return wrapped
 
 
-ALONE = ("vit", "swin, windows of 3")
+ALONE = ("vit", "swin, windows of 3", "swin, three stages")
 """Models that every chain meets; the others meet all transforms together."""
 
 CASES = [(name, chain) for name in ALONE for chain in CHAINS] + [
@@ -73,24 +73,41 @@ def test_the_logits_of_classifiers_stay(name: str, chain: str) -> None:
     assert_same(x, model(images))
 
 
+def merged_streams(wrapped: QuantizedModel) -> list[int]:
+    """Stages whose residual stream is mixed and read by a patch merging."""
+    streams = wrapped.structure.streams
+    return [s.stage for s in streams if any(reader.tokens > 1 for reader in s.readers)]
+
+
+def test_a_merging_reads_a_rotated_stream_where_there_are_three_stages() -> None:
+    classes = transformed(
+        classifier("swin, three stages"), ("rotate-residual",), images_for("swin, three stages")
+    )
+    assert merged_streams(classes) == [1]
+    assert merged_streams(wrap_model(build_detector(stages=3), TABLE)) == [1]
+    assert merged_streams(wrap_model(build_detector(), TABLE)) == []
+
+
 @pytest.mark.parametrize(
-    ("name", "scope", "names"),
+    ("name", "scope", "names", "stages"),
     [
-        ("mask_rcnn_swin_mini", "backbone", TOGETHER),
-        ("mask_rcnn_swin_mini", "full", BEHIND),
-        ("cascade_mask_rcnn_swin_mini", "full", TOGETHER),
+        ("mask_rcnn_swin_mini", "backbone", TOGETHER, 2),
+        ("mask_rcnn_swin_mini", "full", BEHIND, 2),
+        ("cascade_mask_rcnn_swin_mini", "full", TOGETHER, 2),
+        ("mask_rcnn_swin_mini", "full", ("rotate-residual",), 3),
+        ("mask_rcnn_swin_mini", "backbone", BEHIND, 3),
     ],
 )
 @torch.no_grad()
 def test_feature_maps_boxes_and_masks_of_detectors_stay(
-    name: str, scope: str, names: tuple[str, ...]
+    name: str, scope: str, names: tuple[str, ...], stages: int
 ) -> None:
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    detector = build_detector(name)
+    detector = build_detector(name, stages)
     expected, features = _predict(detector, images), detector.extract_feat(images)
     assert sum(len(found) for found in expected) > 5
     wrapped = transformed(detector, names, images, scope)
-    assert [stream.stage for stream in wrapped.structure.streams] == [1]
+    assert [stream.stage for stream in wrapped.structure.streams] == list(range(1, stages))
     for found, exact in zip(wrapped(images), features, strict=False):
         assert_same(found, exact)
     for found, exact in zip(_predict(wrapped, images), expected, strict=True):
