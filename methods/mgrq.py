@@ -75,6 +75,7 @@ class Mgrq(Reconstruction):
         "ICIP 2024"
     )
     version = 7
+    fidelity = "inspired"
     note = (
         "re-implementation from the abstract; losses, weights and rates are this project's design"
     )

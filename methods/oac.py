@@ -55,7 +55,7 @@ class Oac(Method):
 
     name = "oac"
     paper = "OAC: Output-adaptive Calibration for Accurate Post-training Quantization, AAAI 2025"
-    fidelity = "reimplementation"
+    fidelity = "inspired"
     family = "compensation"
     schemes = {"attention": "log-sqrt2"}
     note = "from the abstract; activations as in RepQ-ViT"

@@ -91,6 +91,7 @@ class Pfcr(Frontier):
         "Ding et al., Progressive Fine-to-Coarse Reconstruction for Accurate Low-Bit PTQ in Vision "
         "Transformers, Neural Networks 2025"
     )
+    fidelity = "inspired"
     note = (
         "re-implementation from the abstract; schedule, rates and stages are this project's design"
     )

@@ -73,6 +73,7 @@ class Qft(Frontier):
     paper = (
         "Finkelstein et al., QFT: Post-training Quantization via Fast Joint Finetuning, ECCVW 2022"
     )
+    fidelity = "inspired"
     note = "re-implementation from the abstract; loss, factors and rates are this project's design"
     calibration_images = 32
     detection_images = 32

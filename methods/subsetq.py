@@ -48,7 +48,7 @@ class SubsetQ(Method):
         "Oh et al., Non-uniform Step Size Quantization for Accurate Post-training Quantization, "
         "ECCV 2022"
     )
-    fidelity = "inspired"
+    fidelity = "reimplementation"
     family = "calibration"
     schemes = {"attention": "log-sqrt2"} | dict.fromkeys(WEIGHT_SITES, "subset")
     note = "weights on 2^b signed levels of a table per layer (subset); activations as in RepQ-ViT"

@@ -20,6 +20,18 @@ def test_conventions_are_table_and_notes(name):
     assert notes[: bool(method.note)] == ((method.note,) if method.note else ())
 
 
+def test_what_is_known_from_an_abstract_alone_is_no_reimplementation():
+    known = [METHODS.get(name) for name in METHODS.module_dict]
+    from_abstracts = [cls for cls in known if "from the abstract" in cls.note]
+    assert len(from_abstracts) > 5
+    assert {cls.name for cls in from_abstracts if cls.fidelity != "inspired"} == set()
+
+
+def test_parts_that_were_read_in_the_authors_code_are_more_than_inspired():
+    for name in ("subsetq", "pwlq", "qfem"):
+        assert METHODS.get(name).fidelity == "reimplementation"
+
+
 def test_words_of_tables():
     table = equal_table(BitWidth(4, 4))
     assert table_words(table) == ("every site quantized", "static")
