@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 import timm
@@ -20,6 +21,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
+from tests.benchmarks.bounds import note_ratio
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 from vit_ptq_bench.tasks.classification.image_files import ImageFiles
 from vit_ptq_bench.tasks.classification.image_listing import is_image
@@ -29,7 +31,14 @@ MODEL = "vit_tiny_patch16_224"
 IMAGES = 32
 THREADS = 1
 
-Ratio = Callable[[BenchmarkFixture, float | None], float]
+
+class Ratio(Protocol):
+    """See `ratio`."""
+
+    def __call__(
+        self, benchmark: BenchmarkFixture, target: float | None = None, missed: float | None = None
+    ) -> float:
+        """Return the ratio of a finished benchmark, held to ``target``; see `bounds.note_ratio`."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -90,14 +99,11 @@ def forward_seconds(vit: nn.Module, images: Tensor) -> Callable[[], float]:
 
 @pytest.fixture
 def ratio(forward_seconds: Callable[[], float], request: pytest.FixtureRequest) -> Ratio:
-    """Gives a finished benchmark's ratio to F, notes it in the JSON file, and holds it to a target."""
+    """Gives a finished benchmark's ratio to F, notes it in the JSON file, and fails above its limit."""
 
-    def note(benchmark: BenchmarkFixture, target: float | None = None) -> float:
-        unit = forward_seconds()
-        value = benchmark.stats.stats.min / unit
-        benchmark.extra_info.update(ratio=round(value, 4), forward_seconds=unit, target=target)
-        limit = "" if target is None else f", at most {target:g} F"
-        print(f"\n{request.node.name}: {value:.2f} F{limit}")
-        return value
+    def note(
+        benchmark: BenchmarkFixture, target: float | None = None, missed: float | None = None
+    ) -> float:
+        return note_ratio(benchmark, request.node.name, forward_seconds(), target, missed)
 
     return note

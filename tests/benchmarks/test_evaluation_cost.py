@@ -56,4 +56,4 @@ def test_quantizer_on_an_attention_map(scheme, benchmark, ratio):
     quantizer.active = True
     with torch.inference_mode():
         benchmark.pedantic(quantizer, (x,), rounds=5, warmup_rounds=1)
-    assert ratio(benchmark, None) > 0
+    ratio(benchmark)

@@ -31,4 +31,4 @@ def test_leaderboard_of_100000_results(benchmark, ratio):
     markdown, table = benchmark.pedantic(write, rounds=1)
     assert markdown.count("\n### ") == MODELS * len(BITS)
     assert table.count("\n") == len(records) + 1
-    assert ratio(benchmark, None) > 0
+    ratio(benchmark)

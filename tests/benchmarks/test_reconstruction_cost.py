@@ -17,16 +17,18 @@ from statistics import median
 import pytest
 import torch
 
+from tests.benchmarks.bounds import hold
 from vit_ptq_bench.methods.api.registry import METHODS
 from vit_ptq_bench.methods.quantization.bits import BitWidth
 from vit_ptq_bench.methods.quantization.reconstruction.activation_trainables import Ranges
 from vit_ptq_bench.methods.quantization.reconstruction.smoothing import Smoothing
 from vit_ptq_bench.methods.quantization.reconstruction.trainables import Clipping
 
-TARGETS = {"qdrop": 2.0, "lrquant": 2.0}
-"""Where 1.5 is below what the method's own arithmetic takes; docs/performance.md counts it."""
-
 TARGET = 1.5
+
+MISSED = {"brecq": 2.28, "qdrop": 2.7, "ls-vit": 3.15, "lrquant": 2.3}
+"""What iterations above the target have come to, on the slowest processor; docs/performance.md counts why."""
+
 BATCH = 8
 BITS = BitWidth(4, 4)
 ITERATIONS = 7
@@ -109,10 +111,9 @@ ITERATIONS_ALONE: dict[str, dict[str, object]] = {"mgrq": {"holdout": 0.0}}
 def test_iteration(name, benchmark, vit, calibration, ratio):
     method = METHODS.get(name).create(SETTINGS | ITERATIONS_ALONE.get(name, {}))
     cost = _in_plain_passes(method, NEEDS[name], benchmark, vit, calibration)
-    target = TARGETS.get(name, TARGET)
-    benchmark.extra_info.update(iteration=round(cost, 3), iteration_target=target)
-    print(f"\n{name}: an iteration costs {cost:.2f} plain ones, at most {target}")
-    assert ratio(benchmark, None) > 0
+    benchmark.extra_info.update(iteration=round(cost, 3), iteration_target=TARGET)
+    ratio(benchmark)
+    hold(f"an iteration of {name} in plain ones", cost, TARGET, MISSED.get(name))
 
 
 PARTS = {
@@ -134,4 +135,4 @@ def test_what_an_iteration_of_lrquant_is_made_of(part, benchmark, vit, calibrati
     bits = BitWidth(4, 4 if Ranges in PARTS[part] else 32)
     cost = _in_plain_passes(Part.create(SETTINGS), (), benchmark, vit, calibration, bits)
     print(f"\nlrquant with {part}: {cost:.2f} plain ones")
-    assert ratio(benchmark, None) > 0
+    ratio(benchmark)

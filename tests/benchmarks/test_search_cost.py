@@ -47,10 +47,10 @@ def test_range_rule(name, benchmark, layer, record, ratio):
     site = Site(quantizer.site, "fc1.input", quantizer, layer)
     with torch.no_grad():
         benchmark.pedantic(RULES[name], (site, record.inputs[0]), rounds=3, warmup_rounds=1)
-    assert ratio(benchmark, None) > 0
+    ratio(benchmark)
 
 
 @pytest.mark.parametrize("metric", [CosineMetric(), FisherMetric()], ids=["cosine", "fisher"])
 def test_search_of_both_operands(metric, benchmark, layer, record, ratio):
     benchmark.pedantic(search_operation, (layer, record, metric, Grid(0.5, 1.2), 1), rounds=1)
-    assert ratio(benchmark, None) > 0
+    ratio(benchmark)

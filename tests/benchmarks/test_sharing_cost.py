@@ -34,7 +34,7 @@ def _compare(benchmark, ratio, work):
     work()
     made = time.process_time() - start
     benchmark.pedantic(work, rounds=3)
-    found = ratio(benchmark, None)
+    found = ratio(benchmark)
     unit = benchmark.extra_info["forward_seconds"]
     benchmark.extra_info["made"] = made / unit
     print(f"made {made / unit:.2f} F, found {found:.2f} F")
