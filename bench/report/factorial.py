@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 import pandas as pd
-from tabulate import tabulate
 
 from vit_ptq_bench.bench.records.combination import Level, combination_label, levels_of
 from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY, Record
@@ -28,6 +27,7 @@ from vit_ptq_bench.bench.report.effects import (
     without,
 )
 from vit_ptq_bench.bench.report.frame import Loader
+from vit_ptq_bench.bench.report.text import code, plain, table
 
 LEGEND = """\
 Of each factor the runs have two levels, without a part and with it, in all
@@ -38,7 +38,8 @@ others; an *interaction* `a x b` is how much more `a` gains with `b` than
 without it (and `b` with `a`), on average over the rest: below zero they do the
 same thing in part. All in percent or points of the first metric. Intervals are
 95 %, paired over the evaluation images; with several seeds, over images and
-seeds. One in twenty leaves zero out where there is nothing."""
+seeds. One in twenty leaves zero out where there is nothing. `?`: a level that
+no record has."""
 
 SHOWN = 3
 """Missing combinations that are named."""
@@ -200,29 +201,33 @@ def sections(found: Sequence[Factorial]) -> Iterator[str]:
     for number, (place, group) in enumerate(by_place.items()):
         task, version, _, limit, protocol, scope, method, own_version, images, factors = place
         part = "" if limit is None else f", {limit} images of the evaluation set"
-        how = f"`{protocol}`, scope `{scope}`" if scope else f"`{protocol}`"
-        yield f"## Parts of {method}: {task} (version {version}{part}), protocol {how}"
+        how = code(str(protocol)) + (f", scope {code(str(scope))}" if scope else "")
+        name, of_task = plain(str(method)), plain(str(task))
+        yield f"## Parts of {name}: {of_task} (version {version}{part}), protocol {how}"
         if number == 0:
             yield LEGEND
-        yield f"{method} (version {own_version}), {images} calibration images."
+        yield f"{name} (version {own_version}), {images} calibration images."
         assert isinstance(factors, tuple)
         yield _levels(factors, group)
         for one in group:
-            yield f"### Parts of {method}: {one.model}, {one.bits}, {how}"
+            yield f"### Parts of {name}: {plain(one.model)}, {plain(one.bits)}, {how}"
             yield from _paragraphs(one)
 
 
 def _levels(factors: tuple[str, ...], group: Sequence[Factorial]) -> str:
     """The names of the levels, in all factorials of a group."""
     rows = [
-        [factor, *(_one_of(set().union(*(f.names[place][i] for f in group))) for i in (0, 1))]
+        [
+            plain(factor),
+            *(_one_of(set().union(*(f.names[place][i] for f in group))) for i in (0, 1)),
+        ]
         for place, factor in enumerate(factors)
     ]
-    return _table(rows, ["part", "without", "with"])
+    return table(rows, ["part", "without", "with"])
 
 
 def _one_of(names: set[str]) -> str:
-    return "/".join(sorted(names)) or UNKNOWN
+    return plain("/".join(sorted(names))) or UNKNOWN
 
 
 def _paragraphs(one: Factorial) -> Iterator[str]:
@@ -236,15 +241,18 @@ def _paragraphs(one: Factorial) -> Iterator[str]:
     if missing:
         yield "\n".join(_missing(one, seed, absent) for seed, absent in missing)
     columns = ("alone", "gain alone", "rest", "gain on the rest")
-    rows = [[name, *(_shown(kind, found[kind, name]) for kind in columns)] for name in one.factors]
-    yield _table(rows, ["part", "alone", "gain [95 %]", "rest", "gain [95 %]"])
+    rows = [
+        [plain(name), *(_shown(kind, found[kind, name]) for kind in columns)]
+        for name in one.factors
+    ]
+    yield table(rows, ["part", "alone", "gain [95 %]", "rest", "gain [95 %]"])
     kinds = ("main effect", "interaction")
     together = [(name, kind, figure) for (kind, name), figure in found.items() if kind in kinds]
     if all(figure is None for _, _, figure in together):
         yield "No main effects or interactions: they need all combinations with one seed."
         return
-    rows = [[name, kind, _shown(kind, figure)] for name, kind, figure in together]
-    yield _table(rows, ["parts", "", f"points of {one.metric} [95 %]"])
+    rows = [[plain(name), kind, _shown(kind, figure)] for name, kind, figure in together]
+    yield table(rows, ["parts", "", f"points of {plain(one.metric or '')} [95 %]"])
 
 
 def _summary(one: Factorial, found: Mapping[tuple[str, str], Estimate | None]) -> str:
@@ -257,7 +265,7 @@ def _summary(one: Factorial, found: Mapping[tuple[str, str], Estimate | None]) -
     }
     full = "not run" if one.full is None else f"{one.full:.1f}"
     lines = [
-        f"{one.metric or 'No result'}: full precision {full}, without any part "
+        f"{plain(one.metric or 'No result')}: full precision {full}, without any part "
         f"{_shown('none', found['none', ''])}, with all {_shown('all', found['all', ''])};",
         f"seed{'s' if len(one.seeds) > 1 else ''} {seeds}"
         + (f", {sizes.pop()} images." if len(sizes) == 1 else ", no outcomes to pair."),
@@ -271,7 +279,7 @@ def _missing(one: Factorial, seed: int, absent: Sequence[Corner]) -> str:
     counts = ", ".join(f"{why.count(reason)} {reason}" for reason in sorted(set(why)))
     total = 2 ** len(one.factors)
     lines = [f"- Seed {seed}: {len(absent)} of {total} combinations have no result ({counts}):"]
-    lines += [f"  - `{one.label(corner)}`" for corner in absent[:SHOWN]]
+    lines += [f"  - {code(one.label(corner))}" for corner in absent[:SHOWN]]
     if len(absent) > SHOWN:
         lines.append(f"  - and {len(absent) - SHOWN} more")
     return "\n".join(lines)
@@ -293,10 +301,6 @@ def _shown(kind: str, figure: Estimate | None) -> str:
 
 def _signed(points: float) -> str:
     return f"{round(points, 1) + 0.0:+.1f}"  # no minus before a zero
-
-
-def _table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
-    return tabulate(rows, head, tablefmt="github", disable_numparse=True)
 
 
 COLUMNS = (

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from vit_ptq_bench.bench.report.classes import CLASSES
 from vit_ptq_bench.bench.report.summary import overall
 from vit_ptq_bench.bench.report.tables import Place, Row, Table, by_section
 
 HEAD = """\
 % Made by `bench leaderboard --format latex`. Needs \\usepackage{booktabs}.
 % Bold: the best of a column and all that no paired test tells from it (Holm, 5 %)."""
+
+DAGGER = r"\textsuperscript{\dag}"
+"""Behind the name of a method that does not compare."""
 
 ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -26,6 +30,9 @@ ESCAPES = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "[": "{[}",  # at the beginning of a row it would belong to the end of the one before
+    "]": "{]}",
+    "*": "{*}",
 }
 
 NOTHING = "--"
@@ -86,7 +93,11 @@ def _caption(tables: Sequence[Table]) -> str:
     text = escaped(
         f"{place.task}{part}, protocol {place.protocol}{scope}{place.images}: {metric}, %"
     )
-    return f"{text}; of several seeds mean and standard deviation."
+    classes = {name for table in tables for row in table.ranked for name in row.classes}
+    words = "; ".join(why for name, why in CLASSES.items() if name in classes)
+    marked = f" {DAGGER}: does not compare: {escaped(words)}." if words else ""
+    spread = "of several seeds mean and standard deviation; in brackets the 95\\,\\% interval"
+    return f"{text}; {spread}.{marked}"
 
 
 def _head(tables: Sequence[Table]) -> Iterator[str]:
@@ -111,18 +122,25 @@ def _rows(tables: Sequence[Table]) -> Iterator[str]:
         yield r"\midrule"
     placed = [one.label for one in overall(tables)]
     labels = dict.fromkeys([*placed, *(row.label for table in tables for row in table.ranked)])
+    marked = {row.label for table in tables for row in table.ranked if row.classes}
     for label in labels:
         cells = [
             _cell(next((r for r in table.ranked if r.label == label), None), table)
             for table in tables
         ]
-        yield " & ".join([escaped(label), *cells]) + r" \\"
+        name = escaped(label) + (DAGGER if label in marked else "")
+        yield " & ".join([name, *cells]) + r" \\"
 
 
 def _cell(row: Row | None, table: Table) -> str:
     if row is None or row.value is None or row.standing is None:
         return NOTHING
     figure = f"{row.value:.1f}"
-    if row.standing.rank == 1 and row.standing.tested and len(table.ranked) > 1:
+    standing = row.standing
+    if standing.like_best and standing.tested and not row.classes and len(table.ranked) > 1:
         figure = f"\\textbf{{{figure}}}"
-    return figure if row.deviation is None else f"{figure}\\,$\\pm$\\,{row.deviation:.1f}"
+    if row.deviation is not None:
+        figure = f"{figure}\\,$\\pm$\\,{row.deviation:.1f}"
+    if row.interval is None:
+        return figure
+    return f"{figure} {{\\tiny [{row.interval[0]:.1f}, {row.interval[1]:.1f}]}}"

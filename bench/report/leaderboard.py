@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,13 +17,16 @@ from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.records.files import write_atomically
 from vit_ptq_bench.bench.records.proof import flaw
 from vit_ptq_bench.bench.records.record import Record
-from vit_ptq_bench.bench.records.store import Store
+from vit_ptq_bench.bench.records.store import RUNS, Store
 from vit_ptq_bench.bench.report.factorial import Factorial, factorials
 from vit_ptq_bench.bench.report.factorial import to_csv as effects_csv
 from vit_ptq_bench.bench.report.frame import SOURCE, to_frame
 from vit_ptq_bench.bench.report.markdown import render
 from vit_ptq_bench.bench.report.page.html import render_page, unpacked
 from vit_ptq_bench.bench.report.tables import Evidence, Loader, Table, tables
+
+REAL = "imagenet-sample"
+"""The folder of a real model's results, to which that of miniatures points."""
 
 MARKDOWN, CSV, PAGE = "leaderboard.md", "leaderboard.csv", "index.html"
 
@@ -140,10 +143,11 @@ def make_leaderboard(folder: Path) -> Leaderboard:
     found = factorials(records, store.outcomes)
     evidence = evidence_of(store)
     ranked = tables(records, evidence)
+    beside = REAL if (folder / REAL / RUNS).is_dir() else ""
     files = {
-        MARKDOWN: render(records, ranked, findings, found),
-        CSV: to_csv(records),
-        PAGE: render_page(records, ranked, findings, found),
+        MARKDOWN: render(records, ranked, findings, found, beside),
+        CSV: to_csv(records, ranked),
+        PAGE: render_page(records, ranked, findings, found, beside),
     }
     if found:
         files[EFFECTS] = effects_csv(found)
@@ -196,7 +200,7 @@ def unproven(record: Record, why: str) -> Record:
     )
 
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What a spreadsheet takes for the beginning of a formula."""
 
 
@@ -208,13 +212,36 @@ def harmless(value: object) -> object:
     return f"'{text}" if value.startswith(FORMULA) else text
 
 
-def to_csv(records: list[Record]) -> str:
-    """Return one row per record; the source of calibration images only where not all are training images."""
+def to_csv(records: Sequence[Record], found: Sequence[Table] = ()) -> str:
+    """Return one row per record; the source of calibration images only where not all are training images.
+
+    Args:
+        records: in any order.
+        found: their tables: each record has the mean of its row over seeds, the mean's 95 % interval, and why
+            the row does not compare with others.
+    """
     if not records:
         return ""
     buffer = io.StringIO()
     frame = to_frame(records)
     if not frame[SOURCE].any():
         frame = frame.drop(columns=SOURCE)
+    frame = frame.join(_of_rows(found), on="run_id")
     frame.map(harmless).to_csv(buffer, index=False, lineterminator="\n")
     return buffer.getvalue()
+
+
+def _of_rows(found: Sequence[Table]) -> pd.DataFrame:
+    """What the row of a run says of all its seeds, by run id."""
+    told = {
+        run.run_id: (
+            row.value,
+            *(row.interval or (None, None)),
+            " ".join(row.classes),
+        )
+        for table in found
+        for row in (*filter(None, [table.reference]), *table.rows)
+        for run in row.runs
+    }
+    columns = ["mean", "mean_low", "mean_high", "classes"]
+    return pd.DataFrame.from_dict(told, orient="index", columns=columns)

@@ -23,7 +23,8 @@ def leaderboard_json(
 ) -> Json:
     """Return what the page shows as JSON-ready data.
 
-    ``choices``: for each cell the best method, those like it and the cheapest of them. ``overall``: places
+    ``choices``: for each cell the best method, those like it, the cheapest of them, and, ``besides``, as good
+    ones that do not compare; ``basis``: what that rests on (`standings.Basis`). ``overall``: places
     over cells by task, protocol, scope and source. ``cells``, ``rows``, ``effects``: see `page.data`; records
     themselves are files already, rows have their ids. ``findings``: what is wrong, in words.
     """
@@ -34,10 +35,13 @@ def leaderboard_json(
                 "cell": cell_name(one.table.place),
                 "best": one.best.label,
                 "value": one.best.value,
+                "interval": one.best.interval,
                 "like_it": [row.label for row in one.equal],
-                "cheapest": one.cheapest.label,
-                "seconds": one.cheapest.seconds,
+                "cheapest": None if one.cheapest is None else one.cheapest.label,
+                "seconds": None if one.cheapest is None else one.cheapest.seconds,
+                "besides": [row.label for row in one.besides],
                 "tested": one.tested,
+                "basis": one.basis,
             }
             for one in choices(found)
         ],

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Sequence
 from string import ascii_lowercase
-
-from tabulate import tabulate
 
 from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY, Record
 from vit_ptq_bench.bench.report.factorial import Factorial, sections
 from vit_ptq_bench.bench.report.footnotes import chosen_words, deviation
+from vit_ptq_bench.bench.report.legend import ANSWER, LEGEND, PLACES, SHARED_OUT, of_classes
 from vit_ptq_bench.bench.report.published import Published, extent, of_row, sentence
+from vit_ptq_bench.bench.report.standings import SIGNS
 from vit_ptq_bench.bench.report.summary import (
     Average,
     Choice,
@@ -21,35 +20,13 @@ from vit_ptq_bench.bench.report.summary import (
     overall,
 )
 from vit_ptq_bench.bench.report.tables import Place, Row, Table, by_section
+from vit_ptq_bench.bench.report.text import code, plain, tagged
+from vit_ptq_bench.bench.report.text import table as table_of
 from vit_ptq_bench.methods.api.words import transform_words
-
-LEGEND = """\
-Figures are the task's first metric in percent with its 95 % interval; of several seeds the mean, the
-standard deviation between them and their number. Two methods are told apart by a paired test on the same
-images: McNemar's over all seeds, an image as one unit, or for boxes and masks a bootstrap over images;
-corrected for all pairs of a table (Holm, 5 % together). *Rank*: 1 and the number of methods that are better
-beyond chance, so methods that nothing tells apart share one; `?`: it could not be tested against all.
-*Drop*: what is lost against full precision. *s*, *MB*: what calibration takes (wall time, memory at its
-peak); quantization is simulated in float32, so neither is what inference would cost. *size*: MB of the
-saved quantized model. *run*: beginning of the run's id, for `bench show`, and how many more seeds there
-are. Letters in *notes* are explained under *Footnotes*. Protocol `equal` gives every method the same sites,
-bits, granularity and calibration images; `authors` gives each its own. Of a detector the scope says what is
-quantized: its `backbone` alone, or also neck and heads (`full`; the transposed convolution of the mask head
-stays in floating point). Rows of different protocols, scopes, data or evaluation subsets never share a
-table."""
-
-ANSWER = """\
-*Best*: the highest figure. *Like it*: no paired test on the same images tells them from the best.
-*Cheapest*: of all these, the one that calibrates in the least time."""
-
-PLACES = """\
-Ordered by the mean rank by figures within each cell (a model at a bit width; 1 is the best), for figures of
-unlike cells have no mean. *Wins*: share of the others that a method is better than beyond chance. Intervals
-are 95 %, over drawn sets of cells."""
 
 NO_RESULT = "No method has a result here."
 
-NAMED = 3
+NAMED = 2
 """Methods like the best that are named."""
 
 SHOWN = 10
@@ -64,6 +41,7 @@ def render(
     found: Sequence[Table],
     findings: Sequence[str],
     parts: Sequence[Factorial] = (),
+    beside: str = "",
 ) -> str:
     """Return the markdown text.
 
@@ -72,24 +50,27 @@ def render(
         found: the tables.
         findings: damaged and conflicting files, in words.
         parts: the factorials among the records.
+        beside: a folder in that of the records, with the leaderboard of a real model; empty: there is none.
     """
     notes: dict[str, str] = {}
     text = ["# Leaderboard", *_about(records, found, findings)]
+    if beside:
+        text.append(
+            f"Of a real model on photographs: [{beside}]({beside}/leaderboard.md), to be read first."
+        )
     text += [*_answers(found), *_overall(found), *_tables(found, notes), *sections(parts)]
     if notes:
         text += ["## Footnotes", *(f"({mark}) {note}" for note, mark in notes.items())]
     text += ["## How to read it", LEGEND]
+    marks = of_classes(name for one in found for row in one.rows for name in row.classes)
+    if marks:
+        text.append(marks)
     if records:
         text.append(_hardware(records))
     if findings:
         text += ["## Findings", "\n".join(f"- {plain(one)}" for one in findings)]
     text.append("Made by `bench leaderboard --results FOLDER` from the records beside it.")
     return "\n\n".join(text) + "\n"
-
-
-def plain(text: str) -> str:
-    """A text that markdown shows as it is: in one line, without signs that end cells or begin tags."""
-    return html.escape(" ".join(text.split()), quote=False).replace("|", "&#124;")
 
 
 def footnote_mark(number: int) -> str:
@@ -149,41 +130,61 @@ def _by_place(found: Sequence[Table]) -> Iterator[tuple[str, list[Table]]]:
 
 def _title(place: Place) -> str:
     part = "" if place.limit is None else f", {place.limit} images of the evaluation set"
-    scope = f", scope `{place.scope}`" if place.scope else ""
-    how = f"protocol `{place.protocol}`{scope}{place.images}"
-    return f"{place.task} (version {place.version}{part}), {how}"
+    scope = f", scope {code(place.scope)}" if place.scope else ""
+    how = f"protocol {code(place.protocol)}{scope}{plain(place.images)}"
+    return f"{plain(place.task)} (version {place.version}{part}), {how}"
 
 
 def _answers(found: Sequence[Table]) -> Iterator[str]:
-    chosen = choices(found)
-    if not chosen:
+    if not any(table.ranked for table in found):
         return
     yield "## Which method to use"
+    chosen = choices(found)
+    usual = [choice for choice in chosen if not choice.table.place.shared_out]
+    yield from _answer_tables(usual)
+    yield ANSWER
+    legend = of_classes(name for choice in chosen for row in choice.besides for name in row.classes)
+    if legend:
+        yield legend
+    if chosen[len(usual) :]:
+        words = "Bits that differ from operation to operation, or are more than the width says"
+        yield from _folded(words, [SHARED_OUT, *_answer_tables(chosen[len(usual) :])])
+
+
+def _answer_tables(chosen: Sequence[Choice]) -> Iterator[str]:
+    head = ["model", "bits", "fp32", "best", "% [95 %]", "like it", "cheapest", "s"]
     for title, tables in _by_place([choice.table for choice in chosen]):
         here = {table.place for table in tables}
-        rows = [_answer(choice) for choice in chosen if choice.table.place in here]
-        head = ["model", "bits", "fp32", "best", "%", "like it", "cheapest", "s"]
         yield f"{title}:"
-        yield _table(rows, head)
-    yield ANSWER
+        yield table_of([_answer(one) for one in chosen if one.table.place in here], head)
 
 
 def _answer(choice: Choice) -> list[str]:
     place, full = choice.table.place, choice.table.reference
-    others = [plain(row.label) for row in choice.equal]
-    named = ", ".join(others[:NAMED]) + (
-        f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
-    )
+    nothing, cheapest = choice.basis == "nothing", choice.cheapest
+    equal = _named(choice.equal) + (SIGNS[choice.basis] if choice.equal else "")
+    besides = f"besides {_named(choice.besides, 1)}" if choice.besides else ""
     return [
         plain(place.model),
-        place.bits,
+        plain(place.bits),
         "" if full is None else _number(full.value, 1),
         plain(choice.best.label),
-        _number(choice.best.value, 1),
-        named if choice.tested else "?",
-        plain(choice.cheapest.label),
-        _number(choice.cheapest.seconds, 1),
+        f"{_number(choice.best.value, 1)}{_ends(choice.best)}",
+        "; ".join(filter(None, ["-" if nothing else equal, besides])),
+        "-" if cheapest is None else plain(cheapest.label),
+        "-" if cheapest is None else _number(cheapest.seconds, 1),
     ]
+
+
+def _named(rows: Sequence[Row], count: int = NAMED) -> str:
+    """The first of rows by name, and how many more there are."""
+    more = f" and {len(rows) - count} more" if len(rows) > count else ""
+    return ", ".join(plain(row.name) for row in rows[:count]) + more
+
+
+def _ends(row: Row) -> str:
+    """The interval of a row's figure, behind it."""
+    return "" if row.interval is None else f" [{row.interval[0]:.1f}, {row.interval[1]:.1f}]"
 
 
 def _overall(found: Sequence[Table]) -> Iterator[str]:
@@ -197,11 +198,11 @@ def _overall(found: Sequence[Table]) -> Iterator[str]:
     yield "## Over all cells"
     for title, cells, rows in placed:
         yield f"{title}, {cells} cells:"
-        yield _table([_placed(row) for row in rows[:SHOWN]], _PLACED)
+        yield table_of([_placed(row) for row in rows[:SHOWN]], _PLACED)
         if rows[SHOWN:]:
             yield from _folded(
                 f"the other {len(rows) - SHOWN}",
-                [_table([_placed(row) for row in rows[SHOWN:]], _PLACED)],
+                [table_of([_placed(row) for row in rows[SHOWN:]], _PLACED)],
             )
     yield PLACES
 
@@ -210,7 +211,7 @@ _PLACED = ("method", "mean rank [95 %]", "wins % [95 %]", "cells")
 
 
 def _placed(row: Overall) -> list[str]:
-    return [plain(row.label), _average(row.rank), _average(row.wins), str(row.cells)]
+    return [plain(row.name), _average(row.rank), _average(row.wins), str(row.cells)]
 
 
 def _average(average: Average) -> str:
@@ -223,7 +224,8 @@ def _tables(found: Sequence[Table], notes: dict[str, str]) -> Iterator[str]:
         yield f"## {title}"
         for table in tables:
             count = len(table.ranked)
-            words = f"{plain(table.place.model)} {table.place.bits}: {_count(count, 'method')}"
+            place = table.place
+            words = f"{tagged(f'{place.model} {place.bits}')}: {_count(count, 'method')}"
             yield from _folded(words, [_ranking(table, notes)])
 
 
@@ -265,7 +267,7 @@ def _ranking(table: Table, notes: dict[str, str]) -> str:
         *titles,
     ]
     bits = ["bits"] if chosen else []
-    return _table(lines, [*head, "drop", "s", "MB", *bits, "size", "run", "notes"])
+    return table_of(lines, [*head, "drop", "s", "MB", *bits, "size", "run", "notes"])
 
 
 def _paper(row: Row, found: Sequence[Published]) -> str:
@@ -282,7 +284,9 @@ def _paper(row: Row, found: Sequence[Published]) -> str:
 def _rank(row: Row) -> str:
     if row.standing is None:
         return ""
-    return f"{row.standing.rank}{'' if row.standing.tested else ' ?'}"
+    if row.standing.rank is None:
+        return "-"
+    return f"{row.standing.rank}{SIGNS[row.standing.basis]}"
 
 
 def _line(rank: str, row: Row, table: Table, full: float | None, mark: str) -> list[str]:
@@ -294,7 +298,7 @@ def _line(rank: str, row: Row, table: Table, full: float | None, mark: str) -> l
     more = f" +{len(row.runs) - 1}" if len(row.runs) > 1 else ""
     return [
         rank,
-        plain(row.label),
+        plain(row.name),
         _figure(row),
         *(_number(row.metric(name), 1) for name, _ in table.titles),
         "" if is_reference else _number(drop, 1),
@@ -309,9 +313,7 @@ def _line(rank: str, row: Row, table: Table, full: float | None, mark: str) -> l
 def _figure(row: Row) -> str:
     if row.deviation is not None:
         return f"{row.value:.2f} ± {row.deviation:.2f} ({len(row.runs)})"
-    low, high = row.record.intervals.get(row.record.primary_metric or "", (None, None))
-    interval = "" if low is None or high is None else f" [{low:.1f}, {high:.1f}]"
-    return f"{row.value:.2f}{interval}"
+    return f"{row.value:.2f}{_ends(row)}"
 
 
 def _failure(row: Row) -> str:
@@ -331,6 +333,7 @@ def _note(row: Row, usual_images: int | None, papers: Sequence[Published]) -> st
     record = row.record
     images = record.spec.calibration.images
     texts = [
+        f"does not compare: {', '.join(row.classes)}" if row.classes else "",
         record.spec.calibration.marking,
         deviation(record),
         *chosen_words(record),
@@ -341,14 +344,10 @@ def _note(row: Row, usual_images: int | None, papers: Sequence[Published]) -> st
         "MB: what was reserved of the GPU, evaluation included"
         if record.peak_has_evaluation
         else "",
-        "warned while calibrating, see `bench show`" if record.environment.get("warnings") else "",
-        sentence(papers),
     ]
-    return "; ".join(plain(text) for text in texts if text)
-
-
-def _table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
-    return tabulate(rows, head, tablefmt="github", disable_numparse=True)
+    warned = record.environment.get("warnings")
+    own = "warned while calibrating, see `bench show`" if warned else ""
+    return "; ".join(filter(None, [*map(plain, texts), own, plain(sentence(papers))]))
 
 
 def _number(value: float | None, digits: int) -> str:

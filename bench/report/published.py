@@ -17,20 +17,6 @@ FOLDER = files("vit_ptq_bench.bench") / "published"
 RELEASED = "-released"
 """Ending of methods that do what their authors' code does: they have the same paper."""
 
-CLASSES = {
-    "dynamic": "scales of activations are found at run time, per token or group",
-    "mixed-precision": "bits differ from layer to layer",
-    "float-layers": "has further layers in floating point",
-    "float-format": "quantizes to floating-point formats",
-    "labels": "uses labels or trains on them",
-    "more-sites": "quantizes LayerNorm and softmax too",
-    "fewer-sites": "leaves sites in floating point or at 8 bits",
-    "other-images": "calibrates on other images than the data set's, or on none",
-    "transformed": "with a rotation in front, the method's own paper has none",
-    "part": "a part of a method, from an ablation",
-}
-"""Why a figure does not compare with the others at its bits; what has none of these does."""
-
 METRICS = {"top1": "top1", "AP_box": "box_ap", "AP_mask": "mask_ap"}
 """Published name of a metric -> ours."""
 
@@ -50,7 +36,8 @@ class Published:
     Attributes:
         written: the method as the source writes it.
         method: the one of this project that does the same, without ``-released``; empty: there is none.
-        classes: of `CLASSES`; empty: it compares.
+        known_as: what all sources' names of the same method have in common: ours, or one of these names.
+        classes: of `classes.CLASSES`; empty: it compares.
         model: the one of this project; empty: it has none.
         short: the model as the source writes it.
         dataset: such as ``ImageNet-1k val``.
@@ -62,6 +49,7 @@ class Published:
 
     written: str
     method: str
+    known_as: str
     classes: tuple[str, ...]
     model: str
     short: str
@@ -87,6 +75,7 @@ def _figure(
     return Published(
         written=row["method"],
         method=method["method"],
+        known_as=method["method"] or method["same_as"] or row["method"],
         classes=tuple(filter(None, method["classes"].split(";"))),
         model=models.get(row["model"], ""),
         short=row["model"],

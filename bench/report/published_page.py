@@ -7,9 +7,8 @@ from itertools import groupby
 
 from tabulate import tabulate
 
-from vit_ptq_bench.bench.report.markdown import plain
+from vit_ptq_bench.bench.report.classes import CLASSES
 from vit_ptq_bench.bench.report.published import (
-    CLASSES,
     EVALUATION_SETS,
     FULL_PRECISION,
     Published,
@@ -17,6 +16,7 @@ from vit_ptq_bench.bench.report.published import (
     figures,
 )
 from vit_ptq_bench.bench.report.tables import Row, Table
+from vit_ptq_bench.bench.report.text import code, own_words, plain
 
 NAMED = 3
 """Methods of each cell that are named."""
@@ -68,7 +68,7 @@ def render_published(found: Sequence[Table]) -> str:
             text.append(f"### {plain(short)}")
             text.append(_model_table(list(own), numbers, measured))
     text.append("## What does not compare\n\n" + _classes())
-    text.append("## Sources\n\n" + "\n".join(f"{n}. {plain(s)}" for s, n in numbers.items()))
+    text.append("## Sources\n\n" + "\n".join(f"{n}. {own_words(s)}" for s, n in numbers.items()))
     return "\n\n".join(text) + "\n"
 
 
@@ -78,17 +78,21 @@ def sources(known: Sequence[Published]) -> list[str]:
 
 
 def best_measured(found: Sequence[Table]) -> dict[tuple[str, str, str], Row]:
-    """Return (data set, model, bits) -> the best row of ours on that data set under ``equal``."""
+    """Return (data set, model, bits) -> our best row that compares, on that data set under ``equal``."""
     result: dict[tuple[str, str, str], Row] = {}
     for table in found:
         dataset = dataset_of(table)
         if not dataset or table.place.protocol != "equal":
             continue
         key = (dataset, table.place.model.partition(".")[0], table.place.bits)
+        compared = [row for row in table.ranked if not row.classes]
         best = max(
-            (*table.ranked, *filter(None, [result.get(key)])), key=lambda row: row.value or 0
+            (*compared, *filter(None, [result.get(key)])),
+            key=lambda row: row.value or 0,
+            default=None,
         )
-        result[key] = best
+        if best is not None:
+            result[key] = best
     return result
 
 
@@ -142,7 +146,7 @@ def _named(found: Sequence[Published], numbers: dict[str, int], count: int = NAM
     """The best methods, each with its best value."""
     best: dict[str, Published] = {}
     for one in sorted(found, key=lambda one: (-one.value, one.written, one.source)):
-        best.setdefault(one.method or one.written, one)
+        best.setdefault(one.known_as, one)
     return ", ".join(_words(one, numbers) for one in list(best.values())[:count])
 
 
@@ -152,7 +156,7 @@ def _words(one: Published, numbers: dict[str, int]) -> str:
 
 
 def _ours(row: Row | None) -> str:
-    return "" if row is None else f"`{plain(row.label)}` {row.value:.2f}"
+    return "" if row is None else f"{code(row.label)} {row.value:.2f}"
 
 
 def _classes() -> str:

@@ -12,6 +12,8 @@ import pandas as pd
 
 from vit_ptq_bench.bench.records.outcomes import Outcomes, Replicates
 from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY, Record
+from vit_ptq_bench.bench.report import intervals
+from vit_ptq_bench.bench.report.classes import MARK, classes_of
 from vit_ptq_bench.bench.report.frame import GROUP, SOURCE, labels, to_frame
 from vit_ptq_bench.bench.report.standings import Seen, Standing, standings
 from vit_ptq_bench.methods.quantization.calibration.sources import PSAQ
@@ -88,12 +90,24 @@ class Row:
         runs: the runs that are ok, by seed.
         failures: those that are not.
         standing: its place; None: no run is ok.
+        interval: 95 % interval of `value`, over images and seeds; None: it is not known.
     """
 
     label: str
     runs: tuple[Record, ...] = ()
     failures: tuple[Record, ...] = ()
     standing: Standing | None = None
+    interval: intervals.Interval | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Why it does not compare with the other rows of its table; empty: it does."""
+        return classes_of(self.record)
+
+    @property
+    def name(self) -> str:
+        """The label, with a mark where it does not compare."""
+        return f"{self.label} {MARK}" if self.classes else self.label
 
     @property
     def record(self) -> Record:
@@ -195,7 +209,7 @@ def tables(records: Sequence[Record], evidence: Loader) -> list[Table]:
     frame = to_frame(records).reset_index(drop=True)
     by_id = {record.run_id: record for record in records}
     is_reference = frame["fidelity"] == REFERENCE_FIDELITY
-    references = _references(frame[is_reference], by_id)
+    references = _references(frame[is_reference], by_id, evidence)
     found: list[Table] = []
     for _, section in frame[~is_reference].groupby(SECTION, dropna=False, sort=True):
         section = section.assign(label=labels(section))
@@ -232,14 +246,18 @@ def _model_of(place: Place) -> tuple[object, ...]:
     return (*place[:4], place.model, place.weights)
 
 
-def _references(frame: pd.DataFrame, by_id: Mapping[str, Record]) -> dict[tuple[object, ...], Row]:
+def _references(
+    frame: pd.DataFrame, by_id: Mapping[str, Record], evidence: Loader
+) -> dict[tuple[object, ...], Row]:
     """The full-precision rows by task, version, data, limit, model and weights."""
     columns = [*GROUP[:4], "model", "weights"]
     found = {}
     for key, part in frame.groupby(columns, dropna=False, sort=True):
         task, version, data, limit, *model = _values(key)
         label = str(part.iloc[0]["method"])
-        found[(task, int(version), data, _whole(limit), *model)] = _row(label, part, by_id)
+        row = _row(label, part, by_id)
+        row = replace(row, interval=seen(row, evidence).interval)
+        found[(task, int(version), data, _whole(limit), *model)] = row
     return found
 
 
@@ -255,20 +273,43 @@ def _row(label: str, part: pd.DataFrame, by_id: Mapping[str, Record]) -> Row:
 def _rows(part: pd.DataFrame, by_id: Mapping[str, Record], evidence: Loader) -> tuple[Row, ...]:
     """The rows of one table, best first; of equal figures the one that calibrates in less time."""
     rows = [_row(str(label), own, by_id) for label, own in part.groupby("label", sort=True)]
-    done = [row for row in rows if row.runs]
-    places = standings([seen(row, evidence) for row in done])
-    ranked = [replace(row, standing=one) for row, one in zip(done, places, strict=True)]
-    ranked.sort(key=lambda row: (-(row.value or 0.0), row.time, row.label))
+    done = sorted(
+        (row for row in rows if row.runs),
+        key=lambda row: (-(row.value or 0.0), row.time, row.label),
+    )
+    known = [seen(row, evidence) for row in done]
+    ranked = [
+        replace(row, standing=place, interval=one.interval)
+        for row, place, one in zip(done, standings(known), known, strict=True)
+    ]
     return (*ranked, *(row for row in rows if not row.runs))
 
 
 def seen(row: Row, evidence: Loader) -> Seen:
     """Return what tests know of a row: outcomes where the first metric is their share, else replicates."""
     found = [evidence(run) for run in row.runs]
-    value = row.value or 0.0
-    if all(run.outcomes_metric == run.primary_metric for run in row.runs):
-        return Seen(value, outcomes=_complete([one.outcomes for one in found]))
-    return Seen(value, replicates=_complete([one.replicates for one in found]))
+    is_share = all(run.outcomes_metric == run.primary_metric for run in row.runs)
+    outcomes = _complete([one.outcomes for one in found]) if is_share else None
+    replicates = None if is_share else _complete([one.replicates for one in found])
+    known = Seen(row.value or 0.0, outcomes, replicates, compares=not row.classes)
+    return replace(known, interval=_interval(row, known))
+
+
+def _interval(row: Row, known: Seen) -> intervals.Interval | None:
+    """The interval of one run as its record has it; of several that of their mean, by what is known."""
+    if len(row.runs) < 2:
+        return next((_own_interval(run) for run in row.runs), None)
+    found = intervals.of_outcomes(known.outcomes or ())
+    found = found or intervals.of_replicates(known.value, known.replicates or ())
+    if found is not None:
+        return found
+    errors = [run.standard_errors.get(run.primary_metric or "") for run in row.runs]
+    return intervals.of_errors([run.value or 0.0 for run in row.runs], errors)
+
+
+def _own_interval(run: Record) -> intervals.Interval | None:
+    low, high = run.intervals.get(run.primary_metric or "", (None, None))
+    return None if low is None or high is None else (low, high)
 
 
 def _complete(arrays: Sequence[Any]) -> Sequence[Any] | None:

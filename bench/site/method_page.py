@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from tabulate import tabulate
 
 from vit_ptq_bench.bench.planning.suite import PROTOCOLS
-from vit_ptq_bench.bench.report.markdown import plain
 from vit_ptq_bench.bench.report.published import RELEASED, Published, figures
+from vit_ptq_bench.bench.report.standings import SIGNS
 from vit_ptq_bench.bench.report.tables import Place, Row, Table, by_section
+from vit_ptq_bench.bench.report.text import code, own_words, plain
 from vit_ptq_bench.bench.site.convention import EXAMPLE_BITS, convention
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def index_page(families: Sequence[tuple[str, Sequence[type[Method]]]]) -> str:
         "Each page says the idea, the formulas, the convention, and what came of it here.",
     ]
     for family, own in families:
-        rows = [[f"[{m.name}]({m.name}.md)", plain(m.paper), m.fidelity] for m in own]
+        rows = [[f"[{m.name}]({m.name}.md)", own_words(m.paper), m.fidelity] for m in own]
         text += [f"## {family.capitalize()}", _table(["method", "paper", "fidelity"], rows)]
     return "\n\n".join(text) + "\n"
 
@@ -70,7 +71,7 @@ def by_family(methods: Iterable[type[Method]]) -> list[tuple[str, list[type[Meth
 def _card(cls: type[Method]) -> str:
     rows = [
         ["name", f"`{cls.name}`, version {cls.version}"],
-        ["paper", plain(cls.paper)],
+        ["paper", own_words(cls.paper)],
         ["family", cls.family],
         ["fidelity", f"{cls.fidelity}: {FIDELITIES[cls.fidelity]}"],
         ["file", f"`methods/{cls.__module__.rpartition('.')[2]}.py`"],
@@ -84,7 +85,7 @@ def _docstring(cls: type[Method]) -> str:
 
 
 def _conventions(cls: type[Method]) -> str:
-    rows = [[f"`{protocol}`", *map(plain, convention(cls, protocol))] for protocol in PROTOCOLS]
+    rows = [[f"`{protocol}`", *map(own_words, convention(cls, protocol))] for protocol in PROTOCOLS]
     text = _table(["protocol", "images", f"at {EXAMPLE_BITS}, beside the common table"], rows)
     return f"{text}\n\nThe common table: weights per output channel, activations per tensor, affine, static."
 
@@ -121,43 +122,56 @@ def _attributes(cls: type) -> dict[str, str]:
         for names, words in re.findall(
             r"^    (\w[\w, ]*): (.*(?:\n     +.*)*)", section, re.MULTILINE
         ):
-            text = plain(re.sub(r"``(.+?)``", r"`\1`", words))
+            text = own_words(re.sub(r"``(.+?)``", r"`\1`", words))
             found |= {name.strip(): text for name in names.split(",")}
     return found
 
 
 def _measured(name: str, title: str, found: Sequence[Table]) -> Iterator[str]:
     """What a folder of results has of a method: figures, then what they cost."""
-    sections = [
-        (tables, rows)
-        for tables in by_section(found)
-        if (rows := {t.place: row for t in tables for row in t.ranked if row.label == name})
-    ]
+    sections = [(tables, rows) for tables in by_section(found) if (rows := _rows_of(name, tables))]
     if not sections:
         return
     yield f"## Figures: {title}"
     for tables, rows in sections:
         place = tables[0].place
-        scope = f", scope `{place.scope}`" if place.scope else ""
-        how = f"protocol `{place.protocol}`{scope}{place.images}"
-        yield f"Task `{place.task}`, {how}, first metric in percent:"
-        yield _figures(tables, rows)
+        scope = f", scope {code(place.scope)}" if place.scope else ""
+        how = f"protocol {code(place.protocol)}{scope}{plain(place.images)}"
+        yield f"Task {code(place.task)}, {how}, first metric in percent:"
+        yield _figures(name, tables, rows)
     yield (
         "Mean and standard deviation over calibration draws, in brackets the rank among those of the same "
-        "table (methods that no test tells apart share one); seconds, memory and size are those at "
-        f"{EXAMPLE_BITS}."
+        "table (methods that nothing tells apart share one; `~`: some by 95 % intervals that do not meet, "
+        f"`-`: not known); seconds, memory and size are those at {EXAMPLE_BITS}."
     )
 
 
-def _figures(tables: Sequence[Table], rows: dict[Place, Row]) -> str:
+def _rows_of(name: str, tables: Sequence[Table]) -> dict[str, dict[Place, Row]]:
+    """The method's rows by label: its variants, and what it is put on, are rows of their own."""
+    found: dict[str, dict[Place, Row]] = {}
+    for table in tables:
+        for row in table.ranked:
+            if row.record.spec.method.name == name:
+                found.setdefault(row.label, {})[table.place] = row
+    return dict(sorted(found.items()))
+
+
+def _figures(name: str, tables: Sequence[Table], found: dict[str, dict[Place, Row]]) -> str:
+    """A line per model and row; the rows' names only where there is another than the method's."""
+    named = list(found) != [name]
     lines = []
     for model, own in groupby(tables, key=lambda table: table.place.model):
         here = {table.place.bits: table for table in own}
         full = next((t.reference for t in here.values() if t.reference), None)
-        cells = [_cell(here.get(bits), rows) for bits in COMMON_BITS]
-        cost = rows.get(here[EXAMPLE_BITS].place) if EXAMPLE_BITS in here else None
-        lines.append([plain(model), _percent(full.value if full else None), *cells, *_cost(cost)])
-    return _table(["model", "fp32", *COMMON_BITS, "s", "MB", "size"], lines)
+        for label, rows in found.items():
+            cells = [_cell(here.get(bits), rows) for bits in COMMON_BITS]
+            if not any(cells):
+                continue
+            cost = rows.get(here[EXAMPLE_BITS].place) if EXAMPLE_BITS in here else None
+            head = [plain(model), *([plain(label)] if named else [])]
+            lines.append([*head, _percent(full.value if full else None), *cells, *_cost(cost)])
+    columns = ["model", *(["row"] if named else []), "fp32", *COMMON_BITS, "s", "MB", "size"]
+    return _table(columns, lines)
 
 
 def _cell(table: Table | None, rows: dict[Place, Row]) -> str:
@@ -165,7 +179,9 @@ def _cell(table: Table | None, rows: dict[Place, Row]) -> str:
     if table is None or row is None or row.standing is None:
         return ""
     spread = f" ± {row.deviation:.1f}" if row.deviation is not None else ""
-    return f"{_percent(row.value)}{spread} ({row.standing.rank} of {len(table.ranked)})"
+    rank = "-" if row.standing.rank is None else f"{row.standing.rank} of {len(table.ranked)}"
+    sign = "" if row.standing.rank is None else SIGNS[row.standing.basis]
+    return f"{_percent(row.value)}{spread} ({rank}{sign})"
 
 
 def _percent(value: float | None) -> str:
@@ -202,7 +218,7 @@ def _published(name: str) -> Iterator[str]:
         here = [one for one in own if (one.dataset, one.short, one.metric) == key]
         rows.append([*map(plain, key), *(_values_at(here, bits, sources) for bits in COMMON_BITS)])
     yield _table(["data", "model", "metric", *COMMON_BITS], [row for row in rows if any(row[3:])])
-    yield "\n".join(f"{number}. {plain(source)}" for source, number in sources.items())
+    yield "\n".join(f"{number}. {own_words(source)}" for source, number in sources.items())
 
 
 def _numbers(own: Sequence[Published]) -> dict[str, int]:

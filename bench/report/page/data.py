@@ -104,6 +104,7 @@ def _row(row: Row, table: Table, cell: int) -> Json:
         "family": record.family,
         "reference": record.fidelity == REFERENCE_FIDELITY,
         "images": record.spec.calibration.images,
+        "classes": row.classes,
         "convention": convention(record),
         "commit": commit(record),
         "status": sorted({one.status for one in (*row.runs, *row.failures)}),
@@ -117,15 +118,15 @@ def _row(row: Row, table: Table, cell: int) -> Json:
 
 def _figures(row: Row, table: Table) -> Json:
     """What came out, by itself, beside full precision and beside what papers report."""
-    low, high = row.record.intervals.get(row.record.primary_metric or "", (None, None))
-    several = len(row.runs) > 1
+    low, high = row.interval or (None, None)
     full = None if table.reference is None else table.reference.value
     return {
         "rank": None if row.standing is None else row.standing.rank,
         "tested": row.standing is not None and row.standing.tested,
+        "basis": None if row.standing is None else row.standing.basis,
         "value": row.value,
-        "low": None if several else low,
-        "high": None if several else high,
+        "low": low,
+        "high": high,
         "deviation": row.deviation,
         "drop": None if full is None or row.value is None else full - row.value,
         "metrics": {name: row.metric(name) for name, _ in table.titles},

@@ -19,9 +19,11 @@ import jinja2
 import vl_convert
 
 from vit_ptq_bench.bench.records.record import Record
+from vit_ptq_bench.bench.report.classes import CLASSES
 from vit_ptq_bench.bench.report.factorial import Factorial
 from vit_ptq_bench.bench.report.page.charts import charts
 from vit_ptq_bench.bench.report.page.data import cell_name, page_data
+from vit_ptq_bench.bench.report.standings import SIGNS
 from vit_ptq_bench.bench.report.summary import Overall, choices, counted, overall
 from vit_ptq_bench.bench.report.tables import Table, by_section
 
@@ -39,22 +41,33 @@ def render_page(
     found: Sequence[Table],
     findings: Sequence[str],
     parts: Sequence[Factorial] = (),
+    beside: str = "",
 ) -> str:
-    """Return the page: a pure function of records, tables and findings.
+    """Return the page: a pure function of its arguments.
 
     Args:
         records: those that the tables are made of.
         found: the tables.
         findings: what is wrong with files, a sentence each.
         parts: the factorials among the records.
+        beside: a folder in that of the records, with the page of a real model; empty: there is none.
     """
+    chosen = choices(found)
+    marks = {name for table in found for row in table.rows for name in row.classes}
     return _template().render(
         style=_asset("page.css"),
         program=_asset("page.js"),
         unpacking=_asset("unpack.js"),
         drawing=_drawing(),
         data=packed(_json({"DATA": page_data(records, found, parts), "CHARTS": charts()})),
-        choices=choices(found),
+        answers=[
+            (False, [one for one in chosen if not one.table.place.shared_out]),
+            (True, [one for one in chosen if one.table.place.shared_out]),
+        ],
+        any_result=any(table.ranked for table in found),
+        signs=SIGNS,
+        classes={name: why for name, why in CLASSES.items() if name in marks},
+        beside=beside,
         places=_places(found),
         cell_name=cell_name,
         records=len(records),

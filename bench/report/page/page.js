@@ -18,8 +18,8 @@ const FILTERS = [["task", "task"], ["model", "model"], ["bits", "bits"], ["proto
   ["scope", "scope"], ["family", "method family"], ["method", "method"], ["images", "calibration images"], ["limit", "images judged"]];
 
 const ALL_COLUMNS = [
-  { key: "rank", title: "rank", number: true, show: (row) => row.rank === null ? "" : row.rank + (row.tested ? "" : " ?") },
-  { key: "label", title: "method", show: (row) => row.label },
+  { key: "rank", title: "rank", number: true, show: rank },
+  { key: "label", title: "method", show: named },
   { key: "name", title: "model, bits", show: (row) => row.name },
   { key: "value", title: "%", number: true, show: figure },
   { key: "paper", title: "paper %", number: true, optional: true, show: paper },
@@ -43,9 +43,19 @@ function digits(value, count) {
 
 function figure(row) {
   if (row.value === null) return row.status.join(", ");
-  if (row.deviation !== null) return `${digits(row.value, 2)} ± ${digits(row.deviation, 2)} (${row.runs.length})`;
-  if (row.low === null) return digits(row.value, 2);
-  return `${digits(row.value, 2)} [${digits(row.low, 1)}, ${digits(row.high, 1)}]`;
+  const draws = row.deviation === null ? "" : ` ± ${digits(row.deviation, 2)} (${row.runs.length})`;
+  const interval = row.low === null ? "" : ` [${digits(row.low, 1)}, ${digits(row.high, 1)}]`;
+  return digits(row.value, 2) + draws + interval;
+}
+
+// What a place rests on stands behind it.
+function rank(row) {
+  if (row.basis === null) return "";
+  return row.rank === null ? "-" : row.rank + { tests: "", intervals: " ~", nothing: " -" }[row.basis];
+}
+
+function named(row) {
+  return row.classes.length ? `${row.label} †` : row.label;
 }
 
 // What papers report of the same model, data and bits, and how far we are from it.
@@ -170,6 +180,7 @@ function showRecord(run) {
   const facts = [
     ["run id", run], ["method", `${row.label}, version ${spec.method.version} (${record.fidelity})`],
     ["model", `${spec.model.name} ${spec.model.weights ?? ""}`], ["bits", `${spec.bits}, protocol ${spec.protocol}`],
+    ...(row.classes.length ? [["does not compare", row.classes.join(", ")]] : []),
     ["status", record.status], ["convention", row.convention],
     ["figure", figure(row)], ["seed", String(spec.seed)],
     ["commit", row.commit || "not recorded"], ["version", environment?.vit_ptq_bench ?? "not recorded"],
@@ -255,15 +266,9 @@ function chartRows(rows) {
   const of = { bits: measured.filter((row) => group(row) === shown.model),
     seconds: measured.filter((row) => row.name === shown.cell && row.seconds !== null),
     size: measured.filter((row) => row.name === shown.cell && row.size !== null),
-    variants: ROWS.filter((row) => row.value !== null && variantsName(row) === shown.method).map(spread),
+    variants: ROWS.filter((row) => row.value !== null && variantsName(row) === shown.method),
     effects: DATA.effects.filter((one) => one.name === shown.factorial) };
   return structuredClone(of);
-}
-
-// Of several seeds the interval of their mean, by the normal distribution.
-function spread(row) {
-  const half = row.deviation === null ? null : 1.96 * row.deviation / Math.sqrt(row.runs.length);
-  return half === null ? row : { ...row, low: row.value - half, high: row.value + half };
 }
 
 function draw(rows) {

@@ -43,7 +43,12 @@ def test_latex_sets_in_bold_what_no_test_separates_from_the_best():
     bold = re.findall(r"^(\S+) & .*\\textbf\{(\S+)\}", text, flags=re.MULTILINE)
     assert ("repq", "90.0") in bold and ("near", "89.9") in bold
     assert not any(name == "minmax" and value == "60.0" for name, value in bold)
-    assert r"seeded & -- & 74.0\,$\pm$\,4.0 \\" in text
+    (seeded,) = re.findall(
+        r"^seeded & -- & 74\.0\\,\$\\pm\$\\,4\.0 \{\\tiny \[(\S+), (\S+)\]\} ", text, re.M
+    )
+    assert (
+        float(seeded[0]) < 71.4 and float(seeded[1]) > 76.5
+    )  # Wilson's of 740 of 1000: [71.2, 76.6]
     assert r"\textbf" not in render_latex(tables(RECORDS, nothing)).replace("Bold", "")
 
 
@@ -66,12 +71,26 @@ def test_hostile_names_are_shown_as_they_are():
     assert row["variant"] == HOSTILE
 
 
-@pytest.mark.parametrize("text", ["=cmd()", "+1", "-1", "@x", "\tx", "\rx"])
+@pytest.mark.parametrize("text", ["=cmd()", "+1", "-1", "@x", "\tx", "\rx", "\n=1"])
 def test_a_spreadsheet_computes_nothing(text):
     assert harmless(text) == f"'{text}".replace("\r", " ")
     (row,) = csv.DictReader(io.StringIO(to_csv([make_record(variant=text)])))
     assert row["variant"].startswith("'")
     assert harmless(-1.5) == -1.5 and harmless("minmax") == "minmax"
+
+
+def test_a_name_in_brackets_belongs_to_its_own_row_in_latex():
+    r"""Behind `\\` a bracket is its length and a star its form."""
+    assert escaped("[9cm] *x") == "{[}9cm{]} {*}x"
+
+
+def test_csv_tells_of_each_run_the_mean_of_its_row_with_the_interval():
+    table = csv.DictReader(io.StringIO(to_csv(RECORDS, tables(RECORDS, hits))))
+    rows = [row for row in table if row["method"] == "seeded"]
+    assert [float(row["value"]) for row in rows] == [70.0, 74.0, 78.0]
+    assert {row["mean"] for row in rows} == {"74.0"}
+    (low,), (high,) = ({float(row[name]) for row in rows} for name in ("mean_low", "mean_high"))
+    assert low < 71.4 and high > 76.5
 
 
 def test_escaped_is_one_line():
@@ -87,7 +106,8 @@ def test_csv_tells_commit_version_and_family():
 
 
 def test_each_form_from_the_command_line(tmp_path, capsys):
-    Store(tmp_path).write(make_record(method="repq", value=75.0))
+    for method, value in (("repq", 75.0), ("minmax", 50.0), ("omse", 25.0)):
+        Store(tmp_path).write(make_record(method=method, value=value))
     command = ["leaderboard", "--results", str(tmp_path)]
     outputs = {}
     for form in ("markdown", "csv", "html", "latex", "json"):

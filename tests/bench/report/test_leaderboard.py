@@ -36,7 +36,8 @@ def test_files_are_written_checked_and_report_findings(tmp_path):
     assert write_leaderboard(tmp_path).read_bytes() == first
     table = pd.read_csv(tmp_path / "leaderboard.csv")
     assert sorted(table["run_id"]) == sorted(record.run_id for record in records)
-    assert table.shape == to_frame(records).drop(columns=SOURCE).shape
+    rows, columns = to_frame(records).drop(columns=SOURCE).shape
+    assert table.shape == (rows, columns + 4)  # and of its row the mean, its interval, its classes
     store.write(replace(records[1], metrics={"top1": 61.0, "top5": 99.0}), np.zeros(4, dtype=bool))
     broken = store.path(records[2])
     broken.write_text(broken.read_text()[:50])
@@ -84,6 +85,16 @@ def test_results_in_a_folder_of_the_results_stay_there(tmp_path):
         write_leaderboard(folder)
     assert all(make_leaderboard(f).stale() == [] for f in (tmp_path, tmp_path / "ablation"))
     assert "inner" not in (tmp_path / "leaderboard.md").read_text()
+
+
+def test_results_point_to_those_of_a_real_model_beside_them(tmp_path):
+    Store(tmp_path).write(make_record(method="outer"))
+    assert "real model" not in write_leaderboard(tmp_path).read_text()
+    Store(tmp_path / "imagenet-sample").write(make_record(method="inner"))
+    first = write_leaderboard(tmp_path).read_text().split("\n## ")[0]
+    assert "[imagenet-sample](imagenet-sample/leaderboard.md), to be read first" in first
+    page = (tmp_path / "index.html").read_text().split("</header>")[0]
+    assert '<a href="imagenet-sample/index.html">' in page
 
 
 def test_no_torch_is_imported():

@@ -1,19 +1,22 @@
 """The markdown page says what the tables say, the answer first."""
 
+import html
 import random
 import re
 import time
 from dataclasses import replace
 
 import pytest
+from markdown_it import MarkdownIt
 
 from tests.bench.report.test_tables import RECORDS, hits, nothing
 from tests.bench.samples import TABLE, make_record
 from vit_ptq_bench.bench.records.spec import CalibrationSpec
 from vit_ptq_bench.bench.report.footnotes import convention
-from vit_ptq_bench.bench.report.markdown import footnote_mark, plain, render
+from vit_ptq_bench.bench.report.markdown import footnote_mark, render
 from vit_ptq_bench.bench.report.show import describe
 from vit_ptq_bench.bench.report.tables import tables
+from vit_ptq_bench.bench.report.text import code, plain
 from vit_ptq_bench.methods.api.registry import METHODS
 
 CELL = "vit_mini W4A4"
@@ -46,10 +49,22 @@ def test_the_answer_stands_on_the_first_screen():
     assert len(before.splitlines()) < 24
     answers = [line for line in before.splitlines() if line.startswith("| vit_mini")]
     assert [[cell.strip() for cell in line.strip("|").split("|")] for line in answers] == [
-        ["vit_mini", "W4A4", "95.0", "minmax", "70.0", "", "minmax", "1.2"],
-        ["vit_mini", "W3A3", "95.0", "repq", "80.0", "", "repq", "1.2"],
-        ["vit_mini", "W4A4", "95.0", "repq", "90.0", "near", "near", "1.2"],
-    ]
+        ["vit_mini", "W4A4", "95.0", "repq", "90.0 [89.0, 91.0]", "near", "near", "1.2"],
+    ]  # and none where there is one method alone
+
+
+def test_bits_that_are_shared_out_stand_below_with_what_they_are():
+    bits = ("W4A4", "W4A4:mixed")
+    records = [make_record(method=m, bits=b, value=60.0) for m in "abc" for b in bits]
+    answers = section(page(records, hits), "Which method to use")
+    first, folded = answers.split("<details>")
+    assert "| W4A4 " in first and ":mixed" not in first
+    assert "| W4A4:mixed " in folded and "bits differ from operation to operation" in folded
+
+
+def test_results_without_an_answer_say_why():
+    text = section(page(RECORDS[:3], hits), "Which method to use")
+    assert "| vit_mini" not in text and "Tables of fewer than three\nmethods" in text
 
 
 def test_tables_rank_and_keep_every_run():
@@ -73,11 +88,20 @@ def test_tables_rank_and_keep_every_run():
     ]  # fmt: skip
 
 
-def test_what_could_not_be_tested_is_marked():
-    rows = rows_of(page(RECORDS, nothing))
-    assert [row[0] for row in rows] == ["", "1 ?", "1 ?", "1 ?", "1 ?", ""]
-    answer = section(page(RECORDS, nothing), "Which method to use")
-    assert re.search(r"\| repq +\| 90.0 +\| \? +\| repq +\|", answer)
+def test_what_could_not_be_tested_is_marked_and_explained():
+    text = page(RECORDS, nothing)
+    assert [row[0] for row in rows_of(text)] == ["", "1 ~", "1 ~", "3 ~", "4 ~", ""]
+    answer = section(text, "Which method to use")
+    assert re.search(r"\| repq +\| 90.0 \[89.0, 91.0\] +\| near ~ +\| near +\|", answer)
+    assert "`~`: for some of them there is no such test" in answer
+    assert "`~` behind a rank" in section(text, "How to read it") and "?" not in text
+
+
+def test_what_cannot_be_held_against_anything_has_no_rank_and_no_cheapest():
+    text = page([replace(r, intervals={}, standard_errors={}) for r in RECORDS], nothing)
+    assert [row[0] for row in rows_of(text)] == ["", "-", "-", "-", "-", ""]
+    answer = section(text, "Which method to use")
+    assert re.search(r"\| repq +\| 90.0 +\| - +\| - +\| - +\|", answer)
 
 
 def test_protocols_and_subsets_have_sections_of_their_own():
@@ -120,13 +144,14 @@ def test_labels_are_kept_apart_by_settings_and_settings_by_labels():
 def test_transforms_tell_rows_apart_and_stand_in_their_footnotes():
     turned = ("rotate-heads", "shift-norms")
     records = [make_record(method="m"), make_record(method="m", transforms=turned, notes=("said",))]
-    assert names(*records) == ["m (transforms=None)", "m (transforms=rotate-heads+shift-norms)"]
+    turned_name = "m (transforms=rotate-heads+shift-norms) †"
+    assert names(*records) == ["m (transforms=None)", turned_name]
     words = "transformed first: rotate-heads, then shift-norms"
     text = page(records)
-    assert f"\n(a) {words}; said\n" in f"{text}\n"
+    assert f"\n(a) does not compare: transformed; {words}; said\n" in f"{text}\n"
     assert f"static; {words}; said" in describe(records[1])
     assert "transform    rotate-heads\ntransform    shift-norms\n" in describe(records[1])
-    assert names(make_record(method="m", transforms=turned, variant="rotated")) == ["m rotated"]
+    assert names(make_record(method="m", transforms=turned, variant="rotated")) == ["m rotated †"]
 
 
 def test_a_seed_counts_once_in_a_row():
@@ -234,13 +259,37 @@ def test_order_of_the_records_does_not_matter():
 
 
 @pytest.mark.parametrize(
-    "name", ["a|b", "two\nlines", "<script>alert(1)</script>", "</details>", "a & b"]
-)
+    "name",
+    [
+        "a|b", "two\nlines", "<script>alert(1)</script>", "</details>", "a & b",
+        "![x](http://example.org/x.png)", "[a](javascript:1)", "*bold* _slanted_ `code` ~~out~~", "\\[x\\]",
+    ],
+)  # fmt: skip
 def test_names_are_shown_as_text(name):
     text = page([make_record(method="m", variant=name)])
     (row,) = rows_of(text)
     assert row[1] == f"m {plain(name)}" and len(row) == 10
+    assert as_shown(f"m {plain(name)}") == f"<p>m {html.escape(' '.join(name.split()))}</p>"
     assert "<script" not in text and text.count("</details>") == 1
+
+
+def as_shown(text):
+    """What markdown makes of a text, by the parser that the documentation's site is built with."""
+    own = MarkdownIt("commonmark", {"linkify": False}).enable(["strikethrough", "table"])
+    return own.render(text).strip()
+
+
+def test_addresses_are_no_links_and_words_with_underscores_stay_readable():
+    assert plain("see http://a.b or WWW.c.d") == "see http&#58;//a.b or WWW&#46;c.d"
+    assert plain("vit_tiny_patch16") == "vit_tiny_patch16" and plain("_a_") == "\\_a\\_"
+
+
+def test_names_in_headings_and_between_tags_are_text_too():
+    image = "![x](http://example.org/x.png)"
+    text = page([make_record(task=image, model=image, protocol="equal`")])
+    assert f"## {plain(image)} (version 1), protocol {code('equal`')}" in text
+    assert f"<summary>{image} W4A4: 1 method</summary>" in text  # markdown is off between tags
+    assert text.count(image) == 1 and code("equal`") == "`equal'`"
 
 
 def test_a_page_of_failures_or_of_full_precision_alone_says_so():

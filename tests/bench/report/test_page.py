@@ -139,7 +139,7 @@ def content(match):
             [make_record(method="fp32", bits="W32A32", fidelity="reference")],
             "No method has a result here.",
         ),
-        ([make_record(method="alone", value=70.0)], "alone"),
+        ([make_record(method="alone", value=70.0)], "of fewer than three"),
     ],
     ids=["none", "failures", "reference", "one method"],
 )

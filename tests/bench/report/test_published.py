@@ -9,8 +9,9 @@ import pytest
 from tests.bench.report.test_tables import nothing
 from tests.bench.samples import make_record
 from vit_ptq_bench.bench.cli import main
+from vit_ptq_bench.bench.report.classes import CLASSES
 from vit_ptq_bench.bench.report.markdown import render
-from vit_ptq_bench.bench.report.published import CLASSES, extent, figures, of_row, sentence
+from vit_ptq_bench.bench.report.published import extent, figures, of_row, sentence
 from vit_ptq_bench.bench.report.published_page import render_published
 from vit_ptq_bench.bench.report.tables import tables
 from vit_ptq_bench.methods.api.registry import METHODS
@@ -120,6 +121,23 @@ def test_the_page_names_the_best_the_classes_and_what_is_measured():
     assert f"{best:.2f}" in row.split("|")[2] and "`repq-vit` 72.50" in row
     assert all(f"`{name}`" in after for name in CLASSES)
     assert "file index" not in after
+
+
+def test_a_method_stands_once_in_a_cell_whatever_sources_call_it():
+    names = {one.known_as for one in figures()}
+    assert all(one.known_as == one.method for one in figures() if one.method)
+    aliases = {one.written: one.known_as for one in figures() if one.known_as != one.written}
+    assert aliases["AdaLog (BRECQ retrained)"] == "AdaLog (retrained)" in names
+    for line in render_published([]).splitlines():
+        best = line.split("|")[2:3] if line.startswith("| W") else []
+        for cell in best:
+            assert cell.count("retrained)") <= 1 and cell.count("AdaRound") <= 1, cell
+
+
+def test_what_no_source_tells_the_granularity_of_does_not_compare():
+    unknown = [one for one in figures() if "granularity not stated" in one.source]
+    quantized = [one for one in unknown if one.method != "fp32"]
+    assert len(quantized) > 20 and all("granularity" in one.classes for one in quantized)
 
 
 def test_the_page_of_the_docs_is_what_the_command_prints(monkeypatch, capsys):

@@ -58,17 +58,59 @@ def test_drawn_image_sets_give_the_error_of_a_difference() -> None:
 def test_rows_that_no_test_separates_from_the_best_share_the_first_rank() -> None:
     rows = [seen(0.5), seen(0.9), seen(0.905), seen(0.7, seeds=3), seen(0.9, seeds=2)]
     assert standings(rows) == [
-        Standing(5, 0, True), Standing(1, 2, True), Standing(1, 2, True), Standing(4, 1, True),
-        Standing(1, 2, True),
+        Standing(5, 0), Standing(1, 2, like_best=True), Standing(1, 2, like_best=True), Standing(4, 1),
+        Standing(1, 2, like_best=True),
     ]  # fmt: skip
 
 
-def test_a_row_without_outcomes_is_separated_from_nothing_and_says_so() -> None:
-    rows = [seen(0.9), Seen(20.0), seen(0.5), seen(0.9, n=100)]
-    assert [one.rank for one in standings(rows)] == [1, 1, 2, 1]
-    assert [one.tested for one in standings(rows)] == [False] * 4
-    assert standings([seen(0.9)]) == [Standing(1, 0, True)]
+def test_a_row_that_nothing_can_be_held_against_stands_aside() -> None:
+    rows = [seen(0.9), Seen(20.0), seen(0.5), seen(0.3, n=100)]
+    found = standings(rows)
+    assert [one.rank for one in found] == [1, None, 2, None]
+    assert [one.basis for one in found] == ["tests", "nothing", "tests", "nothing"]
+    assert [one.beats for one in found] == [1, 0, 0, 0]
+    assert [one.rank for one in standings([Seen(20.0), Seen(10.0)])] == [None, None]
+    assert standings([seen(0.9)]) == [Standing(1, 0, like_best=True)]
     assert standings([]) == []
+
+
+def test_without_a_test_intervals_that_do_not_meet_tell_apart() -> None:
+    """As of detectors whose older records kept no replicates: nobody is better than nobody by default."""
+    sets = NUMBERS.normal(0, 1, 100)
+    drawn = [
+        Seen(value, None, [value + sets + NUMBERS.normal(0, 0.1, 100)], (value - 2, value + 2))
+        for value in (60.0, 61.0)
+    ]
+    rows = [*drawn, Seen(62.5, interval=(60.5, 64.5)), Seen(50.0, interval=(48.0, 52.0))]
+    found = standings(rows)
+    # Of the two with replicates a test says more than their intervals, which meet.
+    assert [one.rank for one in found] == [2, 1, 1, 4]
+    assert [one.like_best for one in found] == [True, True, True, False]
+    assert {one.basis for one in found} == {"intervals"}
+    assert [one.basis for one in standings(drawn)] == ["tests", "tests"]
+
+
+def test_a_rank_never_falls_going_down() -> None:
+    """A row that varies much is not told apart from the best, though one above it is."""
+    rows = [
+        Seen(80.0, interval=(79.0, 81.0)),
+        Seen(77.0, interval=(76.5, 77.5)),
+        Seen(76.0, interval=(70.0, 82.0)),
+        Seen(60.0, interval=(59.0, 61.0)),
+    ]
+    found = standings(rows)
+    assert [one.rank for one in found] == [1, 2, 2, 4]
+    assert [one.like_best for one in found] == [True, False, True, False]
+    assert [one.rank for one in standings(rows[::-1])] == [4, 2, 2, 1]
+
+
+def test_the_best_is_one_of_those_that_compare() -> None:
+    rows = [
+        Seen(90.0, interval=(89.0, 91.0), compares=False),
+        Seen(80.0, interval=(79.0, 81.0)),
+        Seen(79.5, interval=(78.5, 80.5), compares=False),
+    ]
+    assert [one.like_best for one in standings(rows)] == [False, True, True]
 
 
 def test_boxes_are_told_apart_by_replicates_alone() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from tests.bench.samples import make_record
 from vit_ptq_bench.bench.records.record import Record
+from vit_ptq_bench.bench.report import intervals
 from vit_ptq_bench.bench.report.standings import Standing
 from vit_ptq_bench.bench.report.tables import Evidence, Place, Table, tables
 
@@ -65,8 +66,28 @@ def test_bits_and_protocols_have_tables_of_their_own() -> None:
     )
 
 
-def test_without_outcomes_nothing_is_separated() -> None:
-    assert {row.standing for row in one(tables(RECORDS, nothing)).ranked} == {Standing(1, 0, False)}
+def test_without_outcomes_intervals_are_held_against_each_other() -> None:
+    ranked = one(tables(RECORDS, nothing)).ranked
+    assert [row.standing for row in ranked] == [
+        Standing(1, 2, "intervals", True), Standing(1, 2, "intervals", True),
+        Standing(3, 1, "intervals"), Standing(4, 0, "intervals"),
+    ]  # fmt: skip
+    bare = [replace(record, intervals={}, standard_errors={}) for record in RECORDS]
+    unknown = [row.standing for row in one(tables(bare, nothing)).ranked]
+    assert {(found.rank, found.basis) for found in unknown if found} == {(None, "nothing")}
+
+
+def test_the_interval_of_several_seeds_has_images_and_seeds() -> None:
+    """It was none, and on the page that of the seeds alone."""
+    table = one(tables(RECORDS, hits))
+    by_label = {row.label: row for row in table.rows}
+    assert by_label["repq"].interval == (89.0, 91.0)  # one run: as its record has it
+    seeded = by_label["seeded"]
+    assert seeded.interval == intervals.of_outcomes([np.arange(1000) < v for v in (700, 740, 780)])
+    assert table.reference is not None and table.reference.interval == (94.0, 96.0)
+    assert by_label["omse"].interval is None
+    by_errors = one(tables(RECORDS, nothing)).rows[2]
+    assert by_errors.interval == intervals.of_errors((70.0, 74.0, 78.0), (0.5, 0.5, 0.5))
 
 
 def test_other_images_are_another_table_with_a_reference_of_their_own() -> None:

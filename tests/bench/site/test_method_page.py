@@ -45,11 +45,30 @@ def test_figures_are_the_means_of_the_records_with_ranks_and_costs():
     text = method_page(METHODS["repq-vit"], "# X", [("some models", found)])
     section = text.split("## Figures: some models")[1]
     row = cells(section, records[0].spec.model.name)
-    assert row[3] == "72.0 ± 2.8 (1 of 2)"  # 70 and 74; deviation sqrt(8)
+    assert row[3] == "72.0 ± 2.8 (1 of 2 ~)"  # 70 and 74; deviation sqrt(8); no outcomes
+    assert "`~`: some by 95 % intervals" in section
     assert row[2] == row[4] == ""  # no record at six and at three bits
     assert row[5] == f"{records[0].seconds['calibrate']:.0f}"
     others = method_page(METHODS["mgrq"], "# X", [("some models", found)])
     assert "## Figures" not in others
+
+
+def test_rows_of_one_method_under_other_names_are_all_shown():
+    """`qwt` has no row of its own name: its rows are `qwt ptq4vit` and `qwt repq-vit`."""
+    records = [
+        make_record(method="qwt", variant=base, parameters={"base": base}, value=value)
+        for base, value in (("ptq4vit", 71.0), ("repq-vit", 74.0))
+    ] + [make_record(method="minmax", value=60.0)]
+    text = method_page(METHODS["qwt"], "# X", [("some models", tables(records, nothing))])
+    section = text.split("## Figures: some models")[1]
+    rows = [line.split("|") for line in section.splitlines() if line.startswith("| vit_mini")]
+    shown = [[cell.strip() for cell in row[2:6]] for row in rows]
+    assert shown == [
+        ["qwt ptq4vit", "", "", "71.0 (2 of 3 ~)"],
+        ["qwt repq-vit", "", "", "74.0 (1 of 3 ~)"],
+    ]
+    assert "| model    | row " in section
+    assert "qwt" not in method_page(METHODS["minmax"], "# X", [("m", tables(records, nothing))])
 
 
 def test_what_papers_report_stands_with_its_source_and_class():
@@ -58,7 +77,7 @@ def test_what_papers_report_stands_with_its_source_and_class():
     row = next(line for line in section.splitlines() if "| DeiT-S " in line)
     wanted = [o for o in figures() if (o.method, o.short, o.bits) == ("repq-vit", "DeiT-S", "W4A4")]
     assert wanted and all(f"{one.value:.2f}" in row for one in wanted)
-    assert "*transformed*" in row  # somebody ran it behind a rotation
+    assert "*transformed, granularity*" in row  # somebody ran it behind a rotation
     assert "RepQ-ViT README" in section
     released = method_page(METHODS["repq-vit-released"], "# X", [])
     assert released.split("## What papers report")[1] == section
