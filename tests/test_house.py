@@ -54,6 +54,7 @@ FLOORS = {
     # reconstruction starts where they end, and corrections of blocks go through a model as it does.
     f"{PACKAGE}.methods.quantization": (
         ("bits",),
+        ("table_changes",),
         ("quantizers",),
         ("model",),
         ("calibration", "storage", "deployment"),
