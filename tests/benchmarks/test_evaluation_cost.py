@@ -14,10 +14,20 @@ from vit_ptq_bench.methods.quantization.quantizers.build import build_quantizer
 
 CODES = (0, 15)
 EVALUATION_TARGET = 1.6
-SCHEMES = ("uniform", "log-sqrt2", "log", "adalog", "log-int-softmax", "twin-softmax", "twin-gelu")
+SCHEMES = (
+    "uniform",
+    "codebook",
+    "codebook-float",
+    "log-sqrt2",
+    "log",
+    "adalog",
+    "log-int-softmax",
+    "twin-softmax",
+    "twin-gelu",
+)
 
 
-@pytest.mark.parametrize("name", ["minmax", "repq-vit"])
+@pytest.mark.parametrize("name", ["minmax", "repq-vit", "rose"])
 def test_forward_of_a_quantized_model(name, benchmark, vit, images, calibration, ratio):
     method = METHODS.get(name).create()
     quantized = method.quantize(vit, method.bit_table(BitWidth(4, 4)), calibration)
