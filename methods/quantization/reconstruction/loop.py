@@ -156,7 +156,8 @@ class Loop:
 
     def run(self, tick: Callable[[int, str], None]) -> Outcome:
         """Run all iterations; see `Outcome`."""
-        if self._optimizer is None or self._recipe.iterations == 0:
+        still = self._segment.kind in self._recipe.untrained
+        if self._optimizer is None or self._recipe.iterations == 0 or still:
             return "trained"
         self._refresh(0)
         judge = self._judge() if len(self._data.held) else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.calibration.passes import RangeRule
 from vit_ptq_bench.methods.quantization.model.layers import QuantOperation
-from vit_ptq_bench.methods.quantization.model.structure import Segment, Structure
+from vit_ptq_bench.methods.quantization.model.structure import Segment, SegmentKind, Structure
 from vit_ptq_bench.methods.quantization.reconstruction.activation_trainables import Steps
 from vit_ptq_bench.methods.quantization.reconstruction.choices import UnitGranularity, Weighting
 from vit_ptq_bench.methods.quantization.reconstruction.losses import (
@@ -54,6 +54,7 @@ class Recipe:
         measured_images: most images that losses are measured on in each unit; 0: all that are trained on.
         quantize_weights: whether units end with their weights as codes; else weights stay in floating point,
             as trained.
+        untrained: kinds of units in which what the recipe trains keeps the values that it starts with.
         keep_open: whether weights that were trained through their rounding stay in floating point behind it,
             quantized by their quantizers, for another reconstruction to go on from; it needs a teacher.
     """
@@ -73,6 +74,7 @@ class Recipe:
     crops: int = 0
     measured_images: int = 0
     quantize_weights: bool = True
+    untrained: Sequence[SegmentKind] = ()
     keep_open: bool = False
 
     def held_out(self, images: int) -> int:

@@ -170,6 +170,20 @@ def test_lrquant_lowers_the_error_of_the_output(name, protocol, vit, images, cal
     assert error(60) < 0.9 * error(0)
 
 
+@pytest.mark.parametrize("name", ["lrquant", "lrquant-plus"])
+def test_lrquant_trains_no_head(name, vit, images, calibration):
+    """Few images say what each class's range and factor should be for them, and for no others."""
+
+    def weights(iterations):
+        method = METHODS.get(name).create({"iterations": iterations})
+        quantized = method.quantize(vit, method.bit_table(BitWidth(6, 6)), calibration)
+        return {op.role: op.weight.clone() for op in quantized.operations if hasattr(op, "weight")}
+
+    start, trained = weights(0), weights(3)
+    assert torch.equal(start["head"], trained["head"])
+    assert not torch.equal(start["fc2"], trained["fc2"])
+
+
 def test_lrquant_authors_convention(vit, calibration):
     method = METHODS.get("lrquant").create({"iterations": 2})
     table = method.bit_table(BitWidth(4, 4), "authors")
