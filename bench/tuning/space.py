@@ -110,11 +110,13 @@ class Space:
             searched.
         dimensions: `METHOD`, `IMAGES` and `PROTOCOL` among them.
         default: the first method as it is.
+        bits: at which tables are compared.
     """
 
     methods: Mapping[str, type[Method]]
     dimensions: tuple[Dimension, ...]
     default: Configuration
+    bits: BitWidth
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -158,16 +160,26 @@ class Space:
         return int(np.ravel_multi_index(codes, self.shape))
 
     def allows(self, number: int) -> bool:
-        """Whether the method takes a combination."""
+        """Whether the method takes a combination, and it is not another one in other words."""
         one = self.configuration(number)
         cls = self.methods[one.method]
         if one.mixed and (cls.chooses_bits() or not cls.calibration_images):
             return False
         try:
-            cls.create(dict(one.parameters))
+            method = cls.create(dict(one.parameters))
         except MethodError:
             return False
-        return True
+        return not self._stands_for_another(one, method)
+
+    def _stands_for_another(self, one: Configuration, method: Method) -> bool:
+        """Whether the change of the table changes nothing, or makes the authors' table the common one."""
+        plain = method.bit_table(self.bits, one.protocol)
+        names = () if one.table is None else (one.table,)
+        table = changed(plain, names)
+        if names and table == plain:
+            return True
+        common = changed(method.bit_table(self.bits, "equal"), names)
+        return one.protocol != "equal" and table == common
 
 
 def space_of(
@@ -208,7 +220,7 @@ def space_of(
     )
     own = {one.name: getattr(plain[0].parameters, one.name) for one in chosen}
     default = Configuration(methods[0].name, int(images[-1] or 0), "equal", own)
-    space = Space(names, dimensions, default)
+    space = Space(names, dimensions, default, bits)
     if space.size == 1:
         raise BenchError(
             f"{methods[0].name} has no choices: give several --calibration-sizes, or another method"

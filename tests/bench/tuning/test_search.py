@@ -10,6 +10,7 @@ from vit_ptq_bench.bench.tuning.search import Objective, best, search
 from vit_ptq_bench.bench.tuning.space import Configuration, Dimension, Space
 from vit_ptq_bench.bench.tuning.trials import Trial, TrialFile
 from vit_ptq_bench.methods import METHODS, MethodError
+from vit_ptq_bench.methods.quantization.bits import BitWidth
 
 PLAIN = Objective("value", lambda value: -value)
 
@@ -31,7 +32,8 @@ def space_with(*sizes: int) -> Space:
         *own,
     )
     own_values = {one.name: 0 for one in own}
-    return Space({"free": Free}, dimensions, Configuration("free", 32, "equal", own_values))
+    default = Configuration("free", 32, "equal", own_values)
+    return Space({"free": Free}, dimensions, default, BitWidth(4, 4))
 
 
 def table_of(space: Space, seed: int, pairs: float = 0.5) -> np.ndarray:

@@ -128,6 +128,24 @@ def test_none_is_a_value_only_where_it_is_the_default_and_mixed_types_are_none()
     }
 
 
+def test_a_table_that_another_combination_has_too_is_tried_once():
+    """MinMax's authors' grids are symmetric: made symmetric, the common ones are the same."""
+    space = space_of([METHODS.get("minmax")], W4A4, (8,))
+    method = METHODS.get("minmax").create()
+    seen = set()
+    for number in range(space.size):
+        one = space.configuration(number)
+        if one.mixed or not space.allows(number):
+            continue
+        table = method.with_table([one.table] if one.table else []).planned_table(
+            W4A4, one.protocol
+        )
+        assert str(table.to_dict()) not in seen
+        seen.add(str(table.to_dict()))
+    assert len(seen) > 5
+    assert space.allows(space.number(space.default))
+
+
 def test_what_the_method_refuses_is_not_allowed():
     space = space_of([Picky], W4A4, (8,))
     own = {"either": "a", "other": "b", "level": 2, "fast": False}
