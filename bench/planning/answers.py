@@ -5,14 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning.options import LONGEST_NAME
 from vit_ptq_bench.errors import UserError
 from vit_ptq_bench.guests import one_line, watched
-from vit_ptq_bench.methods.quantization.bits import BitTable
+from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, Protocol
+from vit_ptq_bench.methods.quantization.table_changes import changed
 from vit_ptq_bench.values import shown
+
+if TYPE_CHECKING:
+    from vit_ptq_bench.methods import Method
 
 PROJECT = "vit_ptq_bench."
 
@@ -65,7 +69,6 @@ FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "operations": ("a number above 0 or None", lambda value: value is None or is_count(value)),
     "notes": ("a tuple of texts", are_texts),
     "bit_table": ("a BitTable", lambda value: isinstance(value, BitTable)),
-    "planned_table": ("a BitTable", lambda value: isinstance(value, BitTable)),
 }
 """By the name of a function: what it must return, in words and as a check."""
 
@@ -89,6 +92,16 @@ def ask(owner: Any, function: str, *arguments: Any) -> Any:
         place = described(type(owner))
         raise BenchError(f"{place}: {function}() must return {words}, not {shown(answer)}")
     return answer
+
+
+def asked_table(method: Method, bits: BitWidth, protocol: Protocol) -> BitTable:
+    """Return the bit table that a method plans with: its own, behind the changes that were asked for.
+
+    Raises:
+        BenchError: as `ask`.
+    """
+    table: BitTable = ask(method, "bit_table", bits, protocol)
+    return changed(table, method.table_changes)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning import registry
-from vit_ptq_bench.bench.planning.answers import ask, blamed
+from vit_ptq_bench.bench.planning.answers import ask, asked_table, blamed
 from vit_ptq_bench.bench.planning.factorial import combinations
 from vit_ptq_bench.bench.planning.method_settings import (
     check_factorials,
@@ -374,7 +374,7 @@ def part_of(suite: Suite, task: Task, cell: Cell) -> Part:
     with blamed(cls, "create()"):
         method = make_method(cls, cell.choice.settings)
     ask(method, "notes")  # the run needs them after all its work
-    table = ask(method, "planned_table", BitWidth.parse(cell.bits), cell.protocol)
+    table = asked_table(method, BitWidth.parse(cell.bits), cell.protocol)
     given, dense = suite.calibration_images, task.dense
     return Part(
         method=MethodSpec(

@@ -7,7 +7,7 @@ from typing import Any
 
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning import plugins, registry
-from vit_ptq_bench.bench.planning.answers import ask
+from vit_ptq_bench.bench.planning.answers import ask, asked_table
 from vit_ptq_bench.bench.planning.architectures import architecture_problem
 from vit_ptq_bench.bench.planning.names import hint, unknown
 from vit_ptq_bench.bench.planning.settings import resolve_task
@@ -57,6 +57,6 @@ def planned_table(
         BenchError: the method answers what it must not.
         MethodError: a bit width of the wrong form.
     """
-    table: BitTable = ask(method, "planned_table", BitWidth.parse(options.bits), protocol)
+    table = asked_table(method, BitWidth.parse(options.bits), protocol)
     scope = scope_of(task, options)
     return table if scope is None else table.with_scope(scope)
