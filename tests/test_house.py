@@ -53,7 +53,7 @@ FLOORS = {
     # bits are shared out by what searched grids lose;
     # reconstruction starts where they end, and corrections of blocks go through a model as it does.
     f"{PACKAGE}.methods.quantization": (
-        ("bits",),
+        ("bits", "listed_names"),
         ("table_changes",),
         ("quantizers",),
         ("model",),

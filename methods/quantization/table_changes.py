@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -15,7 +13,7 @@ from vit_ptq_bench.methods.quantization.bits import (
     BitTable,
     role_of,
 )
-from vit_ptq_bench.values import shown
+from vit_ptq_bench.methods.quantization.listed_names import listed_names
 
 SETTING = "table"
 """The setting of every method that names them; no method may have a parameter of this name."""
@@ -89,18 +87,11 @@ def check_changes(names: object) -> tuple[str, ...]:
         MethodError: something else, a name that no change has (near ones are named), one twice, or two ways
             to round scales.
     """
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise _error(f"{SETTING} must be a list of names; got {shown(names)}")
-    for name, times in Counter(names).items():
-        if name not in CHANGES:
-            near = difflib.get_close_matches(name, CHANGES, n=2)
-            words = f"did you mean {' or '.join(map(repr, near))}?" if near else _known()
-            raise _error(f"unknown change of the bit table {shown(name)}; {words}")
-        if times > 1:
-            raise _error(f"the change {name!r} of the bit table stands there twice")
-    if {"power-of-two", "fixed-point"} <= set(names):
-        raise _error("scales are rounded to powers of two or to fixed point, not to both")
-    return tuple(names)
+    found = listed_names(names, SETTING, CHANGES, "change of the bit table")
+    if {"power-of-two", "fixed-point"} <= set(found):
+        problem = "scales are rounded to powers of two or to fixed point, not to both"
+        raise MethodError(problem, parameter=SETTING)
+    return found
 
 
 def changed(table: BitTable, names: tuple[str, ...]) -> BitTable:
@@ -108,11 +99,3 @@ def changed(table: BitTable, names: tuple[str, ...]) -> BitTable:
     for name in names:
         table = CHANGES[name].apply(table)
     return table
-
-
-def _known() -> str:
-    return f"known: {', '.join(sorted(CHANGES))}"
-
-
-def _error(problem: str) -> MethodError:
-    return MethodError(problem, parameter=SETTING)

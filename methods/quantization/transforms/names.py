@@ -5,13 +5,10 @@ One more transform is one more entry here and the module that it names, see `bas
 
 from __future__ import annotations
 
-import difflib
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vit_ptq_bench.methods.errors import MethodError
-from vit_ptq_bench.values import shown
+from vit_ptq_bench.methods.quantization.listed_names import listed_names
 
 SETTING = "transforms"
 """The setting of every method that names them; no method may have a parameter of this name."""
@@ -77,21 +74,4 @@ def check_transforms(names: object) -> tuple[str, ...]:
     Raises:
         MethodError: something else, a name that no transform has (near ones are named), or one twice.
     """
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise _error(f"{SETTING} must be a list of names; got {shown(names)}")
-    for name, times in Counter(names).items():
-        if name not in TRANSFORMS:
-            near = difflib.get_close_matches(name, TRANSFORMS, n=2)
-            words = f"did you mean {' or '.join(map(repr, near))}?" if near else _known()
-            raise _error(f"unknown transform {shown(name)}; {words}")
-        if times > 1:
-            raise _error(f"the transform {name!r} stands there twice")
-    return tuple(names)
-
-
-def _known() -> str:
-    return f"known: {', '.join(sorted(TRANSFORMS))}"
-
-
-def _error(problem: str) -> MethodError:
-    return MethodError(problem, parameter=SETTING)
+    return listed_names(names, SETTING, TRANSFORMS, "transform")

@@ -68,7 +68,7 @@ def test_without_changes_a_run_has_the_identity_that_it_always_had(tmp_path: Pat
         (
             '"symmetric"',
             '"power-of-two"',
-            "the change 'power-of-two' of the bit table stands there twice",
+            "the change of the bit table 'power-of-two' stands there twice",
         ),
         ('"symmetric"', '"fixed-point"', "to powers of two or to fixed point, not to both"),
         ("table = []", 'table = "symmetric"', "table must be a list of names; got 'symmetric'"),
