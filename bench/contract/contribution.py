@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning import registry
-from vit_ptq_bench.bench.planning.answers import ask, blamed
+from vit_ptq_bench.bench.planning.answers import ask, asked_table, blamed
 from vit_ptq_bench.bench.planning.method_settings import make_method
 from vit_ptq_bench.bench.records.proof import flaw
 from vit_ptq_bench.bench.records.record import Record
@@ -129,9 +129,8 @@ def _method_problems(record: Record) -> Iterator[str]:
     try:
         with blamed(cls, "create()"):
             method = make_method(cls, spec.method.settings)
-        table = ask(
-            method, "planned_table", BitWidth.parse(spec.bits), cast(Protocol, spec.protocol)
-        )
+        bits, protocol = BitWidth.parse(spec.bits), cast(Protocol, spec.protocol)
+        table = asked_table(method, bits, protocol)
     except UserError as error:
         yield str(error)
         return
