@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print(found: Recommendation, results: str) -> None:
+    from vit_ptq_bench.bench.report.classes import MARK, in_words
     from vit_ptq_bench.bench.report.recommendation import points
 
+    shown = found.found[: RUNNERS_UP + 1]
     print(
         f"{found.model}, {found.task}: full precision has {found.reference.value:.2f} % {found.metric}"
     )
@@ -81,8 +84,10 @@ def _print(found: Recommendation, results: str) -> None:
     print()
     _print_table(found, [len(kinds) > 1 for kinds in several])
     print(f"\n{EXPLAINED.format(allowed=points(found.allowed))}")
-    if any(_is_looked_up(one, found.by) for one in found.found[: RUNNERS_UP + 1]):
+    if any(_is_looked_up(one, found.by) for one in shown):
         print(LOOKED_UP)
+    if words := in_words(name for one in shown for name in one.row.classes):
+        print(textwrap.fill(f"{MARK}: does not compare with the others. {words}.", WIDTH))
     for sentence in found.left_out:
         print(f"left out: {sentence}")
 
@@ -93,7 +98,7 @@ def _print_chosen(found: Recommendation, results: str) -> None:
     chosen = found.found[0]
     scope = f", scope {chosen.place.scope}" if chosen.place.scope else ""
     unit, words = COSTS[found.by]
-    print(f"{chosen.label} at {chosen.place.bits}, protocol {chosen.place.protocol}{scope}")
+    print(f"{chosen.name} at {chosen.place.bits}, protocol {chosen.place.protocol}{scope}")
     looked_up = ", as another run of the same bit table counted" * _is_looked_up(chosen, found.by)
     print(f"  least {words}: {chosen.cost(found.by):.2f} {unit}{looked_up}")
     sure = {
@@ -132,7 +137,7 @@ def _print_table(found: Recommendation, told: Sequence[bool]) -> None:
 def _line(one: Candidate, allowed: float) -> list[str]:
     size, seconds, operations = one.size, one.row.seconds, one.cost(OPERATIONS)
     return [
-        one.label,
+        one.name,
         one.place.bits,
         one.place.protocol,
         one.place.scope or "all",
@@ -145,5 +150,11 @@ def _line(one: Candidate, allowed: float) -> list[str]:
     ]
 
 
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 3]}..."
+def _cut(name: str, width: int) -> str:
+    """A name in so many columns; the mark of a class behind it stays."""
+    from vit_ptq_bench.bench.report.classes import MARK
+
+    label, space, mark = name.partition(f" {MARK}")
+    if len(name) <= width:
+        return name
+    return f"{label[: width - len(space + mark) - 3]}...{space}{mark}"

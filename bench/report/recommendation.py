@@ -13,6 +13,7 @@ from vit_ptq_bench.bench.planning.names import unknown
 from vit_ptq_bench.bench.records.record import Record
 from vit_ptq_bench.bench.records.store import Store
 from vit_ptq_bench.bench.report.bit_operations import BitOperations
+from vit_ptq_bench.bench.report.classes import MARK
 from vit_ptq_bench.bench.report.drop import Drop, drop_of
 from vit_ptq_bench.bench.report.leaderboard import evidence_of, judged
 from vit_ptq_bench.bench.report.tables import Loader, Place, Row, Table, seen, tables
@@ -67,10 +68,16 @@ class Candidate:
         """The row's name, and where its calibration images come from if not from the training data."""
         return f"{self.row.label} on {self.place.source}" if self.place.source else self.row.label
 
+    @property
+    def name(self) -> str:
+        """The label, with a mark where the row is of a class that does not compare with the others."""
+        return f"{self.label} {MARK}" if self.row.classes else self.label
+
     def to_dict(self, allowed: float) -> dict[str, Any]:
         """Return JSON-ready data."""
         return {
             "label": self.row.label,
+            "classes": list(self.row.classes),
             "method": self.row.record.spec.method.name,
             "bits": self.place.bits,
             "protocol": self.place.protocol,

@@ -129,6 +129,10 @@ class Cluster:
         """Return what a command of Slurm prints."""
         return self._run(*words).stdout
 
+    def takes(self, *words: str) -> bool:
+        """Whether Slurm does as a command says: it does not of a job that has just ended."""
+        return self._run(*words, check=False).returncode == 0
+
     def _wait_for_node(self) -> None:
         end = time.monotonic() + 60
         while "idle" not in self._run("sinfo", "--noheader", "--format=%t", check=False).stdout:

@@ -122,11 +122,21 @@ def test_a_sweep_in_which_a_job_is_cancelled_one_killed_one_preempted_and_the_co
 
 
 def _kill_a_step(slurm: Cluster) -> None:
-    """Kill the process of a job, of which a step runs: not its script alone, before or after the run."""
-    wait_for(lambda: running_steps(slurm))
-    step = running_steps(slurm)[0]
-    slurm.ask("scancel", "--signal=KILL", "--full", step.rpartition(".")[0])
-    wait_for(lambda: step not in running_steps(slurm), seconds=60)
+    """Kill the process of a job, of which a step runs: not its script alone, before or after the run.
+
+    A step may end between being seen and being killed; then another one's turn has come.
+    """
+    killed: list[str] = []
+
+    def kill() -> bool:
+        for step in running_steps(slurm):
+            if slurm.takes("scancel", "--signal=KILL", "--full", step.rpartition(".")[0]):
+                killed.append(step)
+                return True
+        return False
+
+    wait_for(kill)
+    wait_for(lambda: killed[0] not in running_steps(slurm), seconds=60)
 
 
 def test_jobs_outlive_the_sweep_that_sent_them(here: Cluster, folder: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import t
 
-from tests.bench.samples import make_record
+from tests.bench.samples import TABLE, make_record
 from vit_ptq_bench.bench.cli import main
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.records.outcomes import Outcomes
@@ -71,6 +73,24 @@ def test_of_equal_sizes_and_drops_the_one_that_calibrates_in_less_time_is_chosen
     )
     Store(tmp_path).write(record, right(89.5))
     assert [one.label for one in recommend(tmp_path, "vit_mini", 1.0).found] == ["b", "a"]
+
+
+def test_a_row_of_a_class_that_does_not_compare_is_marked_and_its_class_is_said(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = TABLE | {"attention": TABLE["attention"] | {"dynamic": True}}
+    name = "a-method-whose-name-is-longer-than-there-is-room-for-beside-the-rest"
+    put(results, 1.0, 89.5, method=name, table=table)
+    assert main(["recommend", "--model", "vit_mini", "--results", str(results)]) == 0
+    told = capsys.readouterr().out
+    assert f"{name} † at W4A4" in told
+    assert re.search(r"^a-method-.*\.\.\. † +W4A4", told, re.MULTILINE)
+    assert max(map(len, told[told.index("\nmethod") :].splitlines())) <= 80
+    assert "†: does not compare with the others. `dynamic`: scales of activations" in told
+    assert main(["recommend", "--model", "vit_mini", "--results", str(results), "--json"]) == 0
+    chosen, others = itemgetter("chosen", "others")(json.loads(capsys.readouterr().out))
+    assert (chosen["label"], chosen["classes"]) == (name, ["dynamic"])
+    assert all(one["classes"] == [] for one in others)
 
 
 def test_by_seconds_the_quickest_is_chosen(results: Path) -> None:
