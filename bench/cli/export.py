@@ -54,6 +54,13 @@ def add(verbs: Any) -> None:
         help="narrowest integers in the file: 4 makes it smallest, 8 faster in ONNX Runtime (default: 4)",
     )
     parser.add_argument(
+        "--precision",
+        choices=("float32", "float64"),
+        default="float32",
+        help="what is computed in between integers: float64 is slow, and any runtime then gives the "
+        "predictions of the simulation in float64, to the last image (default: %(default)s)",
+    )
+    parser.add_argument(
         "--size",
         metavar="HxW",
         type=_size,
@@ -110,8 +117,13 @@ def run(arguments: argparse.Namespace) -> int:
     path = arguments.output or source.with_suffix(".onnx")
     if path.suffix == source.suffix or not path.parent.is_dir():
         raise BenchError(f"{path}: give --output a file .onnx in a folder that is there")
+    if arguments.openvino and arguments.precision != "float32":
+        raise BenchError(
+            f"OpenVINO computes in float32: leave --openvino out with --precision {arguments.precision}"
+        )
     subject = _built(source, arguments)
-    written = export_onnx(subject, path, arguments.opset, packed=arguments.integers == "8")
+    packed = arguments.integers == "8"
+    written = export_onnx(subject, path, arguments.opset, packed, arguments.precision)
     if not arguments.json:
         print("\n".join(told(written, subject)))
     rows = _compared(subject, written, arguments) if arguments.check else []

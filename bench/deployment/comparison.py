@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,8 @@ from vit_ptq_bench.bench.deployment.runtimes import (
     milliseconds,
 )
 from vit_ptq_bench.bench.deployment.static import PRODUCTS, quantize_static
+from vit_ptq_bench.methods.quantization.deployment.double import FLOAT64, InDouble
 from vit_ptq_bench.methods.quantization.deployment.lowering import QuantizedGraph
-from vit_ptq_bench.methods.quantization.model.structure import Output
 from vit_ptq_bench.tasks import Evaluation, LoadedModel
 
 if TYPE_CHECKING:
@@ -39,7 +38,8 @@ OPERATORS = "its operators in float64"
 """The row of what the file was written of, in torch; it is held against that of `IN_DOUBLE`."""
 
 EXACT = 99.0
-"""Percent of the predictions of `IN_DOUBLE` that `OPERATORS` must have: rounding is next to nothing there."""
+"""Percent of the predictions of `IN_DOUBLE` that what computes in float64 must have: next to nothing is
+rounded there."""
 
 STATIC = {"ONNX Runtime static W8A8": (), "the same, products only": PRODUCTS}
 """Rows of ONNX Runtime's own quantization -> the operators that it quantizes, none: all."""
@@ -58,8 +58,10 @@ class Row:
         title: which.
         metric: the task's first, in percent; None: not judged.
         images: how many it was judged on.
-        alike: share of the images, in percent, whose prediction is that of the simulated model, or of the
-            boxes (`DetectorOn.alike`); None: of other weights, or the simulated model itself.
+        beside: title of the simulation that it is held against; None: of other weights, or the simulated
+            model itself.
+        alike: share of the images, in percent, whose prediction is that of the simulation, or of the boxes
+            (`DetectorOn.alike`); None as above.
         size: of its file, in MB.
         milliseconds: of the file, per image, one at a time; None: of the simulation, which says nothing of a
             deployment.
@@ -68,24 +70,10 @@ class Row:
     title: str
     metric: float
     images: int
+    beside: str | None
     alike: float | None
     size: float | None
     milliseconds: float | None
-
-
-class InDouble(nn.Module):
-    """A copy of a module that computes in float64."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = copy.deepcopy(module).double()
-
-    def forward(self, images: Tensor) -> Output:
-        """Return what the module says, float32, of ``images`` [b, 3, H, W]."""
-        output: Output = self.module(images.double())
-        if isinstance(output, Tensor):
-            return output.float()
-        return tuple(part.float() for part in output)
 
 
 def complaints(rows: Sequence[Row], agreement: float | None) -> list[str]:
@@ -93,20 +81,26 @@ def complaints(rows: Sequence[Row], agreement: float | None) -> list[str]:
 
     Args:
         rows: of a `Comparison`.
-        agreement: least percentage of a deployed file; None: what the simulation in float64 has, less
-            `ALLOWANCE`.
+        agreement: least percentage of a deployed file; None: of one in float64 `EXACT`, of another what the
+            simulation in float64 has, less `ALLOWANCE`.
     """
-    alike = {row.title: row.alike for row in rows if row.alike is not None}
-    own = alike.pop(IN_DOUBLE)
-    least = dict.fromkeys(alike, own - ALLOWANCE if agreement is None else agreement)
-    least[OPERATORS] = EXACT
-    model = dict.fromkeys(alike, "the simulated model") | {OPERATORS: "the simulation in float64"}
-    return [
-        f"{title}: {share:.1f} % of the predictions are those of {model[title]}, fewer than "
-        f"{least[title]:.1f} %"
-        for title, share in alike.items()
-        if share < least[title]
-    ]
+    (own,) = (row.alike for row in rows if row.title == IN_DOUBLE)
+    assert own is not None
+    found = []
+    for row in rows:
+        if row.alike is None or row.title == IN_DOUBLE:
+            continue
+        in_double = row.beside == IN_DOUBLE
+        least = EXACT if in_double else own - ALLOWANCE
+        if agreement is not None and row.title != OPERATORS:
+            least = agreement
+        if row.alike < least:
+            model = "the simulation in float64" if in_double else "the simulated model"
+            found.append(
+                f"{row.title}: {row.alike:.1f} % of the predictions are those of {model}, fewer than "
+                f"{least:.1f} %"
+            )
+    return found
 
 
 class Comparison:
@@ -114,7 +108,8 @@ class Comparison:
 
     Args:
         subject: the saved model.
-        exported: its ONNX file, and what that was written of.
+        exported: its ONNX file, and what that was written of; one that computes in float64 is held against
+            the simulation in float64.
         threads: of each runtime.
         say: told what is being done.
     """
@@ -133,7 +128,7 @@ class Comparison:
         """Return the simulated model, the exported one, and what it is held against.
 
         Args:
-            openvino: whether OpenVINO reads the file too.
+            openvino: whether OpenVINO, which computes in float32, reads the file too.
             full: the model in full precision; None: its weights are not there.
             calibration: images for ONNX Runtime's own static quantization of it; None: without.
         """
@@ -142,7 +137,9 @@ class Comparison:
         assert self._written.graph is not None
         self._judge(OPERATORS, InDouble(self._written.graph), None, beside=IN_DOUBLE)
         deployed = OnnxRuntime(self._exported, self._threads)
-        self._judge(f"deployed on {deployed.title}", deployed, self._exported)
+        double = self._written.precision == FLOAT64
+        title = f"deployed on {deployed.title}{', float64' * double}"
+        self._judge(title, deployed, self._exported, beside=IN_DOUBLE if double else SIMULATED)
         if openvino:
             other = OpenVino(self._exported, self._threads)
             self._judge(f"deployed on {other.title}", other, self._exported)
@@ -192,9 +189,8 @@ class Comparison:
         watched = self._watched(module, other or self._subject.quantized.module)
         task, loaded = self._subject.task, self._subject.loaded
         evaluation: Evaluation = task.evaluate(watched, loaded, torch.device("cpu"), None)
-        alike = None
-        if other is None and beside in self._simulated:
-            alike = _alike(self._simulated[beside], watched)
+        held = other is None and beside in self._simulated
+        alike = _alike(self._simulated[beside], watched) if held else None
         if file is None:
             self._simulated[title] = watched
         else:
@@ -204,6 +200,7 @@ class Comparison:
                 title,
                 evaluation.metrics[task.metrics[0]],
                 evaluation.n,
+                beside if held else None,
                 alike,
                 file.stat().st_size / MB if file is not None else None,
                 None,

@@ -81,7 +81,9 @@ def saved_file(text: str, results: Path) -> Path:
     return found
 
 
-def export_onnx(subject: Subject, path: Path, opset: int, packed: bool) -> Written:
+def export_onnx(
+    subject: Subject, path: Path, opset: int, packed: bool, precision: str = "float32"
+) -> Written:
     """Write the ONNX file of a saved model.
 
     Args:
@@ -89,16 +91,21 @@ def export_onnx(subject: Subject, path: Path, opset: int, packed: bool) -> Writt
         path: the file.
         opset: version of the operator set.
         packed: whether integers of 4 bits are packed into 8.
+        precision: what the file computes in between integers, "float32" or "float64".
 
     Raises:
-        BenchError: what writes ONNX is not installed.
-        MethodError: an operator set that cannot be written.
+        BenchError: what writes ONNX is not installed, or a detector's file is to compute in float64.
+        MethodError: an operator set or a precision in which the model cannot be written.
     """
+    if subject.is_detector and precision != "float32":
+        raise BenchError(
+            f"--precision {precision} is for classifiers: a detector's heads stay in mmdet, in float32"
+        )
     require("onnx", "onnx", "onnxscript")
     from vit_ptq_bench.methods.quantization.deployment.onnx_files import write_onnx
 
     facts = {name: str(value) for name, value in subject.spec.facts.items()}
-    return write_onnx(subject.quantized, subject.image, path, opset, packed, facts)
+    return write_onnx(subject.quantized, subject.image, path, opset, packed, facts, precision)
 
 
 def told(written: Written, subject: Subject) -> Iterator[str]:

@@ -25,8 +25,13 @@ from vit_ptq_bench.methods.quantization.model.layers import (
 )
 from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 from vit_ptq_bench.methods.quantization.model.structure import Output
+from vit_ptq_bench.methods.quantization.quantizers.arithmetic import spread
 from vit_ptq_bench.methods.quantization.quantizers.base import CodedQuantizer, Quantizer
+from vit_ptq_bench.methods.quantization.quantizers.levels import TableQuantizer
 from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer
+
+NO_DOUBLE = "QuantizeLinear takes no float64"
+"""Why no activation has an operator in a file that computes in float64."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,34 @@ class OperatorQuantizer(Quantizer):
         return quantize_dequantize(
             x, scale, zero_point, axis, ends, self.grid.integers, self.grid.clips
         )
+
+
+class CountedLevels(Quantizer):
+    """In place of an activation's table of levels: the borders below a number are counted.
+
+    What the table's own look-ups are made of, runtimes do not have.
+    """
+
+    even: Tensor
+    odd: Tensor
+    levels: Tensor
+
+    def __init__(self, quantizer: TableQuantizer) -> None:
+        super().__init__(quantizer.spec, quantizer.site, quantizer.axis)
+        self.active = True
+        self.scale = quantizer.scale
+        (levels,) = quantizer.table()
+        borders = (levels[1:] + levels[:-1]) / 2
+        self.register_buffer("even", borders[0::2])
+        self.register_buffer("odd", borders[1::2])
+        self.register_buffer("levels", levels)
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """Return the nearest values; half-way between two levels that of the even place, as in the table."""
+        ratio = (x * spread(self.scale.reciprocal(), x, self.axis)).unsqueeze(-1)
+        places = (ratio > self.even).sum(-1) + (ratio >= self.odd).sum(-1)
+        levels = self.levels.index_select(0, places.flatten()).view(x.shape)
+        return levels * spread(self.scale, x, self.axis)
 
 
 class StoredWeight(Quantizer):
@@ -156,7 +189,7 @@ class QuantizedGraph(nn.Module):
 
 
 def lower(
-    model: QuantizedModel, weights: tuple[str, ...], activations: tuple[str, ...]
+    model: QuantizedModel, weights: tuple[str, ...], activations: tuple[str, ...] | None
 ) -> tuple[QuantizedModel, list[LoweredSite]]:
     """Return a copy of a quantized model with operators where there are some, and what became of each site.
 
@@ -166,7 +199,8 @@ def lower(
 
     Args:
         model: what `Method.quantize` or `load_quantized` returned.
-        weights, activations: integer types that may stand in the file, the narrowest first.
+        weights, activations: integer types that may stand in the file, the narrowest first; None:
+            activations are computed as they are simulated, as in float64, which no operator takes.
     """
     lowered = copy.deepcopy(model)
     sites = [
@@ -181,7 +215,7 @@ def _lower_operation(
     module: nn.Module,
     operation: QuantOperation,
     weights: tuple[str, ...],
-    activations: tuple[str, ...],
+    activations: tuple[str, ...] | None,
 ) -> Iterator[LoweredSite]:
     for name, (key, quantizer) in zip(
         _attributes(operation), operation.quantizers().items(), strict=True
@@ -191,9 +225,11 @@ def _lower_operation(
         if name == "weight_quantizer":
             yield _lower_weight(module, cast(WeightedOperation, operation), key, weights)
             continue
-        grid = integer_grid(quantizer, activations)
+        grid = NO_DOUBLE if activations is None else integer_grid(quantizer, activations)
         if isinstance(grid, IntegerGrid):
             setattr(operation, name, OperatorQuantizer(cast(UniformQuantizer, quantizer), grid))
+        elif isinstance(quantizer, TableQuantizer) and quantizer.table().shape[0] == 1:
+            setattr(operation, name, CountedLevels(quantizer))
         yield _site(quantizer, key, grid)
 
 

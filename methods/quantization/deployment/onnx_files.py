@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import onnxscript.optimizer
@@ -18,6 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from vit_ptq_bench.methods.errors import MethodError
+from vit_ptq_bench.methods.quantization.deployment.double import (
+    FLOAT32,
+    FLOAT64,
+    InDouble,
+    require_double,
+    translations,
+    without_convolutions,
+)
 from vit_ptq_bench.methods.quantization.deployment.lowering import (
     LoweredSite,
     QuantizedGraph,
@@ -49,6 +58,7 @@ class Written:
         opset: version of the operator set.
         sites: what became of each site.
         graph: what the file was written of, in torch; None: a model in full precision.
+        precision: one of `PRECISIONS`.
     """
 
     path: Path
@@ -56,6 +66,7 @@ class Written:
     opset: int
     sites: tuple[LoweredSite, ...]
     graph: QuantizedGraph | None = None
+    precision: str = FLOAT32
 
 
 def write_onnx(
@@ -65,6 +76,7 @@ def write_onnx(
     opset: int = OPSET,
     packed: bool = False,
     facts: Mapping[str, str] | None = None,
+    precision: str = FLOAT32,
 ) -> Written:
     """Write a quantized classifier, or a detector up to its heads, as an ONNX file for any number of images.
 
@@ -79,9 +91,11 @@ def write_onnx(
         opset: version of ONNX's operator set, see `OPSETS`.
         packed: store integers of 4 bits as integers of 8: runtimes multiply by those faster.
         facts: texts to keep in the file's metadata.
+        precision: one of `PRECISIONS`, of all that is computed between integers.
 
     Raises:
-        MethodError: the operator set is not one of `OPSETS`.
+        MethodError: the operator set is not one of `OPSETS`, or something of the model cannot be computed in
+            float64 by a runtime.
     """
     if not OPSETS[0] <= opset <= OPSETS[1]:
         raise MethodError(
@@ -90,11 +104,18 @@ def write_onnx(
         )
     wide = opset >= WIDER_OPSET
     weights = ("uint4", "uint8") if wide and not packed else ("uint8",)
-    lowered, sites = lower(model, weights, ("uint8", "uint16") if wide else ("uint8",))
+    activations = ("uint8", "uint16") if wide else ("uint8",)
+    double = precision == FLOAT64
+    lowered, sites = lower(model, weights, None if double else activations)
     graph = QuantizedGraph(lowered)
-    program = _exported(graph, image, opset, graph.says)
+    if double:
+        without_convolutions(lowered)
+        program = _exported(InDouble(graph), image, opset, graph.says, translations())
+        require_double(node.op_type for node in program.graph)
+    else:
+        program = _exported(graph, image, opset, graph.says)
     written = _written(program, path, opset, facts, tuple(sites))
-    return replace(written, graph=graph)
+    return replace(written, graph=graph, precision=precision)
 
 
 def write_float_onnx(
@@ -130,7 +151,13 @@ def _written(
     return Written(path, path.stat().st_size, opset, sites)
 
 
-def _exported(module: nn.Module, image: Tensor, opset: int, says: str) -> ir.Model:
+def _exported(
+    module: nn.Module,
+    image: Tensor,
+    opset: int,
+    says: str,
+    translated: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+) -> ir.Model:
     """torch's export; two images, for a graph of one would take the batch for a constant."""
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     with warnings.catch_warnings(), torch.no_grad():
@@ -144,6 +171,7 @@ def _exported(module: nn.Module, image: Tensor, opset: int, says: str) -> ir.Mod
             opset_version=opset,
             input_names=["images"],
             dynamic_shapes=({0: batch},),
+            custom_translation_table=dict(translated or {}),
         )
     assert program is not None
     model: ir.Model = program.model

@@ -47,6 +47,12 @@ def quantize_dequantize(
             codes = _symbolic(
                 "Clip", (codes, *(_as_type(end, integers) for end in ends)), x, integers
             )
+        if scale.numel() > 1:
+            # ONNX Runtime (1.32) makes one product of integers of two operators in front of a product,
+            # and does not run it where they have several scales: scales that stand apart it leaves alone.
+            ones = torch.ones_like(scale)
+            apart = _symbolic("DequantizeLinear", (codes, ones, zero), x, None, axis=axis)
+            return apart * _along(scale, x, axis)
         return _symbolic(
             "DequantizeLinear", (codes, _plain(scale), _plain(zero)), x, None, axis=axis
         )
@@ -67,8 +73,8 @@ def dequantize(
     """
     if torch.onnx.is_in_onnx_export():
         stored, zero = _as_type(codes, integers), _as_type(zero_point, integers)
-        operands = (stored, _plain(scale), _plain(zero))
-        return _symbolic("DequantizeLinear", operands, codes, None, axis=axis)
+        operands = (stored, _plain(scale.float()), _plain(zero))
+        return _symbolic("DequantizeLinear", operands, codes, None, axis=axis).to(scale.dtype)
     s, z = (_along(values, codes, axis) for values in (scale, zero_point.float()))
     return codes.float().sub(z).mul(s.float()).to(s.dtype)
 

@@ -206,6 +206,20 @@ class QuantConv2d(WeightedOperation):
             )
         return F.unfold(x, size, dilation, padding, stride).transpose(1, 2).flatten(0, 1)
 
+    def multiply_columns(self) -> None:
+        """Compute as a product of matrices from now on, for runtimes that lack the convolution.
+
+        Raises:
+            MethodError: the layer has no matrix form.
+        """
+        self.columns(torch.zeros(1, self.weight.shape[1], *self._geometry[0]))  # or it has none
+        self._convolve = self._product_of_columns
+
+    def _product_of_columns(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        output = F.linear(self.columns(x), weight.flatten(1), bias)
+        height, width = self.output_size(x.shape[-2], x.shape[-1])
+        return output.view(x.shape[0], height, width, -1).permute(0, 3, 1, 2)
+
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Return height and width of the output for an input of this size."""
         size, dilation, padding, stride = self._geometry

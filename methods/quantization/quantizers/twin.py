@@ -59,8 +59,10 @@ class TwinSoftmaxQuantizer(Quantizer):
         h, split = self.last_code, self.scale
         zero = torch.zeros_like(split)
         if self.summed:
-            high = torch.round(x.clamp(split, torch.ones_like(split)) * h) / h
-            low = torch.round(x.clamp(zero, split) * (h / split)) * (split / h)
+            # Not `clamp` by tensors: of two of the same values onnxscript (0.7) writes no valid graph.
+            high = torch.round(torch.where(x > split, x, split).clamp(max=1) * h) / h
+            low = torch.round(torch.where(x < split, x, split).clamp(min=0) * (h / split))
+            low = low * (split / h)
             return high + low
         fine = fake_quantize(x, split / h, zero, (0, h))
         coarse = fake_quantize(x, torch.ones_like(split) / h, zero, (0, h))

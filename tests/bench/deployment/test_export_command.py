@@ -106,6 +106,20 @@ def test_the_tour(models, capsys):
     assert re.search(rf"top1 {simulated:.2f} ", finished.stdout)
 
 
+@pytest.mark.parametrize("method", ["rose-uniform", "repq-vit"])
+def test_a_file_in_float64_has_the_predictions_of_the_simulation_in_float64(models, capsys, method):
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    words = ["--output", "d.onnx", "--precision", "float64", "--check", "--limit", "40", "--json"]
+    assert main(["export", str(models[method]), *words, "--agreement", "100"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (deployed,) = [row for row in told["comparison"] if row["title"].startswith("deployed on")]
+    assert deployed["title"].endswith(", float64")
+    assert (deployed["beside"], deployed["alike"]) == ("simulated in float64", 100.0)
+    kinds = {(site["integers"], site["reason"]) for site in told["sites"] if not site["stored"]}
+    assert kinds == {(None, "QuantizeLinear takes no float64")}
+    assert all(site["integers"] == "uint8" for site in told["sites"] if site["stored"])
+
+
 def test_what_has_no_operator_is_named_and_counted(models, capsys):
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     assert main(["export", str(models["repq-vit"]), "--json", "--output", "r.onnx"]) == 0
@@ -130,6 +144,10 @@ def test_too_few_equal_predictions_fail(models, capsys):
         (["--opset", "12"], "operator set 12 cannot be written; give one of 18 to"),
         (["--output", "none/m.onnx"], "give --output a file .onnx in a folder that is there"),
         (["--output", "m.safetensors"], "give --output a file .onnx"),
+        (
+            ["--precision", "float64", "--openvino"],
+            "OpenVINO computes in float32: leave --openvino",
+        ),
         (["--size", "32x32"], "--size is for detectors; a classifier takes images of its own size"),
     ],
 )

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.methods.quantization.deployment.test_lowering import most_alike, quantized
+from tests.methods.test_export import OF_EVERY_FORM
 from vit_ptq_bench.bench.contract.models import CLASSIFIERS, build_classifier, make_images
 from vit_ptq_bench.methods import MethodError
 
@@ -42,6 +43,16 @@ def test_a_runtime_computes_the_same_for_any_number_of_images(tmp_path, family, 
             assert most_alike(run(written.path, images), model(images))
     assert written.size == (tmp_path / "m.onnx").stat().st_size
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.parametrize("protocol", ["equal", "authors"])
+@pytest.mark.parametrize("name", OF_EVERY_FORM)
+def test_a_runtime_computes_what_any_method_has_made(tmp_path, name, protocol):
+    model = quantized(name, protocol=protocol)
+    onnx_files.write_onnx(model, make_images(1), tmp_path / "m.onnx")
+    images = make_images(8)
+    with torch.no_grad():
+        assert most_alike(run(tmp_path / "m.onnx", images), model(images))
 
 
 @pytest.mark.parametrize(
