@@ -40,6 +40,21 @@ def add(verbs: Any) -> None:
         metavar="RUN|FILE",
         help="run id (or its beginning) of a run that kept its model, or the file that it kept",
     )
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="the model that FILE was made of, where that is a program (a config file)",
+    )
+    _add_file(parser)
+    _add_check(parser)
+    add_results(parser)
+    add_json(parser)
+    add_task_options(parser)
+    add_plugin(parser)
+
+
+def _add_file(parser: argparse.ArgumentParser) -> None:
+    """The words of what is written."""
     parser.add_argument("--format", choices=("onnx",), default="onnx", help="default: %(default)s")
     parser.add_argument(
         "--output", metavar="FILE", type=Path, help="default: beside the model, as .onnx"
@@ -66,16 +81,6 @@ def add(verbs: Any) -> None:
         type=_size,
         help="images of a detector's file (default: the task's largest, lying on its long side)",
     )
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help="the model that FILE was made of, where that is a program (a config file)",
-    )
-    _add_check(parser)
-    add_results(parser)
-    add_json(parser)
-    add_task_options(parser)
-    add_plugin(parser)
 
 
 def _size(text: str) -> tuple[int, int]:
