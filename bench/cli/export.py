@@ -72,7 +72,7 @@ def _add_file(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("float32", "float64"),
         default="float32",
-        help="what is computed in between integers: float64 is slow, and any runtime then gives the "
+        help="what is computed in between integers: float64 is slow, and ONNX Runtime then gives the "
         "predictions of the simulation in float64, to the last image (default: %(default)s)",
     )
     parser.add_argument(

@@ -26,7 +26,7 @@ from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedMo
 from vit_ptq_bench.methods.quantization.model.structure import Output
 
 FLOAT32, FLOAT64 = PRECISIONS = ("float32", "float64")
-"""What a file can compute in: as runtimes are fast in, or so that all of them take the simulation's codes."""
+"""What a file can compute in: as runtimes are fast, or so that ONNX Runtime takes the simulation's codes."""
 
 MIDDLE = 2.0
 """Argument of the error function in the middle of what its polynomial is fitted over, zero to infinity."""

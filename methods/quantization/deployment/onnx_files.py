@@ -22,6 +22,7 @@ from vit_ptq_bench.methods.errors import MethodError
 from vit_ptq_bench.methods.quantization.deployment.double import (
     FLOAT32,
     FLOAT64,
+    PRECISIONS,
     InDouble,
     require_double,
     translations,
@@ -94,14 +95,16 @@ def write_onnx(
         precision: one of `PRECISIONS`, of all that is computed between integers.
 
     Raises:
-        MethodError: the operator set is not one of `OPSETS`, or something of the model cannot be computed in
-            float64 by a runtime.
+        MethodError: the operator set or the precision is not one of those above, or something of the model
+            cannot be computed in float64 by a runtime.
     """
     if not OPSETS[0] <= opset <= OPSETS[1]:
         raise MethodError(
             f"operator set {opset} cannot be written; give one of {OPSETS[0]} to {OPSETS[1]} "
             f"(integers of 4 bits since {WIDER_OPSET})"
         )
+    if precision not in PRECISIONS:
+        raise MethodError(f"precision {precision!r}: give one of {', '.join(PRECISIONS)}")
     wide = opset >= WIDER_OPSET
     weights = ("uint4", "uint8") if wide and not packed else ("uint8",)
     activations = ("uint8", "uint16") if wide else ("uint8",)

@@ -17,6 +17,8 @@ from vit_ptq_bench.methods.quantization.deployment.double import (
     without_convolutions,
 )
 
+COMPUTED = ("MatMul", "Gemm", "LayerNormalization", "Softmax", "Exp")
+
 
 def test_the_error_function_is_right_to_float64():
     x = np.concatenate([np.linspace(-9, 9, 20001), [1e-9, -1e-9, 40.0, -700.0, 1e6]])
@@ -86,12 +88,20 @@ def test_weights_stay_integers_and_all_else_is_float64(tmp_path, onnx_files):
     counted = [node.op_type for node in file.graph.node]
     assert counted.count("DequantizeLinear") == len(model.weighted_operations())
     assert "QuantizeLinear" not in counted and "Conv" not in counted
-    for node in file.graph.node:
-        if node.op_type in ("MatMul", "Gemm", "LayerNormalization", "Softmax", "Exp"):
-            assert kinds.get(node.output[0], onnx.TensorProto.DOUBLE) == onnx.TensorProto.DOUBLE
-    for one in file.graph.initializer:
-        assert one.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE) or (
-            len(one.dims) < 2 or "weight" not in one.name
+    computed = [kinds.get(n.output[0]) for n in file.graph.node if n.op_type in COMPUTED]
+    assert len(computed) >= len(model.operations)
+    assert set(computed) == {onnx.TensorProto.DOUBLE}
+    layers = model.weighted_operations()
+    shapes = {tuple(layer.weight.shape) for layer in layers}
+    shapes |= {shape[::-1] for shape in shapes}
+    stored = [one.data_type for one in file.graph.initializer if tuple(one.dims) in shapes]
+    assert stored == [onnx.TensorProto.UINT4] * len(layers)
+
+
+def test_another_precision_is_refused(tmp_path, onnx_files):
+    with pytest.raises(MethodError, match="precision 'float16': give one of float32, float64"):
+        onnx_files.write_onnx(
+            quantized("minmax"), make_images(1), tmp_path / "m.onnx", precision="float16"
         )
 
 

@@ -12,10 +12,10 @@ from vit_ptq_bench.bench.contract.models import (
     in_batches,
     make_images,
 )
-from vit_ptq_bench.bench.deployment.comparison import InDouble
 from vit_ptq_bench.methods import METHODS
 from vit_ptq_bench.methods.quantization.bits import BitWidth
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
+from vit_ptq_bench.methods.quantization.deployment.double import InDouble
 from vit_ptq_bench.methods.quantization.deployment.lowering import (
     OperatorQuantizer,
     QuantizedGraph,

@@ -47,9 +47,7 @@ def test_a_runtime_computes_the_same_for_any_number_of_images(tmp_path, family, 
 
 @pytest.mark.parametrize("name", OF_EVERY_FORM)
 def test_a_runtime_computes_what_any_method_has_made(tmp_path, name):
-    model = quantized(
-        name, protocol="authors"
-    )  # the papers' own tables: a scale per head among them
+    model = quantized(name, protocol="authors")  # which has forms with a scale per head too
     onnx_files.write_onnx(model, make_images(1), tmp_path / "m.onnx")
     images = make_images(8)
     with torch.no_grad():
