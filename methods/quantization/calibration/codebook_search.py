@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,10 +36,9 @@ class WeightedEntries:
     moments: Tensor
 
     @classmethod
-    def of(cls, entries: Tensor, weights: Tensor) -> WeightedEntries:
-        """Return them for ``entries`` (float, [N]) that count as their ``weights`` (> 0, [N])."""
-        values, order = entries.double().cpu().sort()
-        weights = weights.double().cpu()[order]
+    def of(cls, values: Tensor, weights: Tensor) -> WeightedEntries:
+        """Return them for ``values`` in ascending order that count as their ``weights`` (> 0), float, [N]."""
+        values, weights = values.double(), weights.double()
         counted = torch.stack([weights, weights * values, weights * values.square()])
         return cls(values, F.pad(counted.cumsum(dim=1), (1, 0)))
 
@@ -47,26 +47,59 @@ class WeightedEntries:
         return self.moments[:, places_of(self.values, bounds.contiguous())]
 
 
-def search_codebook(quantizer: Codebook, groups: Tensor, inverse_power: float = 0.0) -> None:
+@dataclass(frozen=True)
+class SortedEntries:
+    """The entries of all groups over their groups' scales, in order, whatever they count for.
+
+    Attributes:
+        reach: the largest magnitude of each group, [G].
+        values: float32 [N], ascending, on the CPU.
+        sizes: of each value the square of its group's ``reach``: [N], or [1] where there is one group.
+    """
+
+    reach: Tensor
+    values: Tensor
+    sizes: Tensor
+
+    @classmethod
+    def of(cls, groups: Tensor) -> SortedEntries:
+        """Return them for ``groups`` (float, [G, N])."""
+        reach = groups.abs().amax(dim=1).clamp_min(TINY)
+        entries = (groups / reach[:, None]).flatten().cpu().float()
+        sizes = reach.square().cpu().float()
+        # numpy's sort of float32 takes a tenth of torch's of pairs.
+        if len(reach) == 1:
+            return cls(reach, torch.from_numpy(np.sort(entries.numpy())), sizes)
+        order = torch.from_numpy(np.argsort(entries.numpy(), kind="stable"))
+        return cls(reach, entries[order], sizes[order // groups.shape[1]])
+
+    def counted(self, inverse_power: float) -> WeightedEntries:
+        """Return them with an entry x counting ``|x|^-inverse_power``."""
+        weights = self.sizes * self.values.abs().clamp_min(SMALL).pow(-inverse_power)
+        return WeightedEntries.of(self.values, weights)
+
+
+def search_codebook(
+    quantizer: Codebook, groups: Tensor | SortedEntries, inverse_power: float = 0.0
+) -> None:
     """Choose the levels of a tensor: each value on the nearest, least squared error of all choices.
 
     Every group has its scale, by its largest entry, and the table is for all.
 
     Args:
         quantizer: gives the candidates, on both sides of zero.
-        groups: finite, [G, N].
+        groups: finite, [G, N]; sorted where more than one search looks at them.
         inverse_power: p, an entry x counts as ``|x|^-p``: p = 2 would make all errors relative ones.
     """
+    entries = groups if isinstance(groups, SortedEntries) else SortedEntries.of(groups)
     candidates = quantizer.candidates(quantizer.spec.bits).double()
-    reach = groups.abs().amax(dim=1).clamp_min(TINY)
-    entries = (groups / reach[:, None]).flatten()
-    size = reach.square()[:, None].expand_as(groups).flatten()
-    known = WeightedEntries.of(entries, size * entries.abs().clamp_min(SMALL).pow(-inverse_power))
     scales = torch.tensor(quantizer.shares, dtype=torch.float64) / candidates.abs().max()
-    found, errors = cheapest_levels(known, scales[:, None] * candidates, quantizer.choices)
+    found, errors = cheapest_levels(
+        entries.counted(inverse_power), candidates, scales, quantizer.choices
+    )
     best = int(errors.argmin())
-    chosen = candidates[found[best]].to(groups)
-    quantizer.set_levels(chosen, float(scales[best]) * reach)
+    chosen = candidates[found[best]].to(entries.reach)
+    quantizer.set_levels(chosen, float(scales[best]) * entries.reach)
 
 
 def codebook_rule(site: Site, x: Tensor) -> None:

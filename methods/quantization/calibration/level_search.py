@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -144,41 +145,87 @@ def _cost(start: Tensor, end: Tensor, level: Tensor) -> Tensor:
     return squares - 2 * level * total + level.square() * count
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """All pairs of N candidates, and the sums that they have: the same whatever the scale.
+
+    Attributes:
+        first, second: places of the smaller and of the larger one, int64 [P].
+        sums: ascending, float64 [S]; integers have few for their many pairs.
+        own: the place of each pair's sum, int64 [P].
+    """
+
+    first: Tensor
+    second: Tensor
+    sums: Tensor
+    own: Tensor
+
+
+@cache
+def pairs_of(candidates: tuple[float, ...]) -> Pairs:
+    """Return the `Pairs` of candidates in ascending order."""
+    known = torch.tensor(candidates, dtype=torch.float64)
+    first, second = torch.triu_indices(len(known), len(known), 1)
+    sums, own = torch.unique(known[first] + known[second], return_inverse=True)
+    return Pairs(first, second, sums, own)
+
+
 def cheapest_levels(
-    histogram: Distribution, candidates: Tensor, count: int
+    histogram: Distribution, candidates: Tensor, scales: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
     """Return the levels of least squared error, each value on the nearest.
 
     Args:
         histogram: of the layer.
-        candidates: ascending, float64 [F, N]; each of the F rows is a problem of its own.
+        candidates: ascending, float64 [N], on the CPU.
+        scales: float64 [F]; each of the F times the candidates is a problem of its own.
         count: how many are chosen, of 1 to N.
 
     Returns:
         Places of the chosen candidates, ascending (int64, [F, count]), and their squared errors (float64,
         [F]).
     """
-    at = histogram.below(candidates)
-    if count == candidates.shape[1]:
-        return _all_of_them(histogram, candidates, at)
-    middle = (candidates[:, :, None] + candidates[:, None, :]) / 2
-    between = histogram.below(middle)
-    pairs = _cost(at[..., :, None], between, candidates[:, :, None])
-    pairs = pairs + _cost(between, at[..., None, :], candidates[:, None, :])
-    size = candidates.shape[1]
-    backwards = torch.ones(size, size, dtype=torch.bool).tril()
-    pairs = pairs.masked_fill(backwards, torch.inf)
-    cost = _cost(torch.zeros_like(at), at, candidates)
-    came_from = []
-    for _ in range(count - 1):
-        cost, before = (cost[:, :, None] + pairs).min(dim=1)
-        came_from.append(before)
-    everything = histogram.moments[:, -1].reshape(3, 1, 1).expand_as(at)
-    cost, last = (cost + _cost(at, everything, candidates)).min(dim=1)
+    scaled = scales[:, None] * candidates
+    at = histogram.below(scaled)
+    if count == len(candidates):
+        return _all_of_them(histogram, scaled, at)
+    between = _costs_between(histogram, candidates, scales, at)
+    # As many places as a level can have: all but those that the levels before and behind it need.
+    room = len(candidates) - count + 1
+    steps = [between[:, k : k + room, k + 1 : k + 1 + room] for k in range(count - 1)]
+    costs = [_cost(torch.zeros_like(at), at, scaled)[:, :room]]
+    for step in steps:
+        costs.append((costs[-1][:, :, None] + step).amin(dim=1))
+    end = at[..., -room:]
+    everything = histogram.moments[:, -1].reshape(3, 1, 1).expand_as(end)
+    error, last = (costs.pop() + _cost(end, everything, scaled[:, -room:])).min(dim=1)
+    # Where a path came from is asked of its own places alone: of all it is half of the work.
     chosen = [last]
-    for before in reversed(came_from):
-        chosen.insert(0, before.gather(1, chosen[0][:, None])[:, 0])
-    return torch.stack(chosen, dim=1), cost
+    for step, cost in zip(reversed(steps), reversed(costs), strict=True):
+        behind = step.gather(2, chosen[0][:, None, None].expand(-1, room, 1))[..., 0]
+        chosen.insert(0, (cost + behind).argmin(dim=1))
+    return torch.stack(chosen, dim=1) + torch.arange(count), error
+
+
+def _costs_between(
+    histogram: Distribution, candidates: Tensor, scales: Tensor, at: Tensor
+) -> Tensor:
+    """What lies between two neighbouring levels costs, smaller and larger one; infinity the other way round.
+
+    Args:
+        histogram, candidates, scales: as for `cheapest_levels`.
+        at: what lies below each candidate, [3, F, N].
+
+    Returns:
+        Float64 [F, N, N].
+    """
+    size, pairs = len(candidates), pairs_of(tuple(candidates.tolist()))
+    middle = histogram.below(scales[:, None] * (pairs.sums / 2))[..., pairs.own]
+    left, right = (scales[:, None] * candidates[places] for places in (pairs.first, pairs.second))
+    costs = _cost(at[..., pairs.first], middle, left) + _cost(middle, at[..., pairs.second], right)
+    between = candidates.new_full((len(scales), size, size), torch.inf)
+    between[:, pairs.first, pairs.second] = costs
+    return between
 
 
 def _all_of_them(histogram: Distribution, candidates: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,8 +259,10 @@ def search_levels(quantizer: TableQuantizer, weight: Tensor) -> None:
     ordered, levels = SortedRows.of(rows), candidates
     choices: Sequence[Sequence[float]] = [FACTORS, (1.0,)]
     for factors in choices if quantizer.spec.bits <= FEW_BITS else choices[1:]:
-        scaled = torch.tensor(factors, dtype=torch.float64)[:, None] * candidates
-        found, errors = cheapest_levels(Histogram.of(rows, scale), scaled, quantizer.choices)
+        tried = torch.tensor(factors, dtype=torch.float64)
+        found, errors = cheapest_levels(
+            Histogram.of(rows, scale), candidates, tried, quantizer.choices
+        )
         best = int(errors.argmin())
         levels, scale = candidates[found[best]], scale * factors[best]
         for _ in range(REFITS):

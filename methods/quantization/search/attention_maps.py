@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vit_ptq_bench.methods.quantization.calibration.codebook_search import (
     ENTRIES,
+    SortedEntries,
     search_codebook,
 )
 from vit_ptq_bench.methods.quantization.calibration.range_rules import grouped
@@ -130,7 +131,7 @@ def _search_codebook(product: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     assert isinstance(product, QuantMatMul)
     quantizer = product.first_quantizer
     assert isinstance(quantizer, Codebook)
-    entries = sampled(grouped(inputs[0], quantizer), ENTRIES)
+    entries = SortedEntries.of(sampled(grouped(inputs[0], quantizer), ENTRIES))
     rows = max(LOG_IMAGES, LOG_IMAGES * IMAGE_ENTRIES // inputs[0][0].numel())
     first, second = (x[:: -(-len(x) // rows)] for x in inputs)
     recording = Recording((first, second), product.compute(first, second), None)

@@ -75,7 +75,7 @@ def test_the_cheapest_levels_are_the_best_of_all_subsets(bits, seed):
     levels = every[:, None] * factor * scale.numpy()[:, None]
     wanted = _errors(weight.abs().double().numpy(), levels).sum(axis=1)
     histogram = Histogram.of(weight.abs(), scale)
-    chosen, errors = cheapest_levels(histogram, factor * candidates[None], count)
+    chosen, errors = cheapest_levels(histogram, candidates, torch.tensor([factor]).double(), count)
     place = int((every == candidates[chosen[0]].numpy()).all(axis=1).argmax())
     assert every[place].tolist() == candidates[chosen[0]].tolist()
     # An entry is counted at the centre of its bin, and bins lie on one side of a midpoint.
@@ -88,10 +88,13 @@ def test_each_scale_is_a_problem_of_its_own():
     rows = _weight(7)
     scale = rows.abs().amax(1).double()
     histogram = Histogram.of(rows, scale)
-    scaled = torch.tensor(FACTORS).double()[:, None] * SignedPowersQuantizer.candidates(3).double()
-    together = cheapest_levels(histogram, scaled, 8)
+    candidates, factors = (
+        SignedPowersQuantizer.candidates(3).double(),
+        torch.tensor(FACTORS).double(),
+    )
+    together = cheapest_levels(histogram, candidates, factors, 8)
     for index in range(len(FACTORS)):
-        one = cheapest_levels(histogram, scaled[index : index + 1], 8)
+        one = cheapest_levels(histogram, candidates, factors[index : index + 1], 8)
         assert torch.equal(one[0][0], together[0][index])
         assert torch.equal(one[1][0], together[1][index])
 
@@ -172,12 +175,12 @@ def test_levels_that_a_file_cannot_have_are_told():
 
 def test_all_candidates_are_chosen_where_as_many_are_asked_for():
     """Errors against distances to the nearest of all; one fewer is never better."""
-    entries = torch.randn(500, generator=torch.Generator().manual_seed(4)).double()
+    entries = torch.randn(500, generator=torch.Generator().manual_seed(4)).sort().values.double()
     weights = torch.rand(500, generator=torch.Generator().manual_seed(5)).double() + 0.1
     known = WeightedEntries.of(entries, weights)
-    candidates = torch.tensor([0.3, 1.1])[:, None].double() * torch.arange(-6.0, 7.0).double()
-    chosen, errors = cheapest_levels(known, candidates, 13)
+    candidates, scales = torch.arange(-6.0, 7.0).double(), torch.tensor([0.3, 1.1]).double()
+    chosen, errors = cheapest_levels(known, candidates, scales, 13)
     assert torch.equal(chosen, torch.arange(13).expand(2, 13))
-    distances = (entries[:, None, None] - candidates).abs().amin(dim=2)
+    distances = (entries[:, None, None] - scales[:, None] * candidates).abs().amin(dim=2)
     assert torch.allclose(errors, (weights[:, None] * distances.square()).sum(dim=0))
-    assert bool((cheapest_levels(known, candidates, 12)[1] >= errors).all())
+    assert bool((cheapest_levels(known, candidates, scales, 12)[1] >= errors).all())
