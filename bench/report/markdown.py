@@ -9,6 +9,7 @@ from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY, Record
 from vit_ptq_bench.bench.report.factorial import Factorial, sections
 from vit_ptq_bench.bench.report.footnotes import chosen_words, deviation
 from vit_ptq_bench.bench.report.legend import ANSWER, LEGEND, PLACES, SHARED_OUT, of_classes
+from vit_ptq_bench.bench.report.origins import gains_nothing
 from vit_ptq_bench.bench.report.published import Published, extent, of_row, sentence
 from vit_ptq_bench.bench.report.standings import SIGNS
 from vit_ptq_bench.bench.report.summary import (
@@ -245,7 +246,7 @@ def _ranking(table: Table, notes: dict[str, str]) -> str:
     if table.reference is not None:
         lines.append(_line("", table.reference, table, None, ""))
     for row in table.rows:
-        note = _note(row, images, papers[row.label])
+        note = _note(row, table, images, papers[row.label])
         mark = f"({notes.setdefault(note, footnote_mark(len(notes)))})" if note else ""
         lines.append(_line(_rank(row), row, table, full, mark))
     if has_papers:
@@ -328,7 +329,7 @@ def _usual_images(table: Table) -> int | None:
     return max(sorted(set(counts)), key=counts.count) if counts else None
 
 
-def _note(row: Row, usual_images: int | None, papers: Sequence[Published]) -> str:
+def _note(row: Row, table: Table, usual_images: int | None, papers: Sequence[Published]) -> str:
     """The footnote of a row: what a reader has to know to compare it with the others."""
     record = row.record
     images = record.spec.calibration.images
@@ -339,6 +340,7 @@ def _note(row: Row, usual_images: int | None, papers: Sequence[Published]) -> st
         *chosen_words(record),
         *transform_words(record.spec.method.transforms),
         *record.notes,
+        gains_nothing(row, table.rows),
         "" if images == usual_images else f"{images} calibration images",
         f"{len(row.failures)} of its runs failed" if row.runs and row.failures else "",
         "MB: what was reserved of the GPU, evaluation included"

@@ -10,6 +10,7 @@ from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY, Record
 from vit_ptq_bench.bench.report.factorial import Factorial
 from vit_ptq_bench.bench.report.footnotes import convention
 from vit_ptq_bench.bench.report.frame import commit
+from vit_ptq_bench.bench.report.origins import gains_nothing
 from vit_ptq_bench.bench.report.published import of_row
 from vit_ptq_bench.bench.report.tables import Place, Row, Table
 
@@ -105,7 +106,7 @@ def _row(row: Row, table: Table, cell: int) -> Json:
         "reference": record.fidelity == REFERENCE_FIDELITY,
         "images": record.spec.calibration.images,
         "classes": row.classes,
-        "convention": convention(record),
+        "convention": "; ".join(filter(None, [convention(record), gains_nothing(row, table.rows)])),
         "commit": commit(record),
         "status": sorted({one.status for one in (*row.runs, *row.failures)}),
         "runs": [one.run_id for one in (*row.runs, *row.failures)],
