@@ -15,10 +15,14 @@ from vit_ptq_bench.bench.contract.subject import Broken, NotApplicable, Subject
 from vit_ptq_bench.bench.records.record import REFERENCE_FIDELITY
 from vit_ptq_bench.methods.api.method import Family, Fidelity
 from vit_ptq_bench.methods.errors import MethodError
-from vit_ptq_bench.methods.quantization.bits import BitWidth, Protocol
+from vit_ptq_bench.methods.quantization.bits import BitWidth, Protocol, of_one
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
+from vit_ptq_bench.methods.quantization.model.quantized_model import QuantizedModel
 
-WIDTHS = ("W2A2", "W3A3", "W4A8", "W4A32")
+WIDTHS = ("W2A2", "W4A8", "W4A32")
+
+SINGLE = {of_one("fc1.weight", "blocks.1.mlp.fc1"): 5, of_one("qkv.input", "blocks.0.attn.qkv"): 6}
+"""Bits of single operations, as mixed precision gives them, in a model that has three elsewhere."""
 
 CLOSE = 0.15
 """Relative error of the outputs at 8 bits."""
@@ -92,13 +96,28 @@ def is_close_at_8_bits(subject: Subject) -> None:
 
 @torch.no_grad()
 def respects_bits(subject: Subject) -> None:
-    """No site has more levels than its bits give, and outputs are finite."""
-    for bits in WIDTHS:
-        quantized = subject.quantized(bits)
-        outputs, found = most_levels(quantized, subject.images)
+    """No site has more levels than its bits give, single operations' own too, and outputs are finite."""
+    quantized = {bits: subject.quantized(bits) for bits in WIDTHS}
+    quantized["W3A3 with single operations of 5 and 6 bits"] = _with_single(subject)
+    for bits, model in quantized.items():
+        outputs, found = most_levels(model, subject.images)
         if not bool(torch.isfinite(outputs).all()):
             raise Broken(f"at {bits} outputs are NaN or infinite")
         _require_levels(subject, found, bits)
+
+
+def _with_single(subject: Subject) -> QuantizedModel:
+    """The model at W3A3 but for `SINGLE`; unless the method shares out bits itself, they have to be there."""
+    table = subject.method.bit_table(BitWidth.parse("W3A3"))
+    if subject.cls.fidelity == REFERENCE_FIDELITY:
+        return subject.quantized("W3A3")
+    for key, bits in SINGLE.items():
+        table = table.change(key, bits=bits)
+    quantized = subject.method.quantize(subject.model, table, subject.calibration)
+    given = {key: quantized.table[key].bits for key in SINGLE if key in quantized.table}
+    if given != SINGLE and not subject.cls.chooses_bits():
+        raise Broken(f"of the bits of single operations, {SINGLE}, the quantized model has {given}")
+    return quantized
 
 
 @torch.no_grad()
