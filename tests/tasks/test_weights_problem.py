@@ -70,6 +70,14 @@ def test_pretrained_weights_of_other_classes_are_refused_and_not_fetched(place, 
     assert f"{model} has 21843 outputs" in refused(capsys, *words, "--models", model)
 
 
+def test_a_backbone_without_a_classifier_is_refused_as_such(place, capsys):
+    words = ("own.toml", "--data-dir", "data", "--dry-run")
+    model = "vit_small_patch14_reg4_dinov2"
+    said = refused(capsys, *words, "--models", model)
+    way_out = "is a backbone without a classifier: give --checkpoint of one with a head"
+    assert f"{model} {way_out}" in said and "outputs" not in said
+
+
 def test_a_damaged_checkpoint_is_refused(place, checkpoint, capsys):
     cut = place / "cut.safetensors"
     cut.write_bytes(checkpoint.read_bytes()[:100_000])
