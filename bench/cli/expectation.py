@@ -45,7 +45,7 @@ def print_expectation(options: RunOptions, runs: Sequence[Run], probe: bool) -> 
     for sentence in (
         *_hours(options, runs, slots, records, probed),
         *_memory(options, runs, slots, records),
-        *_disk(options),
+        *_disk(options, runs, records),
     ):
         print(sentence)
 
@@ -153,7 +153,7 @@ def _memory(
     return [sentence]
 
 
-def _disk(options: RunOptions) -> list[str]:
+def _disk(options: RunOptions, runs: Sequence[Run], records: Sequence[Record]) -> list[str]:
     """The folder may not be there yet: the disk is that of the first folder above it that is."""
     there = next(
         path
@@ -161,9 +161,17 @@ def _disk(options: RunOptions) -> list[str]:
         if path.exists()
     )
     free = shutil.disk_usage(there).free / GB
-    sentence = (
-        f"disk: up to {options.share_gb:g} GB while it runs (--share-gb); {free:.1f} GB are free"
-    )
-    if options.share_gb > free:
-        return [f"{sentence}: too little, say less with --share-gb, or another --output"]
+    needed, models, less = options.share_gb, "", "say less with --share-gb"
+    if options.save_models:
+        from vit_ptq_bench.bench.simulation.saved_sizes import saved_mb
+
+        kept, unknown = saved_mb(runs, options.tasks, records)
+        needed += kept / MB_OF_GB
+        models = f", and {kept / MB_OF_GB:.2g} GB of saved models (--save-models"
+        models += f"; of {unknown} of {len(runs)} not known)" if unknown else ")"
+        less += ", leave out --save-models"
+    up_to = f"disk: up to {options.share_gb:g} GB while it runs (--share-gb)"
+    sentence = f"{up_to}{models}; {free:.1f} GB are free"
+    if needed > free:
+        return [f"{sentence}: too little, {less}, or another --output"]
     return [sentence]

@@ -57,6 +57,12 @@ def usual_peaks() -> dict[tuple[str, ...], float]:
     }
 
 
+def usual_sizes() -> dict[tuple[str, str], float]:
+    """Return the MB of models that are saved in full precision, by task and model."""
+    held = _held()["full_precision_mb"]
+    return {(task, model): size for task, models in held.items() for model, size in models.items()}
+
+
 def table_of(records: Sequence[Record]) -> dict[str, Any]:
     """Return the content of the file.
 
@@ -73,13 +79,16 @@ def table_of(records: Sequence[Record]) -> dict[str, Any]:
     for (task, method), found in sorted(known.items()):
         middle = _middle(found)
         costs.setdefault(task, {})[method] = [round(number, 3) for number in middle[:3]]
+    sizes: dict[str, Any] = {}
     peaks: dict[str, Any] = {}
     for record in sorted(kept, key=lambda one: _place(one.spec)):
         kind = str(record.environment.get("device")).partition(":")[0]
         task, model, method = _place(record.spec)
         methods = peaks.setdefault(kind, {}).setdefault(task, {}).setdefault(model, {})
         methods[method] = max(methods.get(method, 0.0), record.peak_memory_mb or 0.0)
-    return {"costs": costs, "peaks_mb": peaks}
+        if method == REFERENCE_METHOD and record.size_mb:
+            sizes.setdefault(task, {})[model] = record.size_mb
+    return {"costs": costs, "full_precision_mb": sizes, "peaks_mb": peaks}
 
 
 def main(folders: Sequence[str] = ()) -> int:

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import asdict, replace
 
 import pytest
+import timm
 
 from tests.bench.simulation.test_simulation import full, minmax, written
 from vit_ptq_bench.bench.cli import expectation, main
@@ -17,8 +18,10 @@ from vit_ptq_bench.bench.planning.settings import resolve_run
 from vit_ptq_bench.bench.records.spec import MethodSpec
 from vit_ptq_bench.bench.simulation.costs import Cost, Costs
 from vit_ptq_bench.bench.simulation.expectation import expected_peak
-from vit_ptq_bench.bench.simulation.usual import table_of, usual_costs, usual_peaks
+from vit_ptq_bench.bench.simulation.saved_sizes import saved_mb
+from vit_ptq_bench.bench.simulation.usual import table_of, usual_costs, usual_peaks, usual_sizes
 from vit_ptq_bench.methods import METHODS
+from vit_ptq_bench.tasks import TaskOptions
 
 SUITE = """
 task = "fashion"
@@ -198,6 +201,38 @@ def test_too_little_disk(place, capsys, monkeypatch):
     assert "up to 0.5 GB while it runs (--share-gb); 1.0 GB are free\n" in said(
         capsys, "--share-gb", "0.5"
     )
+
+
+def test_models_that_are_kept_count(place, capsys, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=10**9)
+    monkeypatch.setattr(expectation.shutil, "disk_usage", lambda folder: usage)
+    words = ("--save-models", "--methods", "minmax", "--share-gb", "0.5")
+    whole = usual_sizes()["fashion", "vit_mini"]
+    assert 14 < whole < 15
+    small = f"and {whole * (1 + 2 * 4 / 32) / 1000:.2g} GB of saved models (--save-models)"
+    assert f"disk: up to 0.5 GB while it runs (--share-gb), {small}; 1.0 GB are free\n" in said(
+        capsys, *words
+    )
+    # 600 MB in full precision and 90 MB at W4A4, as records have it: 0.5 + 0.78 GB.
+    written(place / "out", replace(full(), size_mb=600.0), replace(minmax(), size_mb=90.0))
+    text = said(capsys, *words)
+    assert "and 0.78 GB of saved models (--save-models); 1.0 GB are free: too little" in text
+    assert "leave out --save-models" in text
+
+
+def test_sizes_of_models_that_no_record_has(place, monkeypatch):
+    run = decisions_of(resolve_run({"suite": "own.toml", "output": "out"}))[1].run
+
+    def of(task, model):
+        spec = run.spec
+        changed = replace(spec.task, name=task), replace(spec.model, name=model)
+        return replace(run, spec=replace(spec, task=changed[0], model=changed[1]))
+
+    options = {name: TaskOptions() for name in ("imagenet", "fashion")}
+    parameters = sum(one.numel() for one in timm.create_model("deit_tiny_patch16_224").parameters())
+    size, unknown = saved_mb([of("imagenet", "deit_tiny_patch16_224")], options, [])
+    assert (size, unknown) == (pytest.approx(parameters * 4 / 8 / 10**6), 0)
+    assert saved_mb([of("fashion", "nosuch")], options, []) == (0.0, 1)
 
 
 def test_a_probe_measures_the_model_here(place, capsys):
