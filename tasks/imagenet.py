@@ -309,24 +309,29 @@ class ImageNet(FolderCalibration):
         """The model with an output for each class; where no label tells how many, as the checkpoint has.
 
         With it what has to be said of that, and what to add where weights do not fit.
+
+        Raises:
+            TaskError: the checkpoint's head has another number of outputs; where more does not fit, that.
         """
         arguments = self._arguments(model)
         module = classification.create_untrained(model, arguments=arguments)
         own, classes = _outputs(module), self._judged.labels.classes
         head = classification.head_outputs(storage.weights_in(held, module), module)
         outputs = own if "num_classes" in arguments else classes or head or own
-        remark = ""
-        if head not in (None, outputs):
-            remark = classification.way_out(
-                head, outputs, self._labelled.labels, self.options, model
-            )
+        if head is not None and head != outputs:
+            whole = classification.create_untrained(model, head, {**arguments, "num_classes": head})
+            # What else does not fit comes first: another head would not mend that.
+            storage.load_weights(whole, held, classification.adapted_state)
+            labels = self._labelled.labels
+            way = classification.way_out(head, outputs, labels, self.options, model)
+            raise TaskError(f"{held.path}: its head has {head} outputs, {way}")
         if outputs == own:
-            return module, (), remark
+            return module, (), ""
         built = classification.create_untrained(model, outputs, arguments)
         instead = f"built with {outputs} outputs instead of {own}, as"
         if classes is None:
-            return built, (f"{model} was {instead} the head of {held.path.name} has",), remark
-        return built, (), f"; {instead} the labels say: {self._judged.notes[0]}{remark}"
+            return built, (f"{model} was {instead} the head of {held.path.name} has",), ""
+        return built, (), f"; {instead} the labels say: {self._judged.notes[0]}"
 
     def _arguments(self, model: str) -> Mapping[str, Any]:
         return self.options.model_args.get(model, {})

@@ -58,9 +58,16 @@ def refused(capsys, *words: str) -> str:
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 def test_a_head_of_other_classes_is_refused(place, checkpoint, capsys, dry):
     said = refused(capsys, "own.toml", "--data-dir", "data", "--checkpoint", str(checkpoint), *dry)
-    assert f"error: {MODEL}: {checkpoint} does not fit" in said
-    assert "head.weight is (1000, 192), the model has (3, 192)" in said
-    assert "built with 3 outputs instead of 1000, as the labels say" in said
+    told = f"{checkpoint}: its head has 1000 outputs, the labels are of 3 classes ("
+    assert f"error: {MODEL}: {told}" in said and said.count("1000") == 2 and said.count("3 c") == 1
+    assert "name its 1000, in the order of the outputs, with --class-map\n" in said
+
+
+def test_what_does_not_fit_beside_the_head_is_told_first(place, tmp_path, capsys):
+    other = tmp_path / "other.safetensors"
+    save_file(timm.create_model(MODEL, depth=11).state_dict(), other)
+    said = refused(capsys, "own.toml", "--data-dir", "data", "--checkpoint", str(other))
+    assert f"{other} does not fit" in said and "blocks.11" in said and "head" not in said
 
 
 def test_pretrained_weights_of_other_classes_are_refused_and_not_fetched(place, capsys):
@@ -122,7 +129,7 @@ def test_weights_that_fit_are_loaded_once(place, monkeypatch):
         (folder / "2.png").unlink()
         folder.rmdir()
     said = problem()
-    assert said is not None and "head.bias is (3,), the model has (2,)" in said
+    assert said is not None and "its head has 3 outputs, the labels are of 2 classes" in said
 
 
 @pytest.fixture
