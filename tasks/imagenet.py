@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from vit_ptq_bench.tasks.classification.contents import Contents, contents_id
 from vit_ptq_bench.tasks.classification.image_folder import FolderCalibration
 from vit_ptq_bench.tasks.classification.image_listing import Sample, in_stored_order
 from vit_ptq_bench.tasks.classification.labelled_images import LabelledImages
+from vit_ptq_bench.tasks.classification.references import REFERENCES
 from vit_ptq_bench.tasks.classification.sources import Source, Training, source_of
 from vit_ptq_bench.tasks.errors import TaskError
 from vit_ptq_bench.tasks.storage.contents import Stored
@@ -39,32 +39,12 @@ IMAGENET_OUTPUTS = 1000
 HOLDOUT_SEED = 20_240_609
 
 
-@dataclass(frozen=True)
-class Reference:
-    """Published full-precision top-1 on the 50,000 validation images; two sources may differ."""
-
-    top1: float
-    tolerance: float = 0.3
-
-
-REFERENCES = {
-    "vit_small_patch16_224.augreg_in21k_ft_in1k": Reference(81.39),
-    "vit_base_patch16_224.augreg_in21k_ft_in1k": Reference(84.54),
-    "deit_tiny_patch16_224.fb_in1k": Reference(72.21),
-    "deit_small_patch16_224.fb_in1k": Reference(79.85),
-    "deit_base_patch16_224.fb_in1k": Reference(81.80, 0.5),
-    "swin_tiny_patch4_window7_224.ms_in1k": Reference(81.39),
-    "swin_small_patch4_window7_224.ms_in1k": Reference(83.23),
-    "swin_base_patch4_window7_224.ms_in22k_ft_in1k": Reference(85.27),
-}
-"""Full-precision figures that the PTQ papers (RepQ-ViT, PTQ4ViT, I&S-ViT) print for timm's weights."""
-
 ARCHITECTURES = frozenset(name.partition(".")[0] for name in REFERENCES)
 """Of these timm need not be asked whether it knows them."""
 
 FAMILIES = (
     *("vit_*", "deit_*", "deit3_*", "swin_*", "swinv2_*"),
-    *("aimv2_*", "beit_*", "beit3_*", "beitv2_*", "eva_*", "eva02_*"),
+    *("aimv2_*", "beit_*", "beit3_*", "beitv2_*", "eva_*", "eva02_*", "flexivit_*", "test_vit*"),
 )
 """timm's names of pretrained models to list; `bench list models --supported` leaves out what is not known."""
 
@@ -91,9 +71,15 @@ class ImageNet(FolderCalibration):
 
     def model_names(self) -> list[str]:
         """Return timm's pretrained tags of the supported families."""
-        key = storage.recipe_key((__name__,), ("timm",))
-        names = storage.kept_text("timm-names", key, _pretrained_names)
-        return names.split(",")
+        return list(self._listed)
+
+    def unlisted_names(self, pattern: str) -> list[str]:
+        """Return timm's other pretrained tags that a glob matches."""
+        return classification.pretrained_names([pattern])
+
+    def model_remark(self, model: str) -> str | None:
+        """Return what the outputs of a listed model are, where they are no classes."""
+        return classification.outputs_remark(model, int(self._listed.get(model, "1000")))
 
     def knows_model(self, model: str) -> bool:
         """Whether timm has an architecture of that name, with or without a tag."""
@@ -258,6 +244,13 @@ class ImageNet(FolderCalibration):
         )
 
     @cached_property
+    def _listed(self) -> dict[str, str]:
+        """Names of the models to list, with their numbers of outputs."""
+        key = storage.recipe_key((__name__,), ("timm",))
+        names = storage.kept_text("timm-names", key, _pretrained_names)
+        return dict(name.split("=") for name in names.split(","))
+
+    @cached_property
     def _contents(self) -> Contents:
         """Hashes of images, each as it was when this task first asked."""
         return Contents()
@@ -316,24 +309,29 @@ class ImageNet(FolderCalibration):
         """The model with an output for each class; where no label tells how many, as the checkpoint has.
 
         With it what has to be said of that, and what to add where weights do not fit.
+
+        Raises:
+            TaskError: the checkpoint's head has another number of outputs; where more does not fit, that.
         """
         arguments = self._arguments(model)
         module = classification.create_untrained(model, arguments=arguments)
         own, classes = _outputs(module), self._judged.labels.classes
         head = classification.head_outputs(storage.weights_in(held, module), module)
         outputs = own if "num_classes" in arguments else classes or head or own
-        remark = ""
-        if head not in (None, outputs):
-            remark = classification.way_out(
-                head, outputs, self._labelled.labels, self.options, model
-            )
+        if head is not None and head != outputs:
+            whole = classification.create_untrained(model, head, {**arguments, "num_classes": head})
+            # What else does not fit comes first: another head would not mend that.
+            storage.load_weights(whole, held, classification.adapted_state)
+            labels = self._labelled.labels
+            way = classification.way_out(head, outputs, labels, self.options, model)
+            raise TaskError(f"{held.path}: its head has {head} outputs, {way}")
         if outputs == own:
-            return module, (), remark
+            return module, (), ""
         built = classification.create_untrained(model, outputs, arguments)
         instead = f"built with {outputs} outputs instead of {own}, as"
         if classes is None:
-            return built, (f"{model} was {instead} the head of {held.path.name} has",), remark
-        return built, (), f"; {instead} the labels say: {self._judged.notes[0]}{remark}"
+            return built, (f"{model} was {instead} the head of {held.path.name} has",), ""
+        return built, (), f"; {instead} the labels say: {self._judged.notes[0]}"
 
     def _arguments(self, model: str) -> Mapping[str, Any]:
         return self.options.model_args.get(model, {})
@@ -416,5 +414,6 @@ def _order(n: int) -> NDArray[np.int64]:
 
 
 def _pretrained_names() -> str:
-    """Names of timm's pretrained models, at which timm takes seconds to look."""
-    return ",".join(classification.pretrained_names(FAMILIES))
+    """Names of timm's pretrained models with their outputs, at which timm takes seconds to look."""
+    names = classification.pretrained_names(FAMILIES)
+    return ",".join(f"{name}={classification.pretrained_outputs(name)}" for name in names)

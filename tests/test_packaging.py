@@ -128,6 +128,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(tree, wheel):
         "py.typed",
         "methods/quantization/__init__.pyi",
         "bench/suites/quick.toml",
+        "bench/simulation/usual_costs.json",
         "tasks/weights/vit_mini.safetensors",
         "tasks/detection/configs/mask_rcnn_swin_mini.py",
     ):

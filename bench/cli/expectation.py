@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from vit_ptq_bench.bench.execution.devices import Slot
     from vit_ptq_bench.bench.planning.plan import Run
     from vit_ptq_bench.bench.records.record import Record
-    from vit_ptq_bench.bench.simulation.expectation import Hours, Model
+    from vit_ptq_bench.bench.simulation.expectation import Model
 
 MB_OF_GB = 1000
+
+MEASURED = "measured here just now"
+OF_RECORDS = "as on the machines of the records; --probe measures this one"
 
 
 def print_expectation(options: RunOptions, runs: Sequence[Run], probe: bool) -> None:
@@ -36,10 +39,13 @@ def print_expectation(options: RunOptions, runs: Sequence[Run], probe: bool) -> 
 
     slots = slots_of(options)
     records = _records(options.folder, {run.spec.task.name for run in runs})
+    probed = _probed(options, runs, slots[0]) if probe else {}
+    if probed:
+        print(_speeds({model: 1 / speed for model, speed in probed.items()}, MEASURED))
     for sentence in (
-        *_hours(options, runs, slots, records, probe),
-        *_memory(runs, slots, records),
-        *_disk(options),
+        *_hours(options, runs, slots, records, probed),
+        *_memory(options, runs, slots, records),
+        *_disk(options, runs, records),
     ):
         print(sentence)
 
@@ -61,26 +67,34 @@ def _hours(
     runs: Sequence[Run],
     slots: Sequence[Slot],
     records: Sequence[Record],
-    probe: bool,
+    probed: Mapping[Model, float],
 ) -> list[str]:
     from vit_ptq_bench.bench.simulation.expectation import expected_hours
 
-    probed = _probed(options, runs, slots[0]) if probe else {}
     at_a_time = min(len(slots), len(runs))
     try:
         found = expected_hours(runs, options.tasks, records, at_a_time, probed)
     except BenchError as error:
-        return [f"how long it takes is not known: {error}"]
+        return [f"how long it takes is not known: {error} ({_searched(options)})"]
     longest, seconds = found.longest
     together = f", {hours(found.elapsed / 3600)} with {at_a_time} at a time" * (at_a_time > 1)
     sentences = [
         f"about {hours(found.work / 3600)} of work{together}; the longest run, {longest.label}, "
         f"takes {hours(seconds / 3600)}",
-        _speeds(found, probe),
     ]
-    if found.guessed:
+    if not probed:
+        speeds = {model: speed.seconds for model, speed in found.speeds.items()}
+        sentences.append(_speeds(speeds, OF_RECORDS))
+    if found.usual:
         sentences.append(
-            f"no record has the method, or its settings, of {found.guessed} of {len(runs)} runs: their "
+            "what methods cost beside full precision, with their usual settings, is what the package brings "
+            "along, from the project's own records: no record of a method with full precision beside it is "
+            f"at hand ({_searched(options)})"
+        )
+    if found.guessed:
+        which = "what the package brings has not" if found.usual else "no record has"
+        sentences.append(
+            f"{which} the method, or its settings, of {found.guessed} of {len(runs)} runs: their "
             "cost is that of the method's other runs, or the median of all"
         )
     return sentences
@@ -99,32 +113,36 @@ def _probed(options: RunOptions, runs: Sequence[Run], slot: Slot) -> dict[Model,
     )
 
 
-def _speeds(found: Hours, probe: bool) -> str:
-    told = ", ".join(
-        f"{model} {1 / speed.seconds:.3g}" for (_, model), speed in sorted(found.speeds.items())
-    )
-    where = (
-        "measured here just now"
-        if probe
-        else "as on the machines of the records; --probe measures this one"
-    )
+def _speeds(seconds: Mapping[Model, float], where: str) -> str:
+    told = ", ".join(f"{model} {1 / one:.3g}" for (_, model), one in sorted(seconds.items()))
     return f"images/s in full precision: {told} ({where})"
 
 
-def _memory(runs: Sequence[Run], slots: Sequence[Slot], records: Sequence[Record]) -> list[str]:
+def _searched(options: RunOptions) -> str:
+    return f"looked for in {RESULTS.absolute()} and in --output {options.folder}"
+
+
+def _memory(
+    options: RunOptions, runs: Sequence[Run], slots: Sequence[Slot], records: Sequence[Record]
+) -> list[str]:
     from vit_ptq_bench.bench.execution.room import free_mb
-    from vit_ptq_bench.bench.simulation.expectation import expected_peak
+    from vit_ptq_bench.bench.simulation.expectation import expected_peak, usual_peak
 
     device = slots[0].device
     kind = device.partition(":")[0]
     alike = [one for one in records if str(one.environment.get("device")).startswith(kind)]
-    peak = expected_peak(runs, alike)
+    own = expected_peak(runs, alike)
+    peak = own or usual_peak(runs, kind)
     if peak is None:
-        return [f"memory: not known, no record on {kind} is of a run like these"]
+        nothing = f"memory: not known, no record on {kind} is of a run like these"
+        return [f"{nothing} ({_searched(options)})"]
     run, most = peak
     beside = min(len(runs), sum(slot.device == device for slot in slots))
     free = free_mb(device)
-    sentence = f"memory: up to {most / MB_OF_GB:.1f} GB a run ({run.label}), {beside} at a time"
+    whose = "" if own else " as in the project's own records"
+    sentence = (
+        f"memory: up to {most / MB_OF_GB:.1f} GB a run ({run.label}){whose}, {beside} at a time"
+    )
     if free is None:
         return [sentence]
     sentence += f"; {free / MB_OF_GB:.1f} GB are free on {device}"
@@ -135,7 +153,7 @@ def _memory(runs: Sequence[Run], slots: Sequence[Slot], records: Sequence[Record
     return [sentence]
 
 
-def _disk(options: RunOptions) -> list[str]:
+def _disk(options: RunOptions, runs: Sequence[Run], records: Sequence[Record]) -> list[str]:
     """The folder may not be there yet: the disk is that of the first folder above it that is."""
     there = next(
         path
@@ -143,9 +161,17 @@ def _disk(options: RunOptions) -> list[str]:
         if path.exists()
     )
     free = shutil.disk_usage(there).free / GB
-    sentence = (
-        f"disk: up to {options.share_gb:g} GB while it runs (--share-gb); {free:.1f} GB are free"
-    )
-    if options.share_gb > free:
-        return [f"{sentence}: too little, say less with --share-gb, or another --output"]
+    needed, models, less = options.share_gb, "", "say less with --share-gb"
+    if options.save_models:
+        from vit_ptq_bench.bench.simulation.saved_sizes import saved_mb
+
+        kept, unknown = saved_mb(runs, options.tasks, records)
+        needed += kept / MB_OF_GB
+        models = f", and {kept / MB_OF_GB:.2g} GB of saved models (--save-models"
+        models += f"; of {unknown} of {len(runs)} not known)" if unknown else ")"
+        less += ", leave out --save-models"
+    up_to = f"disk: up to {options.share_gb:g} GB while it runs (--share-gb)"
+    sentence = f"{up_to}{models}; {free:.1f} GB are free"
+    if needed > free:
+        return [f"{sentence}: too little, {less}, or another --output"]
     return [sentence]

@@ -139,17 +139,17 @@ def list_models(arguments: argparse.Namespace) -> list[Listing]:
     from vit_ptq_bench.bench.planning.architectures import architecture_problem
     from vit_ptq_bench.bench.planning.settings import resolve_task
 
-    rows: list[tuple[str, str]] = []
+    rows: list[tuple[str, ...]] = []
     for name in sorted(registry.tasks()):
         try:
             task = registry.make_task(name, resolve_task(name, vars(arguments)))
             models = ask(task, "model_names")
             if arguments.supported:
                 models = [model for model in models if architecture_problem(task, model) is None]
-            rows += [(name, model) for model in models]
+            rows += [(name, model, ask(task, "model_remark", model) or "") for model in models]
         except UserError as error:
-            rows.append((name, f"(not available: {error})"))
-    return [Listing("models", ("task", "model"), rows)]
+            rows.append((name, f"(not available: {error})", ""))
+    return [Listing("models", ("task", "model", "remark"), rows)]
 
 
 def list_families(arguments: argparse.Namespace) -> list[Listing]:

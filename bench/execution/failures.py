@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import traceback
 from typing import Any
 
@@ -16,6 +19,20 @@ class Skip(Exception):
 
 class GateMissed(Exception):
     """The full-precision model does not reach the figure it is known for."""
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The disk is full, a quota of the user is, or files may not become so large."""
+
+
+def lack_of_room(error: Exception) -> str | None:
+    """Return why a file could not be written, in the system's words, if that is for want of room.
+
+    Safetensors has an error of its own, which tells the system's number in its text alone.
+    """
+    found = re.search(r"\(os error ([0-9]+)\)", str(error))
+    number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+    return os.strerror(number) if number in NO_ROOM else None
 
 
 def described(error: Exception) -> tuple[str, dict[str, Any]]:

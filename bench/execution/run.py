@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -275,9 +276,26 @@ def saved(
             return size, None
         digest = file_sha256(path)
         path.replace(kept)
+    except Exception as error:
+        if (reason := failures.lack_of_room(error)) is None:
+            raise
+        raise BenchError(no_room(path.parent, reason, kept is not None)) from error
     finally:
         path.unlink(missing_ok=True)
     return size, digest
+
+
+def no_room(folder: Path, reason: str, kept: bool) -> str:
+    """Return the sentence about a model that could not be written.
+
+    Args:
+        folder: that it was to go to.
+        reason: of the system's.
+        kept: whether the user wants the file, or only its size is noted.
+    """
+    if kept:
+        return f"no room for the saved model in {folder} ({reason}): free some, or leave out --save-models"
+    return f"no room for a temporary file in {folder} ({reason}): free some, or set TMPDIR to another folder"
 
 
 def metadata(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PROJECT = "vit_ptq_bench."
 
+NAMES = f"a list of names of at most {LONGEST_NAME} printable characters"
+
 
 def is_text(value: object) -> bool:
     """Whether ``value`` is a text that says something."""
@@ -34,6 +36,11 @@ def is_name(value: object) -> bool:
         and value == value.strip()
         and 0 < len(value.encode()) <= LONGEST_NAME
     )
+
+
+def are_names(value: object) -> bool:
+    """Whether ``value`` is a tuple or list of names of models."""
+    return isinstance(value, tuple | list) and all(map(is_name, value))
 
 
 def are_texts(value: object) -> bool:
@@ -59,10 +66,9 @@ FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: value is None or is_count(value),
     ),
     "data_notes": ("a tuple of texts", are_texts),
-    "model_names": (
-        f"a list of names of at most {LONGEST_NAME} printable characters",
-        lambda value: isinstance(value, tuple | list) and all(map(is_name, value)),
-    ),
+    "model_names": (NAMES, are_names),
+    "unlisted_names": (NAMES, are_names),
+    "model_remark": ("a text or None", lambda value: value is None or is_text(value)),
     "knows_model": ("True or False", lambda value: isinstance(value, bool)),
     "architecture": ("a text or None", lambda value: value is None or is_text(value)),
     "skeleton": ("a torch module", lambda value: hasattr(value, "named_modules")),

@@ -39,7 +39,12 @@ def models_of(suite: Suite, task: Task, scopes: Sequence[str | None], say: Say) 
             chosen[pattern] = None
             continue
         listed = ask(task, "model_names") if listed is None else listed
-        found = choose_one(suite, "models", "model", pattern, listed)
+        try:
+            found = choose_one(suite, "models", "model", pattern, listed)
+        except BenchError:
+            found = _unlisted(suite, task, pattern, scopes)
+            if not found:
+                raise
         chosen.update(dict.fromkeys(_supported(suite, task, pattern, found, scopes, say)))
     return list(chosen)
 
@@ -54,6 +59,23 @@ def choose_one(suite: Suite, key: str, kind: str, pattern: str, known: list[str]
         return choose(kind, [pattern], known)
     except BenchError as error:
         raise suite.error(error, key, value=pattern) from None
+
+
+def _unlisted(suite: Suite, task: Task, pattern: str, scopes: Sequence[str | None]) -> list[str]:
+    """Models that the task does not list, of which a family may know some.
+
+    Raises:
+        BenchError: the first is not supported: all are as a rule, and looking at hundreds takes minutes.
+    """
+    found: list[str] = ask(task, "unlisted_names", pattern) if is_glob(pattern) else []
+    if found and (problem := _problem(task, found[0], scopes)) is not None:
+        raise suite.error(
+            f"{pattern}: {len(found)} models match, of no family that is supported (`bench list models "
+            f"--supported` lists those that are); {found[0]}: {problem}",
+            "models",
+            value=pattern,
+        )
+    return found
 
 
 def _require_supported(suite: Suite, task: Task, model: str, scopes: Sequence[str | None]) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any
 
 from vit_ptq_bench.bench.errors import BenchError
-from vit_ptq_bench.bench.planning.names import unknown
+from vit_ptq_bench.bench.planning.names import hint, unknown
 from vit_ptq_bench.bench.records.record import Record
-from vit_ptq_bench.bench.records.store import Store
+from vit_ptq_bench.bench.records.store import Store, folders_of_records
 from vit_ptq_bench.bench.report.bit_operations import BitOperations
 from vit_ptq_bench.bench.report.classes import MARK
 from vit_ptq_bench.bench.report.drop import Drop, drop_of
@@ -207,12 +207,26 @@ def _task_of(records: Sequence[Record], folder: Path, model: str, task: str) -> 
     here = [record.spec for record in records if not task or record.spec.task.name == task]
     tasks = sorted({spec.task.name for spec in here if spec.model.name == model})
     if not tasks:
-        raise unknown("model", model, {spec.model.name for spec in here})
+        raise BenchError(_no_model(model, folder, {spec.model.name for spec in here}))
     if len(tasks) > 1:
         raise BenchError(
             f"{', '.join(tasks)} have records of {shown(model)}: choose one of them with --task"
         )
     return tasks[0]
+
+
+def _no_model(model: str, folder: Path, known: Collection[str]) -> str:
+    """The sentence where a folder has no record of a model, with folders below or beside it that have."""
+    near = dict.fromkeys([*folders_of_records(folder), *folders_of_records(folder.parent)])
+    others = [
+        str(one)
+        for one in near
+        if one != folder and any(record.spec.model.name == model for record in Store(one).records())
+    ]
+    sentence = f"no record in {folder} is of the model {shown(model)}"
+    if others:
+        return f"{sentence}; name a folder that has some: --results {' or '.join(others)}"
+    return f"{sentence}, and none in folders near it{hint(model, known)}; --results names another folder"
 
 
 def _of_protocol(found: Sequence[Table], model: str, protocol: str) -> list[Table]:

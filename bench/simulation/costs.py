@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -42,23 +42,25 @@ class Costs:
 
     Args:
         records: of a folder, or of several.
+        usual: costs by method that count where the records tell of none.
+
+    Attributes:
+        usual: whether costs are those of ``usual``.
 
     Raises:
-        BenchError: no run has its full-precision run beside it.
+        BenchError: no run has its full-precision run beside it, and there are no others.
     """
 
-    def __init__(self, records: Sequence[Record]) -> None:
-        done = [record for record in records if record.ok and record.n and _is_timed(record)]
-        self._seconds = {
-            _place(record): _per_image(record)
-            for record in done
-            if record.spec.method.name == REFERENCE_METHOD
-        }
+    def __init__(self, records: Sequence[Record], usual: Mapping[str, Cost] | None = None) -> None:
+        self._seconds = _full_precision(records)
         self._known: dict[Key, list[Cost]] = defaultdict(list)
-        for record in done:
-            seconds = self._seconds.get(_place(record), 0.0)
-            if seconds > 0 and record.spec.calibration.images:
-                self._learn(record, seconds)
+        for record, cost in measured_costs(records):
+            self._learn(record.spec, cost)
+        self.usual = not self._known
+        if self.usual:
+            for method, cost in (usual or {}).items():
+                self._known[(method,)].append(cost)
+                self._known[()].append(cost)
         if not self._known:
             raise BenchError(
                 "no record of a method has the full-precision run of its model beside it"
@@ -87,19 +89,36 @@ class Costs:
                     median(one.passes for one in known),
                     median(one.evaluation for one in known),
                     median(one.rest for one in known),
-                    narrow,
+                    narrow or (self.usual and key != ()),
                 )
         raise AssertionError("the last key is that of any run")
 
-    def _learn(self, record: Record, seconds: float) -> None:
-        spec = record.spec
-        calibrate, evaluate = _spent(record, "calibrate"), _spent(record, "evaluate")
-        rest = _spent(record, "total") - _spent(record, "shared") - calibrate - evaluate
-        images = spec.calibration.images
-        cost = Cost(calibrate / seconds / images, _per_image(record) / seconds, max(0.0, rest))
-        settings = canonical_json(spec.method.settings)
+    def _learn(self, spec: RunSpec, cost: Cost) -> None:
+        images, settings = spec.calibration.images, canonical_json(spec.method.settings)
         for _, key in _keys(spec.method.name, source_of(spec), settings, images, spec.bits):
             self._known[key].append(cost)
+
+
+def measured_costs(records: Sequence[Record]) -> Iterator[tuple[Record, Cost]]:
+    """Yield the records that have the full-precision run of their model beside them, with their cost."""
+    beside = _full_precision(records)
+    for record in records:
+        images = record.spec.calibration.images
+        seconds = beside.get(_place(record), 0.0)
+        if _is_timed(record) and seconds > 0 and images:
+            calibrate, evaluate = _spent(record, "calibrate"), _spent(record, "evaluate")
+            rest = _spent(record, "total") - _spent(record, "shared") - calibrate - evaluate
+            passes = calibrate / seconds / images
+            yield record, Cost(passes, _per_image(record) / seconds, max(0.0, rest))
+
+
+def _full_precision(records: Sequence[Record]) -> dict[Place, float]:
+    """Seconds of an image."""
+    return {
+        _place(record): _per_image(record)
+        for record in records
+        if record.spec.method.name == REFERENCE_METHOD and _is_timed(record)
+    }
 
 
 def source_of(spec: RunSpec) -> str:
@@ -134,7 +153,9 @@ def _spent(record: Record, phase: str) -> float:
 
 
 def _is_timed(record: Record) -> bool:
-    """Whether a record tells all that counts here: old ones, and hand-made ones, may not."""
+    """Whether a record is of a finished run and tells all that counts here: old ones may not."""
+    if not (record.ok and record.n):
+        return False
     phases = ["evaluate", "total"]
     if record.spec.calibration.images:
         phases.append("calibrate")

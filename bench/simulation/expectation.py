@@ -15,6 +15,7 @@ from vit_ptq_bench.bench.simulation.costs import Cost, Costs, source_of
 from vit_ptq_bench.bench.simulation.schedule import Piece, scheduled
 from vit_ptq_bench.bench.simulation.simulation import COCO, IMAGENET
 from vit_ptq_bench.bench.simulation.speeds import Speed, Speeds
+from vit_ptq_bench.bench.simulation.usual import usual_costs, usual_peaks
 from vit_ptq_bench.tasks import TaskOptions
 
 Model = tuple[str, str]
@@ -33,6 +34,7 @@ class Hours:
         longest: the run that takes longest, and its seconds.
         guessed: runs of a method, or with settings, that no record has.
         speeds: full precision of each model.
+        usual: whether methods' costs are those that the package brings, for no record tells any.
     """
 
     work: float
@@ -40,6 +42,7 @@ class Hours:
     longest: tuple[Run, float]
     guessed: int
     speeds: Mapping[Model, Speed]
+    usual: bool = False
 
 
 def expected_hours(
@@ -63,9 +66,9 @@ def expected_hours(
             of others follows from their operations. Empty: as on the records' machines.
 
     Raises:
-        BenchError: the records do not tell, or nothing is known of the speed of a model.
+        BenchError: nothing is known of the speed of a model.
     """
-    costs = Costs(records)
+    costs = Costs(records, usual_costs(tasks_of(runs)))
     speeds = _speeds({_model(run.spec) for run in runs}, tasks, costs, probed)
     made = [_cost(costs, run) for run in runs]
     seconds = [
@@ -80,9 +83,32 @@ def expected_hours(
     schedule = scheduled(pieces, at_a_time)
     longest = max(range(len(runs)), key=seconds.__getitem__)
     guessed = sum(not cost.narrow for cost in made)
-    return Hours(
-        schedule.busy, schedule.makespan, (runs[longest], seconds[longest]), guessed, speeds
-    )
+    spent = (runs[longest], seconds[longest])
+    return Hours(schedule.busy, schedule.makespan, spent, guessed, speeds, costs.usual)
+
+
+def tasks_of(runs: Sequence[Run]) -> set[str]:
+    """Return the names of the runs' tasks."""
+    return {run.spec.task.name for run in runs}
+
+
+def usual_peak(runs: Sequence[Run], kind: str) -> tuple[Run, float] | None:
+    """Return the run that takes most memory, and its peak in MB, as the package itself tells.
+
+    Args:
+        runs: of one kind of device.
+        kind: of device, ``cpu`` or ``cuda``.
+
+    Returns:
+        None where it tells of none of the runs.
+    """
+    peaks = usual_peaks()
+    known = [
+        (run, peak)
+        for run in runs
+        if (peak := peaks.get((kind, *_model(run.spec), run.spec.method.name)))
+    ]
+    return max(known, key=lambda one: one[1], default=None)
 
 
 def expected_peak(runs: Sequence[Run], records: Sequence[Record]) -> tuple[Run, float] | None:
@@ -134,8 +160,18 @@ def _speeds(
         own = Speeds(given, costs.seconds_per_image(), registry.make_task(task, tasks[task]))
         for name, model in sorted(models):
             if name == task:
-                found[name, model] = own.of(model)
+                found[name, model] = _speed(own, model)
     return found
+
+
+def _speed(speeds: Speeds, model: str) -> Speed:
+    """The error of `Speeds` names an option of `bench simulate`, which a run does not have."""
+    try:
+        return speeds.of(model)
+    except BenchError as error:
+        raise BenchError(
+            f"no record tells how fast {model} is; --probe measures it here"
+        ) from error
 
 
 def _cost(costs: Costs, run: Run) -> Cost:

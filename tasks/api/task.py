@@ -133,6 +133,17 @@ class Task(ABC):
         """Whether a model can be asked for by this name."""
         return model in self.model_names()
 
+    def unlisted_names(self, pattern: str) -> list[str]:
+        """Return models that a glob matches among those that the task knows and does not list.
+
+        Asked where it matches none of the listed ones, to say why they are not supported.
+        """
+        return []
+
+    def model_remark(self, model: str) -> str | None:
+        """Return what has to be said of a model in the list of models, or None."""
+        return None
+
     def names_code(self, model: str) -> bool:
         """Whether this name is a file that is run when the model is loaded.
 

@@ -13,6 +13,7 @@ from .normalisation import picture_images as picture_images
 from .operations import multiply_accumulates as multiply_accumulates
 from .pretrained import is_on_this_machine as is_on_this_machine
 from .pretrained import place_of as place_of
+from .remarks import outputs_remark as outputs_remark
 from .timm_models import adapted_state as adapted_state
 from .timm_models import check_arguments as check_arguments
 from .timm_models import create_by_class as create_by_class
@@ -26,6 +27,7 @@ from .timm_models import licence as licence
 from .timm_models import near_names as near_names
 from .timm_models import preprocessing as preprocessing
 from .timm_models import pretrained_names as pretrained_names
+from .timm_models import pretrained_outputs as pretrained_outputs
 from .timm_models import weights_source as weights_source
 from .way_out import way_out as way_out
 from .zoo import build_architecture as build_architecture

@@ -75,8 +75,12 @@ class LabelledImages:
             model: its name.
 
         Raises:
-            TaskError: the number of classes is another, or too small.
+            TaskError: the number of classes is another, or too small, or there are none.
         """
+        if not outputs:
+            raise TaskError(
+                f"{model} is a backbone without a classifier: give --checkpoint of one with a head"
+            )
         classes, largest = self.labels.classes, max(self.labels.indices)
         if classes is not None and classes != outputs:
             raise TaskError(

@@ -20,6 +20,11 @@ def pretrained_names(patterns: Sequence[str]) -> list[str]:
     return sorted(timm.list_models(list(patterns), pretrained=True))
 
 
+def pretrained_outputs(model: str) -> int:
+    """Return how many outputs a model has with its pretrained weights; 0: it has no classifier."""
+    return int(getattr(timm.get_pretrained_cfg(model), "num_classes", 0) or 0)
+
+
 def is_architecture(model: str) -> bool:
     """Whether timm has an architecture of that name, with or without a tag."""
     return bool(timm.is_model(model))

@@ -7,7 +7,7 @@ from vit_ptq_bench.tasks.classification.label_sets import Labels
 
 
 def way_out(head: int, outputs: int, labels: Labels, options: TaskOptions, model: str) -> str:
-    """Return the rest of a sentence about weights that do not fit, which names the option to change.
+    """Return the rest of a sentence about a head that does not fit, which names the option to change.
 
     Args:
         head: outputs that the checkpoint has.
@@ -16,17 +16,16 @@ def way_out(head: int, outputs: int, labels: Labels, options: TaskOptions, model
         options: of the task.
         model: its name.
     """
-    told = f"; the head of the checkpoint has {head} outputs, "
     if "num_classes" in options.model_args.get(model, {}):
-        return f"{told}model_args say num_classes = {outputs}: leave it out"
+        return f"model_args say num_classes = {outputs}: leave it out"
     if labels.classes is None:
-        return f"{told}--num-classes says {outputs}: leave it out, or say {head}"
+        return f"--num-classes says {outputs}: leave it out, or say {head}"
     if options.class_map is not None:
         return (
-            f"{told}--class-map names {outputs} classes: it has to name all {head}, one a line, in the order "
+            f"--class-map names {outputs} classes: it has to name all {head}, one a line, in the order "
             "of the outputs"
         )
     return (
-        f"{told}the labels are of {outputs} classes ({labels.form}): for a model of other classes name its "
+        f"the labels are of {outputs} classes ({labels.form}): for a model of other classes name its "
         f"{head}, in the order of the outputs, with --class-map"
     )

@@ -58,9 +58,16 @@ def refused(capsys, *words: str) -> str:
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 def test_a_head_of_other_classes_is_refused(place, checkpoint, capsys, dry):
     said = refused(capsys, "own.toml", "--data-dir", "data", "--checkpoint", str(checkpoint), *dry)
-    assert f"error: {MODEL}: {checkpoint} does not fit" in said
-    assert "head.weight is (1000, 192), the model has (3, 192)" in said
-    assert "built with 3 outputs instead of 1000, as the labels say" in said
+    told = f"{checkpoint}: its head has 1000 outputs, the labels are of 3 classes ("
+    assert f"error: {MODEL}: {told}" in said and said.count("1000") == 2 and said.count("3 c") == 1
+    assert "name its 1000, in the order of the outputs, with --class-map\n" in said
+
+
+def test_what_does_not_fit_beside_the_head_is_told_first(place, tmp_path, capsys):
+    other = tmp_path / "other.safetensors"
+    save_file(timm.create_model(MODEL, depth=11).state_dict(), other)
+    said = refused(capsys, "own.toml", "--data-dir", "data", "--checkpoint", str(other))
+    assert f"{other} does not fit" in said and "blocks.11" in said and "head" not in said
 
 
 def test_pretrained_weights_of_other_classes_are_refused_and_not_fetched(place, capsys):
@@ -68,6 +75,14 @@ def test_pretrained_weights_of_other_classes_are_refused_and_not_fetched(place, 
     assert f"the labels are of 3 classes, but {MODEL} has 1000 outputs" in refused(capsys, *words)
     model = f"{MODEL}.augreg_in21k"
     assert f"{model} has 21843 outputs" in refused(capsys, *words, "--models", model)
+
+
+def test_a_backbone_without_a_classifier_is_refused_as_such(place, capsys):
+    words = ("own.toml", "--data-dir", "data", "--dry-run")
+    model = "vit_small_patch14_reg4_dinov2"
+    said = refused(capsys, *words, "--models", model)
+    way_out = "is a backbone without a classifier: give --checkpoint of one with a head"
+    assert f"{model} {way_out}" in said and "outputs" not in said
 
 
 def test_a_damaged_checkpoint_is_refused(place, checkpoint, capsys):
@@ -114,7 +129,7 @@ def test_weights_that_fit_are_loaded_once(place, monkeypatch):
         (folder / "2.png").unlink()
         folder.rmdir()
     said = problem()
-    assert said is not None and "head.bias is (3,), the model has (2,)" in said
+    assert said is not None and "its head has 3 outputs, the labels are of 2 classes" in said
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """Support of a model is known before anything is loaded: in the plan, and in the list of models."""
 
+import json
 import tempfile
 
 import pytest
+import timm
 from PIL import Image
 
 from tests.methods.quantization.model.test_families import ToyFamily
@@ -36,7 +38,10 @@ def suite(*models):
 @pytest.mark.parametrize(
     ("model", "why"),
     [
-        ("cait_xxs24_224", "cannot quantize a Cait. Supported: .*timm BEiT"),
+        (
+            "cait_xxs24_224",
+            "cannot quantize a Cait: it mixes attention maps of heads .* Supported: .*timm BEiT",
+        ),
         ("vit_small_patch16_18x2_224", "blocks.0 is a ParallelThingsBlock, expected Block"),
         ("resnet18", "cannot quantize a ResNet"),
     ],
@@ -100,6 +105,52 @@ def test_a_glob_leaves_out_what_is_not_supported_and_says_so():
     assert any("vit_relpos_small_patch16_224.sw_in1k" in sentence for sentence in said)
     with pytest.raises(BenchError, match=r"vit_rel\*: no model is supported; vit_relpos"):
         expand(suite("vit_rel*"), TaskOptions())
+
+
+def test_a_glob_of_models_of_no_family_says_so_and_why():
+    words = (
+        r"xcit_nano\*: [0-9]+ models match, of no family .*cannot quantize a Xcit: it attends over"
+    )
+    with pytest.raises(BenchError, match=words):
+        expand(suite("xcit_nano*"), TaskOptions())
+    with pytest.raises(BenchError, match=r"no model matches 'nosuch\*'"):
+        expand(suite("nosuch*"), TaskOptions())
+    # Not listed here, but known to a family: as any other glob.
+    assert expand(suite("deit_tiny_distilled*"), TaskOptions()).models == [
+        "deit_tiny_distilled_patch16_224.fb_in1k"
+    ]
+
+
+def test_backbones_without_a_classifier_are_marked_in_the_list(monkeypatch, capsys):
+    patterns = ("vit_small_patch14_reg4*", "vit_base_patch32_clip_224.*")
+    monkeypatch.setattr(imagenet, "FAMILIES", (*imagenet.FAMILIES, *patterns))
+    assert main(["list", "models", "--json"]) == 0
+    remarks = {row["model"]: row["remark"] for row in json.loads(capsys.readouterr().out)["models"]}
+    without = "a backbone without a classifier"
+    assert remarks["vit_small_patch14_reg4_dinov2.lvd142m"] == without
+    assert remarks["vit_base_patch32_clip_224.openai"] == f"{without} (512 outputs of an embedding)"
+    assert remarks["vit_base_patch32_clip_224.openai_ft_in1k"] == ""
+    assert remarks[KNOWN] == remarks["vit_mini"] == ""
+
+
+def test_all_of_timms_modules_with_families_is_listed(monkeypatch):
+    monkeypatch.undo()
+    modules = (
+        "vision_transformer",
+        "deit",
+        "beit",
+        "eva",
+        "swin_transformer",
+        "swin_transformer_v2",
+    )
+    classifiers = {
+        name
+        for module in modules
+        for name in timm.list_models(module=module, pretrained=True)
+        if timm.get_pretrained_cfg(name).num_classes == imagenet.IMAGENET_OUTPUTS
+    }
+    assert "flexivit_small.1200ep_in1k" in classifiers
+    assert classifiers <= set(task().model_names())
 
 
 def test_a_plan_is_refused_before_any_image_is_looked_for():

@@ -54,6 +54,23 @@ def results(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_folders_near_it_that_have_the_model_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    full(Path("results"))
+    for folder in ("results/below", "beside"):
+        full(Path(folder), model="deit_mini")
+    full(Path("results/other"))
+    words = ["recommend", "--max-drop", "1", "--model", "deit_mini"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "no record in results is of the model 'deit_mini'" in said
+    assert "name a folder that has some: --results results/below or beside\n" in said
+    assert main([*words, "--results", "results/other"]) == 2
+    assert "--results results/below\n" in capsys.readouterr().err
+
+
 def test_the_smallest_within_the_drop_is_chosen_and_the_rest_follows(results: Path) -> None:
     found = recommend(results, "vit_mini", 1.0)
     rows = [(one.label, one.place.bits, round(one.drop.points, 2)) for one in found.found]
@@ -148,7 +165,8 @@ def test_without_the_same_images_there_is_no_interval(row: Seen) -> None:
 
 
 def test_a_name_that_is_not_there_gets_the_names_like_it(results: Path) -> None:
-    with pytest.raises(BenchError, match="unknown model 'vit_mimi'; did you mean 'vit_mini'"):
+    words = "is of the model 'vit_mimi', and none in folders near it; did you mean 'vit_mini'"
+    with pytest.raises(BenchError, match=f"{words}.*--results names another folder"):
         recommend(results, "vit_mimi", 1.0)
     with pytest.raises(BenchError, match="unknown task 'fashon'; did you mean 'fashion'"):
         recommend(results, "vit_mini", 1.0, task="fashon")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
+import timm
 
 from tests.bench.simulation.test_simulation import full, minmax, written
 from vit_ptq_bench.bench.cli import expectation, main
@@ -14,7 +15,13 @@ from vit_ptq_bench.bench.cli.text import hours
 from vit_ptq_bench.bench.execution import room
 from vit_ptq_bench.bench.planning.overwrite import decisions_of
 from vit_ptq_bench.bench.planning.settings import resolve_run
+from vit_ptq_bench.bench.records.spec import MethodSpec
+from vit_ptq_bench.bench.simulation.costs import Cost, Costs
 from vit_ptq_bench.bench.simulation.expectation import expected_peak
+from vit_ptq_bench.bench.simulation.saved_sizes import saved_mb
+from vit_ptq_bench.bench.simulation.usual import table_of, usual_costs, usual_peaks, usual_sizes
+from vit_ptq_bench.methods import METHODS
+from vit_ptq_bench.tasks import TaskOptions
 
 SUITE = """
 task = "fashion"
@@ -85,11 +92,68 @@ def test_only_what_is_due_counts(place, capsys):
     assert "0 of 1 runs would run" in done and "of work" not in done and "disk" not in done
 
 
-def test_without_records_nothing_is_made_up(place, capsys):
-    text = said(capsys)
-    assert "how long it takes is not known: no record of a method has the full-precision" in text
-    assert "memory: not known, no record on cpu is of a run like these\n" in text
+def test_without_records_the_message_says_where_they_were_looked_for(place, capsys):
+    text = said(capsys, "--device", "cuda:7", "--executor", "slurm", "--slurm", "time=60")
+    searched = f"(looked for in {place / 'results'} and in --output out)\n"
+    speed = "no record tells how fast vit_mini is; --probe measures it here"
+    assert f"how long it takes is not known: {speed} {searched}" in text
+    assert f"memory: not known, no record on cuda is of a run like these {searched}" in text
     assert re.search(r"disk: up to 4 GB while it runs \(--share-gb\); [0-9.]+ GB are free\n", text)
+
+
+def test_without_records_the_costs_that_the_package_brings_count(place, capsys):
+    text = said(capsys, "--probe", "--workers", "1")
+    found = re.search(r"images/s in full precision: vit_mini ([0-9.e+]+) \(measured here", text)
+    assert found
+    costs = [usual_costs({"fashion"})[name] for name in ("minmax", "repq-vit")]
+    images = 1000 + 2 * sum(32 * cost.passes + 1000 * cost.evaluation for cost in costs)
+    seconds = images / float(found[1]) + 2 * sum(cost.rest for cost in costs)
+    told = re.search(r"about ([0-9.]+) (s|min) of work", text)
+    assert told and float(told[1]) * {"s": 1, "min": 60}[told[2]] == pytest.approx(seconds, rel=0.1)
+    assert "no record of a method with full precision beside it is at hand (looked for in" in text
+    assert "the method, or its settings, of" not in text
+    memory = r"memory: up to [0-9.]+ GB a run \(.*\) as in the project's own records, 1 at a time"
+    assert re.search(memory, text)
+
+
+def test_the_speed_of_a_record_of_full_precision_alone_counts(place, capsys):
+    written(place / "out", full())
+    text = said(capsys)
+    assert "images/s in full precision: vit_mini 10 (as on the machines of the records" in text
+    assert "of work" in text and "with their usual settings, is what the package" in text
+
+
+def test_settings_and_methods_that_the_package_does_not_know(place, capsys):
+    usual = {"minmax": Cost(2.0, 1.5, 0.1), "gptq": Cost(4.0, 1.5, 0.3)}
+    costs = Costs([], usual)
+    assert costs.of(MethodSpec("minmax", 1, {}), "training", 32, "W4A4") == usual["minmax"]
+    other = costs.of(MethodSpec("nosuch", 1, {}), "training", 32, "W4A4")
+    assert (other.passes, other.narrow) == (3.0, False)
+    assert not Costs([full(), minmax()], usual).usual
+
+
+def test_the_table_that_the_package_brings_is_made_of_records_with_usual_settings(tmp_path):
+    usual = asdict(METHODS.get("percentile").create({}).parameters)
+    dear = {"calibrate": 640.0, "evaluate": 4.0, "total": 650.0}
+    records = [
+        full(),
+        minmax(method="percentile", parameters=usual),
+        replace(minmax(method="percentile", parameters={**usual, "another": 1}), seconds=dear),
+        minmax(method="gone"),
+    ]
+    table = table_of([measured(record, 300.0) for record in records])
+    assert table["costs"] == {"fashion": {"percentile": [2.0, 2.0, 0.5]}}
+    assert table["peaks_mb"]["cpu"] == {
+        "fashion": {"vit_mini": {"fp32": 300.0, "percentile": 300.0}}
+    }
+
+
+def test_the_package_brings_costs_of_every_kind_of_task_and_of_most_methods():
+    for task in ("fashion", "imagenet", "scenes", "coco"):
+        costs = usual_costs({task})
+        assert len(set(costs) & set(METHODS.module_dict)) > 0.9 * (len(METHODS.module_dict) - 1)
+        assert costs["minmax"].passes < costs["repq-vit"].passes < costs["brecq"].passes
+    assert ("cpu", "imagenet", "vit_tiny_patch16_224", "minmax") in usual_peaks()
 
 
 @pytest.mark.parametrize(
@@ -137,6 +201,38 @@ def test_too_little_disk(place, capsys, monkeypatch):
     assert "up to 0.5 GB while it runs (--share-gb); 1.0 GB are free\n" in said(
         capsys, "--share-gb", "0.5"
     )
+
+
+def test_models_that_are_kept_count(place, capsys, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=10**9)
+    monkeypatch.setattr(expectation.shutil, "disk_usage", lambda folder: usage)
+    words = ("--save-models", "--methods", "minmax", "--share-gb", "0.5")
+    whole = usual_sizes()["fashion", "vit_mini"]
+    assert 14 < whole < 15
+    small = f"and {whole * (1 + 2 * 4 / 32) / 1000:.2g} GB of saved models (--save-models)"
+    assert f"disk: up to 0.5 GB while it runs (--share-gb), {small}; 1.0 GB are free\n" in said(
+        capsys, *words
+    )
+    # 600 MB in full precision and 90 MB at W4A4, as records have it: 0.5 + 0.78 GB.
+    written(place / "out", replace(full(), size_mb=600.0), replace(minmax(), size_mb=90.0))
+    text = said(capsys, *words)
+    assert "and 0.78 GB of saved models (--save-models); 1.0 GB are free: too little" in text
+    assert "leave out --save-models" in text
+
+
+def test_sizes_of_models_that_no_record_has(place, monkeypatch):
+    run = decisions_of(resolve_run({"suite": "own.toml", "output": "out"}))[1].run
+
+    def of(task, model):
+        spec = run.spec
+        changed = replace(spec.task, name=task), replace(spec.model, name=model)
+        return replace(run, spec=replace(spec, task=changed[0], model=changed[1]))
+
+    options = {name: TaskOptions() for name in ("imagenet", "fashion")}
+    parameters = sum(one.numel() for one in timm.create_model("deit_tiny_patch16_224").parameters())
+    size, unknown = saved_mb([of("imagenet", "deit_tiny_patch16_224")], options, [])
+    assert (size, unknown) == (pytest.approx(parameters * 4 / 8 / 10**6), 0)
+    assert saved_mb([of("fashion", "nosuch")], options, []) == (0.0, 1)
 
 
 def test_a_probe_measures_the_model_here(place, capsys):

@@ -68,6 +68,13 @@ FAMILIES = FamilyRegistry(
 """Name -> family class."""
 
 
+REASONS = {
+    "Cait": "it mixes attention maps of heads by layers around the softmax, for which no role stands",
+    "Xcit": "it attends over channels and has depthwise convolutions, for which no role stands",
+}
+"""Transformers of no family, by the name of timm's class, and what is in the way (docs/models.md)."""
+
+
 def register_family(cls: type[Family]) -> type[Family]:
     """Class decorator: make models of a family quantizable.
 
@@ -97,7 +104,9 @@ def find_family(model: nn.Module) -> type[Family]:
             return family
     supported = "; ".join(family.description for family in families)
     failed = "".join(f"; {name} failed: {error}" for name, error in FAMILIES.broken.items())
-    raise MethodError(f"cannot quantize a {type(model).__name__}. Supported: {supported}{failed}")
+    name = type(model).__name__
+    why = f": {REASONS[name]}" if name in REASONS else ""
+    raise MethodError(f"cannot quantize a {name}{why}. Supported: {supported}{failed}")
 
 
 def wrap_model(model: nn.Module, table: BitTable) -> QuantizedModel:
