@@ -12,7 +12,11 @@ onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
 from vit_ptq_bench.bench.deployment.runtimes import OnnxRuntime  # noqa: E402
+from vit_ptq_bench.methods.quantization.bits import TensorSpec  # noqa: E402
 from vit_ptq_bench.methods.quantization.deployment import onnx_files  # noqa: E402
+from vit_ptq_bench.methods.quantization.deployment.integers import integer_grid  # noqa: E402
+from vit_ptq_bench.methods.quantization.deployment.lowering import OperatorQuantizer  # noqa: E402
+from vit_ptq_bench.methods.quantization.quantizers.uniform import UniformQuantizer  # noqa: E402
 
 UINT4, UINT8 = onnx.TensorProto.UINT4, onnx.TensorProto.UINT8
 
@@ -103,6 +107,54 @@ def test_full_precision_is_the_model_itself(tmp_path):
     images = make_images(8)
     with torch.no_grad():
         assert torch.allclose(run(tmp_path / "m.onnx", images), model(images), atol=1e-4)
+
+
+BEYOND = {
+    "below": ([3.0], [4.0]),
+    "above": ([-4.0], [-3.0]),
+    "of three channels": ([3.0, -1.0, -40.0], [4.0, 2.0, -39.0]),
+}
+"""Ranges, most without 0: their zero points lie outside 0..255."""
+
+
+@pytest.mark.parametrize("place", BEYOND)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_zero_point_outside_the_codes_is_run_with_the_same_codes(tmp_path, place, bits):
+    low, high = (torch.tensor(ends) for ends in BEYOND[place])
+    quantizer = UniformQuantizer(TensorSpec(bits), "site", 1)
+    quantizer.set_parameters((high - low) / (2**bits - 1), (-low * (2**bits - 1)).round())
+    quantizer.active = True
+    grid = integer_grid(quantizer, ("uint8", "uint16"))
+    if bits == 8:
+        assert grid.integers == "uint16" and grid.clips
+    onnx_files.write_float_onnx(
+        OperatorQuantizer(quantizer, grid), torch.zeros(1, 3, 4, 600), tmp_path / "m.onnx"
+    )
+    s, z = (values.float().view(-1, 1, 1) for values in (quantizer.scale, quantizer.zero_point))
+    # From far below the lowest code to far above the highest; no value is half-way between two.
+    steps = torch.arange(-100, 500).view(1, 1, 1, -1) - z
+    images = torch.cat([(steps + off) * s for off in (-0.4, 0.0, 0.1, 0.4)], dim=2)
+    images = images.expand(2, 3, -1, -1).contiguous()
+    images[1, :, 0, :2] = torch.tensor([-1e6, 1e6])
+    expected = quantizer(images)
+    assert len(expected[:, 0].unique()) == 2**bits
+    assert torch.equal(run(tmp_path / "m.onnx", images), expected)
+
+
+def test_a_model_with_zero_points_of_16_bits_is_run(tmp_path):
+    model = quantized("minmax", bits="W8A8")
+    low, high = torch.tensor([0.25]), torch.tensor([1.5])
+    for operation in model.weighted_operations():
+        ends = (-high, -low) if operation.role == "fc2" else (low, high)
+        if operation.role in ("qkv", "fc2"):
+            zero = (-ends[0] * 255 / (high - low)).round()
+            operation.input_quantizer.set_parameters((high - low) / 255, zero)
+    written = onnx_files.write_onnx(model, make_images(1), tmp_path / "m.onnx")
+    wide = {site.key for site in written.sites if site.integers == "uint16"}
+    assert wide == {"qkv.input", "fc2.input"}
+    images = make_images(8)
+    with torch.no_grad():
+        assert most_alike(run(tmp_path / "m.onnx", images), model(images))
 
 
 @pytest.mark.parametrize("opset", [0, 17, 99])
