@@ -1,5 +1,7 @@
 """ONNX files: what stands in them, and that a runtime computes the same from them."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from vit_ptq_bench.methods import MethodError
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
+from vit_ptq_bench.bench.deployment.exporting import told  # noqa: E402
 from vit_ptq_bench.bench.deployment.runtimes import OnnxRuntime  # noqa: E402
 from vit_ptq_bench.methods.quantization.bits import TensorSpec  # noqa: E402
 from vit_ptq_bench.methods.quantization.deployment import onnx_files  # noqa: E402
@@ -141,17 +144,42 @@ def test_a_zero_point_outside_the_codes_is_run_with_the_same_codes(tmp_path, pla
     assert torch.equal(run(tmp_path / "m.onnx", images), expected)
 
 
-def test_a_model_with_zero_points_of_16_bits_is_run(tmp_path):
+def with_wide_zero_points():
+    """A model whose inputs of qkv and fc2 lie on grids without 0, no two with the same zero point."""
     model = quantized("minmax", bits="W8A8")
-    low, high = torch.tensor([0.25]), torch.tensor([1.5])
-    for operation in model.weighted_operations():
-        ends = (-high, -low) if operation.role == "fc2" else (low, high)
+    for number, operation in enumerate(model.weighted_operations()):
+        low, high = torch.tensor([0.25 + number / 100]), torch.tensor([1.5])
+        start = -high if operation.role == "fc2" else low
         if operation.role in ("qkv", "fc2"):
-            zero = (-ends[0] * 255 / (high - low)).round()
-            operation.input_quantizer.set_parameters((high - low) / 255, zero)
+            scale = (high - low) / 255
+            operation.input_quantizer.set_parameters(scale, (-start / scale).round())
+            operation.input_quantizer.settle()  # as a frozen model's
+    return model
+
+
+def test_a_model_with_zero_points_of_16_bits_is_run(tmp_path):
+    model = with_wide_zero_points()
     written = onnx_files.write_onnx(model, make_images(1), tmp_path / "m.onnx")
     wide = {site.key for site in written.sites if site.integers == "uint16"}
     assert wide == {"qkv.input", "fc2.input"}
+    images = make_images(8)
+    with torch.no_grad():
+        assert most_alike(run(tmp_path / "m.onnx", images), model(images))
+
+
+def test_sites_whose_zero_points_an_operator_set_does_not_hold_are_told_by_role(tmp_path):
+    model = with_wide_zero_points()
+    written = onnx_files.write_onnx(model, make_images(1), tmp_path / "m.onnx", opset=18)
+    lines = list(told(written, SimpleNamespace(is_detector=False)))
+    blocks = sum(operation.role == "qkv" for operation in model.weighted_operations())
+    why = "its zero points do not fit uint8; the nearest with an operator: a range that holds 0"
+    assert blocks > 1 and lines[2:] == [
+        *(
+            f"{key} ({blocks} sites, uniform, 8 bit) computed in floating point: {why}"
+            for key in ("qkv.input", "fc2.input")
+        ),
+        "operator set 21 has integers of 16 bits for zero points of activations: --opset 21",
+    ]
     images = make_images(8)
     with torch.no_grad():
         assert most_alike(run(tmp_path / "m.onnx", images), model(images))
