@@ -73,6 +73,10 @@ class Coco(DetectionTask):
         """
         return _with_config(storage.file_id(self._checkpoint(model)), model)
 
+    def licence(self, model: str) -> str | None:
+        """Return what the checkpoint's file states."""
+        return storage.stated_licence(self.options.weights_of(model))
+
     def data_id(self) -> str:
         """Return a hash over the annotations, and the names and contents of the images to judge on."""
         return detection.contents_id(self.judged_pictures(), self.files().digest)
