@@ -73,6 +73,10 @@ class Coco(DetectionTask):
         """
         return _with_config(storage.file_id(self._checkpoint(model)), model)
 
+    def licence(self, model: str) -> str | None:
+        """Return what the checkpoint's file states."""
+        return storage.stated_licence(self.options.weights_of(model))
+
     def data_id(self) -> str:
         """Return a hash over the annotations, and the names and contents of the images to judge on."""
         return detection.contents_id(self.judged_pictures(), self.files().digest)
@@ -106,6 +110,18 @@ class Coco(DetectionTask):
             return loaded
         known = detection.published_box_ap(checkpoint, weights.identity)
         return replace(loaded, reference=known, source="mmdet's metafile of the checkpoint")
+
+    def from_code(self, model: str, weights: str | None) -> LoadedModel:
+        """Build the detector of a config file, without a checkpoint, if it is the config of then."""
+        config = (weights or "").partition(" ")[2]
+        if config and config != config_id(model):
+            raise TaskError(
+                f"{model}, or what it inherits from, is not the config that the saved model was made with "
+                "(other hashes); give that one"
+            )
+        module = self._architecture(model, len(self.files().classes), self.files().has_masks)
+        self._require_classes(model, module)
+        return LoadedModel(model, module, notes=self._size_notes(model))
 
     def architecture(self, model: str) -> str | None:
         """Return what identifies a config file and what builds it; None: a name, whose layers are known."""

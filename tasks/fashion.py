@@ -74,8 +74,8 @@ class Fashion(FolderCalibration):
         return storage.bundled_model(model, module, self.options, weights)
 
     def licence(self, model: str) -> str | None:
-        """Return the project's licence; None for weights of the user's own."""
-        return storage.LICENCE if self.options.weights_of(model) is None else None
+        """Return the project's licence; of weights of the user's own what their file states."""
+        return storage.stated_licence(self.options.weights_of(model), storage.LICENCE)
 
     def network(self, loaded: LoadedModel) -> Network:
         """Return the bundled architecture's name."""

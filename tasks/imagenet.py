@@ -164,8 +164,8 @@ class ImageNet(FolderCalibration):
         return told
 
     def licence(self, model: str) -> str | None:
-        """Return what timm says of its weights; None for weights of the user's own."""
-        return classification.licence(model) if self.options.weights_of(model) is None else None
+        """Return what timm says of its weights; of weights of the user's own what their file states."""
+        return storage.stated_licence(self.options.weights_of(model), classification.licence(model))
 
     def network(self, loaded: LoadedModel) -> Network:
         """Return timm's name, the arguments with the number of outputs, and timm's data config."""

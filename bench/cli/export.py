@@ -165,7 +165,9 @@ def _compared(subject: Subject, written: Written, arguments: argparse.Namespace)
     calibration: list[Tensor] | None = None
     images, draw = subject.spec.calibration.images, subject.spec.calibration.draw
     try:
-        full = subject.task.load_model(subject.spec.model.name)
+        full = subject.task.load_model(
+            subject.loaded.name
+        )  # a program only where the user named it
         if images:
             calibration = subject.task.calibration_batches(full, images, draw)
     except UserError as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vit_ptq_bench.bench.records.spec import RunSpec
-from vit_ptq_bench.methods.quantization.bits import BitTable, TensorSpec
+from vit_ptq_bench.methods.quantization.bits import DETECTOR_ROLES, TensorSpec, role_of
 from vit_ptq_bench.values import printable
 
 if TYPE_CHECKING:
@@ -16,11 +16,15 @@ UNKNOWN_LICENCE = "other"
 """Where nothing is known of the licence of the weights."""
 
 
+NAMED_PARTS = ("reduction", "head", *DETECTOR_ROLES)
+"""Roles that not every model has a layer of, and whose layers have it in their names, in every family."""
+
+
 def model_card(saved: SavedModel, spec: RunSpec) -> str:
     """Return a card in markdown, as model hubs show it: fields by name first, then text.
 
     Args:
-        saved: the file, of which nothing but the header is read.
+        saved: the file, of which header and names are read.
         spec: of its run, held against the file by `stated_spec`.
     """
     licence = saved.metadata.get("licence")
@@ -40,7 +44,7 @@ def model_card(saved: SavedModel, spec: RunSpec) -> str:
         "",
         "## Bits",
         "",
-        *_bits(saved.table),
+        *_bits(saved),
     ]
     return "\n".join(lines)
 
@@ -78,11 +82,14 @@ def _network(network: Mapping[str, Any] | None) -> str:
     return printable(f"{network.get('architecture')} of {network.get('builder')}")
 
 
-def _bits(table: BitTable) -> Iterable[str]:
-    """Sites that are represented alike, a line each kind."""
+def _bits(saved: SavedModel) -> Iterable[str]:
+    """Sites that are represented alike, a line each kind, without those of parts that the model has not."""
+    parts = {part for name in saved.tensors for part in name.split(".")}
+    absent = set(NAMED_PARTS) - parts
     groups: dict[TensorSpec, list[str]] = {}
-    for key, spec in table.items():
-        groups.setdefault(spec, []).append(key)
+    for key, spec in saved.table.items():
+        if role_of(key).partition(".")[0] not in absent:
+            groups.setdefault(spec, []).append(key)
     for spec, keys in groups.items():
         yield f"- {_words(spec)}: {', '.join(keys)}"
 

@@ -69,8 +69,14 @@ def saved_file(text: str, results: Path) -> Path:
     Raises:
         BenchError: there is no such run, or it kept no model.
     """
+    path = Path(text)
     if text.endswith(SAVED):
-        return Path(text)
+        return path
+    if path.is_file() and path.suffix != ".json":
+        raise BenchError(
+            f"{path}: is no saved quantized model; give the file {SAVED} that `bench run --save-models` kept "
+            "in its folder models, or the id of its run with --results"
+        )
     store, record = load_record(text, results)
     found = store.model_path(record)
     if not found.is_file():
@@ -132,6 +138,20 @@ def told(written: Written, subject: Subject) -> Iterator[str]:
     for (key, bits, scheme, stored, reason), count in others.items():
         how = "stored as integers, decoded" if stored else "computed"
         yield f"{key} ({count} sites, {scheme}, {bits} bit) {how} in floating point: {reason}"
+    yield from _wider(written)
+
+
+def _wider(written: Written) -> Iterator[str]:
+    """What helps where the operator set alone is why activations have no operator."""
+    from vit_ptq_bench.methods.quantization.deployment.integers import OUTSIDE
+    from vit_ptq_bench.methods.quantization.deployment.onnx_files import WIDER_OPSET
+
+    outside = (site for site in written.sites if site.reason.startswith(OUTSIDE))
+    if written.opset < WIDER_OPSET and not all(site.stored for site in outside):
+        yield (
+            f"operator set {WIDER_OPSET} has integers of 16 bits for zero points of activations: --opset "
+            f"{WIDER_OPSET}"
+        )
 
 
 def _kind(site: LoweredSite) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from vit_ptq_bench.bench.deployment.extras import brought
+from vit_ptq_bench.bench.errors import BenchError
+from vit_ptq_bench.guests import one_line
 from vit_ptq_bench.methods.quantization.model.structure import Output
 
 ROUNDS, WARM_UP = 15, 3
@@ -22,6 +25,22 @@ FULL_ACTIVATIONS = "session.qdq_matmulnbits_accuracy_level"
 """ONNX Runtime's setting of the arithmetic in such products: 1 is float32, 4, its own choice, int8."""
 
 
+LONGEST_REASON = 300
+
+
+@contextmanager
+def _told(title: str, verb: str, path: Path) -> Iterator[None]:
+    """Say in a sentence what a runtime cannot do with a file, and what the user can."""
+    try:
+        yield
+    except Exception as error:  # each runtime raises its own kinds
+        raise BenchError(
+            f"{title} cannot {verb} {path}, so export it in another form (--opset 18 has fewer operators, "
+            "--precision float64 none for activations) or install a newer runtime; it says: "
+            f"{one_line(error)[:LONGEST_REASON]}"
+        ) from error
+
+
 class OnnxRuntime(nn.Module):
     """A file of one input in ONNX Runtime.
 
@@ -30,7 +49,7 @@ class OnnxRuntime(nn.Module):
         threads: that one operation uses.
 
     Raises:
-        BenchError: onnxruntime is not installed.
+        BenchError: onnxruntime is not installed, or cannot load the file, or later not run it.
     """
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -41,15 +60,17 @@ class OnnxRuntime(nn.Module):
         options.log_severity_level = 3
         # Else a product of floats and a dequantized weight is computed on floats rounded to 8 bits.
         options.add_session_config_entry(FULL_ACTIVATIONS, "1")
-        self.session = runtime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-        self.title = f"ONNX Runtime {runtime.__version__}"
+        self.path, self.title = path, f"ONNX Runtime {runtime.__version__}"
+        with _told(self.title, "load", path):
+            self.session = runtime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
 
     def forward(self, images: Tensor) -> Output:
         """Return what the file says of ``images`` [b, 3, H, W], float32: one tensor or several."""
         (name,) = (one.name for one in self.session.get_inputs())
-        return _tensors(self.session.run(None, {name: images.contiguous().numpy()}))
+        with _told(self.title, "run", self.path):
+            return _tensors(self.session.run(None, {name: images.contiguous().numpy()}))
 
 
 class OpenVino(nn.Module):
@@ -60,12 +81,14 @@ class OpenVino(nn.Module):
         runtime = brought("openvino", "openvino")
         core = runtime.Core()
         settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-        self.compiled: Any = core.compile_model(core.read_model(path), "CPU", settings)
-        self.title = f"OpenVINO {runtime.__version__.partition('-')[0]}"
+        self.path, self.title = path, f"OpenVINO {runtime.__version__.partition('-')[0]}"
+        with _told(self.title, "load", path):
+            self.compiled: Any = core.compile_model(core.read_model(path), "CPU", settings)
 
     def forward(self, images: Tensor) -> Output:
         """Return what the file says of ``images`` [b, 3, H, W], float32: one tensor or several."""
-        return _tensors(self.compiled(images.contiguous().numpy()).values())
+        with _told(self.title, "run", self.path):
+            return _tensors(self.compiled(images.contiguous().numpy()).values())
 
 
 def _tensors(arrays: Iterable[Any]) -> Output:

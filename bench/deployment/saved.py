@@ -36,8 +36,8 @@ def rebuilt(
 ) -> tuple[LoadedModel, QuantizedModel]:
     """Return the network of a saved model, whose weights mean nothing, and the quantized model.
 
-    The file describes its network; where an earlier version wrote it, or the network is a program, the task
-    builds the model and needs its weights for that.
+    The file describes its network, or the user names the program that builds it. Where an earlier version
+    wrote the file, the task builds the model and needs its weights for that.
 
     Args:
         saved: the file.
@@ -51,14 +51,17 @@ def rebuilt(
     """
     name = chosen_model(task, spec.model.name, given, saved.path)
     described = saved.metadata.get("network")
-    if described is None:
+    if described is None and not task.names_code(name):
         loaded = task.load_model(name)
-    else:
-        at_most = MOST_PER_BYTE * saved.path.stat().st_size
-        try:
+        return loaded, saved.build(loaded.module)
+    try:
+        if described is None:
+            loaded = task.from_code(name, spec.model.weights)
+        else:
+            at_most = MOST_PER_BYTE * saved.path.stat().st_size
             loaded = task.untrained(name, Network.from_dict(described), at_most)
-        except UserError as error:
-            raise BenchError(f"{saved.path}: {error}") from error
+    except UserError as error:
+        raise BenchError(f"{saved.path}: {error}") from error
     return loaded, saved.build(loaded.module)
 
 
@@ -93,8 +96,11 @@ def remarks(saved: SavedModel, task: Task) -> list[str]:
             f"{saved.path} was written by an earlier version, without a hash over its content: nobody can "
             "tell whether it is still what was saved"
         )
-    if saved.metadata.get("network") is not None and task.options.checkpoint is not None:
-        notes.append(f"{saved.path} holds its network and all weights: --checkpoint is not used")
+    described = saved.metadata.get("network") is not None
+    unused = described or task.names_code(saved.metadata["model"])
+    if unused and task.options.checkpoint is not None:
+        held = "its network and all weights" if described else "all weights"
+        notes.append(f"{saved.path} holds {held}: --checkpoint is not used")
     return notes
 
 

@@ -162,7 +162,10 @@ def read_saved(path: Path) -> SavedModel:
     """
     tensors, header = _parsed(path, _content(path))
     if header.get("format") not in (FORMAT, UNSIGNED_FORMAT):
-        raise MethodError(f"{path}: not a quantized model of this benchmark (format {FORMAT})")
+        raise MethodError(
+            f"{path}: not a quantized model of this benchmark (format {FORMAT}); `bench run --save-models` "
+            "keeps such files"
+        )
     signed = header["format"] == FORMAT
     keys = {"format", "table", "metadata"} | ({"sha256"} if signed else set())
     if set(header) != keys:

@@ -232,6 +232,20 @@ class Task(ABC):
         """
         raise TaskError(f"task {self.name} does not build networks from files")
 
+    def from_code(self, model: str, weights: str | None) -> LoadedModel:
+        """Return the model of a file that the user named, with weights that need not mean anything.
+
+        Asked where `names_code`: a saved model holds the tensors, but nothing that builds the network.
+
+        Args:
+            model: path of the file, which is run.
+            weights: what `weights_id` told when the model was saved.
+
+        Raises:
+            TaskError: the file is not what it was then, or builds no model of this task.
+        """
+        return self.load_model(model)
+
     @abstractmethod
     def calibration_batches(self, loaded: LoadedModel, n: int, seed: int) -> list[Tensor]:
         """Return ``n`` training images, drawn by seed, as float32 batches [b, 3, H, W].

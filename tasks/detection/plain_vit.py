@@ -72,8 +72,9 @@ class TimmViT(BaseModule):  # type: ignore[misc]
     def forward(self, images: Tensor) -> tuple[Tensor]:
         """Return the one map of images [B, 3, H, W]: [B, C, rows, columns] behind the last norm."""
         tokens = self.vit.forward_features(images)
-        rows, columns = self.vit.patch_embed.dynamic_feat_size(tuple(images.shape[-2:]))
-        return (tokens.transpose(1, 2).reshape(len(images), -1, rows, columns),)
+        size = self.vit.patch_embed.dynamic_feat_size(tuple(images.shape[-2:]))
+        # The number of images stays unsaid: an exported file is for any.
+        return (tokens.transpose(1, 2).unflatten(2, size),)
 
 
 @MODELS.register_module()

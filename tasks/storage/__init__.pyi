@@ -16,6 +16,7 @@ from .model_cards import ModelCard as ModelCard
 from .model_cards import bundled_model as bundled_model
 from .model_cards import bundled_weights as bundled_weights
 from .model_cards import read_card as read_card
+from .model_cards import stated_licence as stated_licence
 from .model_cards import weights_path as weights_path
 from .model_cards import write_card as write_card
 from .state_dicts import load_strictly as load_strictly

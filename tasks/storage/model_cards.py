@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError, safe_open
+
 from vit_ptq_bench.tasks.api.options import TaskOptions
 from vit_ptq_bench.tasks.api.task import LoadedModel
 
@@ -22,6 +24,10 @@ CARDS = WEIGHTS / "models.json"
 
 LICENCE = "Apache-2.0"
 """Of the bundled weights."""
+
+
+LICENCE_KEYS = ("license", "licence")
+"""Entries of a safetensors file's metadata by which its owner states the licence of the weights."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,23 @@ def weights_path(name: str) -> Path:
 def bundled_weights(name: str, options: TaskOptions) -> Path:
     """Return the file with a bundled model's weights: the user's checkpoint, or its own."""
     return options.weights_of(name) or weights_path(name)
+
+
+def stated_licence(checkpoint: Path | None, published: str | None = None) -> str | None:
+    """Return the licence that a checkpoint of the user's own states in its metadata; None: it states none.
+
+    Args:
+        checkpoint: safetensors, or any other file, which has no such metadata; None: there is none.
+        published: the licence of the weights that are taken then.
+    """
+    if checkpoint is None:
+        return published
+    try:
+        with safe_open(checkpoint, framework="np") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError):  # a state dict of torch
+        return None
+    return next((metadata[key] for key in LICENCE_KEYS if metadata.get(key)), None)
 
 
 def bundled_model(

@@ -20,6 +20,10 @@ NEAREST = "uniform"
 """The form with an operator that stands nearest to any other."""
 
 
+OUTSIDE = "its zero points do not fit"
+"""How the reason begins why a grid whose range lies far from 0 has no operator."""
+
+
 @dataclass(frozen=True)
 class IntegerGrid:
     """A uniform grid whose codes and zero points are numbers of one unsigned integer type.
@@ -74,4 +78,4 @@ def integer_grid(quantizer: Quantizer, types: tuple[str, ...]) -> IntegerGrid | 
         return IntegerGrid(
             name, quantizer.scale, zero - lowest, low - lowest, high - lowest, -lowest
         )
-    return f"its zero points, {int(zero.min())} to {int(zero.max())}, do not fit {types[-1]}"
+    return f"{OUTSIDE} {types[-1]}; the nearest with an operator: a range that holds 0"

@@ -18,6 +18,10 @@ ONNX_TYPES = {"uint4": 21, "uint8": 2, "uint16": 4}
 """Integer type -> its number in ONNX's ``TensorProto.DataType``."""
 
 
+CLIPPED = ("uint8",)
+"""Integer types whose codes a Clip can keep in a range: ONNX Runtime (1.32) has none of 16 bits."""
+
+
 def quantize_dequantize(
     x: Tensor,
     scale: Tensor,
@@ -39,10 +43,13 @@ def quantize_dequantize(
     """
     if torch.onnx.is_in_onnx_export():
         zero = _as_type(zero_point, integers)
+        clips_codes = clips and integers in CLIPPED
+        if clips and not clips_codes:
+            x = _bounded(x, scale, zero_point, axis, code_range)
         codes = _symbolic(
             "QuantizeLinear", (x, _plain(scale), _plain(zero)), x, integers, axis=axis
         )
-        if clips:
+        if clips_codes:
             ends = (torch.tensor(end, dtype=CODES[integers]) for end in code_range)
             codes = _symbolic(
                 "Clip", (codes, *(_as_type(end, integers) for end in ends)), x, integers
@@ -77,6 +84,19 @@ def dequantize(
         return _symbolic("DequantizeLinear", operands, codes, None, axis=axis).to(scale.dtype)
     s, z = (_along(values, codes, axis) for values in (scale, zero_point.float()))
     return codes.float().sub(z).mul(s.float()).to(s.dtype)
+
+
+def _bounded(
+    x: Tensor, scale: Tensor, zero_point: Tensor, axis: int, code_range: tuple[int, int]
+) -> Tensor:
+    """``x`` between the numbers of the lowest and the highest code, so that no other code comes of it.
+
+    The codes are those that a clip of them would give: what lies beyond an end becomes the end, whose
+    quotient is off its whole number by less than a hundredth (2^16 codes, 24 bits of float32).
+    """
+    s, z = (_along(values, x, axis) for values in (scale, zero_point.float()))
+    low, high = ((end - z) * s for end in code_range)
+    return torch.minimum(torch.maximum(x, low), high)
 
 
 def _along(values: Tensor, x: Tensor, axis: int) -> Tensor:

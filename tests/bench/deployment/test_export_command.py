@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from vit_ptq_bench.bench.cli import main
 
@@ -170,6 +172,12 @@ def test_files_that_are_none_are_refused(models, capsys):
     assert "it may be truncated" in capsys.readouterr().err
     assert main(["export", "none.safetensors"]) == 2
     assert "no such file" in capsys.readouterr().err
+    Path("weights.pth").write_bytes(b"weights")
+    assert main(["export", "weights.pth"]) == 2
+    assert "weights.pth: is no saved quantized model; give the file" in capsys.readouterr().err
+    save_file({"weight": torch.zeros(1)}, "weights.safetensors")
+    assert main(["export", "weights.safetensors"]) == 2
+    assert "`bench run --save-models` keeps such files" in capsys.readouterr().err
 
 
 def test_a_run_that_kept_no_model_says_how_to_make_one(models, capsys):

@@ -6,7 +6,9 @@ from torch import nn
 
 from tests.methods.quantization.deployment.test_lowering import most_alike, quantized
 from vit_ptq_bench.bench.contract.models import make_images
+from vit_ptq_bench.bench.deployment import runtimes
 from vit_ptq_bench.bench.deployment.runtimes import ROUNDS, WARM_UP, Watched, milliseconds
+from vit_ptq_bench.bench.errors import BenchError
 
 
 def test_openvino_reads_the_same_file(tmp_path):
@@ -20,6 +22,33 @@ def test_openvino_reads_the_same_file(tmp_path):
     images = make_images(8)
     with torch.no_grad():
         assert most_alike(OpenVino(tmp_path / "m.onnx", 1)(images), model(images))
+
+
+@pytest.mark.parametrize(("name", "extra"), [("OnnxRuntime", "onnx"), ("OpenVino", "openvino")])
+def test_what_a_runtime_cannot_load_or_run_is_one_sentence(tmp_path, name, extra):
+    onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
+    module = "onnxruntime" if extra == "onnx" else extra
+    pytest.importorskip(module, reason=f"the extra {extra} is not installed")
+    runtime = getattr(runtimes, name)
+    helper, path = onnx.helper, tmp_path / "m.onnx"
+    sides = {"images": ["batch", 3, 4, 4], "logits": ["batch", 3, 4, 4]}
+    ends = [helper.make_tensor_value_info(end, 1, sides[end]) for end in sides]
+
+    def write(operator):
+        node = helper.make_node(operator, ["images"], ["logits"])
+        graph = helper.make_graph([node], "g", ends[:1], ends[1:])
+        opset = [helper.make_opsetid("", 21)]
+        onnx.save(helper.make_model(graph, ir_version=10, opset_imports=opset), path)
+
+    write("NoSuchOperator")
+    with pytest.raises(
+        BenchError, match=r"cannot load .*m\.onnx, so export it in another form \(--op"
+    ):
+        runtime(path, 1)
+    write("Identity")
+    assert runtime(path, 1)(torch.ones(2, 3, 4, 4)).shape == (2, 3, 4, 4)
+    with pytest.raises(BenchError, match=r"cannot run .*m\.onnx, so export it .* it says: \w+"):
+        runtime(path, 1)(torch.ones(2, 3, 9, 4))
 
 
 def test_models_take_turns():

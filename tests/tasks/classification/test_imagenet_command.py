@@ -190,6 +190,7 @@ def _evaluate_alone(folder, record):
         "- 8 bit uniform, per channel: ",
     ):
         assert words in card.stdout, card.stdout
+    assert "head.weight" in card.stdout and "reduction" not in card.stdout
 
 
 def _program(folder, *words):
