@@ -80,7 +80,12 @@ class OpenVino(nn.Module):
         super().__init__()
         runtime = brought("openvino", "openvino")
         core = runtime.Core()
-        settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": "f32",
+            # Else, as in ONNX Runtime, floats that meet a dequantized weight are rounded to 8 bits.
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+        }
         self.path, self.title = path, f"OpenVINO {runtime.__version__.partition('-')[0]}"
         with _told(self.title, "load", path):
             self.compiled: Any = core.compile_model(core.read_model(path), "CPU", settings)
