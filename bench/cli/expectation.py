@@ -147,7 +147,8 @@ def _memory(
         return [sentence]
     sentence += f"; {free / MB_OF_GB:.1f} GB are free on {device}"
     if most > free:
-        return [f"{sentence}: too little for this run"]
+        fewer = "ask for fewer --calibration-images, or take another machine"
+        return [f"{sentence}: too little for this run; {fewer}"]
     if beside * most > free:
         return [f"{sentence}: too little for {beside}, so that runs wait for each other"]
     return [sentence]

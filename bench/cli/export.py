@@ -165,12 +165,13 @@ def _compared(subject: Subject, written: Written, arguments: argparse.Namespace)
     calibration: list[Tensor] | None = None
     images, draw = subject.spec.calibration.images, subject.spec.calibration.draw
     try:
-        full = subject.task.load_model(
-            subject.loaded.name
-        )  # a program only where the user named it
+        # A program only where the user named it.
+        full = subject.task.load_model(subject.loaded.name)
         if images:
             calibration = subject.task.calibration_batches(full, images, draw)
     except UserError as error:
+        if full is None and arguments.checkpoint is not None:
+            raise  # the user named weights that do not serve
         missing = "full precision and " if full is None else ""
         _say(
             f"note: without {missing}static quantization, for which something is not here: {error}"

@@ -28,5 +28,6 @@ def drawn(n: int, wanted: int, seed: int, where: object) -> NDArray[np.int64]:
         TaskError: there are fewer.
     """
     if wanted > n:
-        raise TaskError(f"{where} has {n} images to draw, the run asks for {wanted}")
+        fewer = f"; ask for fewer: --calibration-images {n}" if n else ""
+        raise TaskError(f"{where} has {n} images to draw, the run asks for {wanted}{fewer}")
     return np.random.default_rng(seed).permutation(n)[:wanted]

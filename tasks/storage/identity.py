@@ -36,7 +36,10 @@ def require_file(path: Path) -> None:
     if path.is_dir():
         raise TaskError(f"{path}: is a folder; give the checkpoint file in it")
     if not path.is_file():
-        raise TaskError(f"{path}: no such checkpoint file")
+        raise TaskError(
+            f"{path}: no such checkpoint file; give one that is there, or leave out --checkpoint for the "
+            "weights that the model comes with"
+        )
 
 
 def arrays_id(*arrays: NDArray[Any]) -> str:

@@ -180,6 +180,18 @@ def test_files_that_are_none_are_refused(models, capsys):
     assert "`bench run --save-models` keeps such files" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["other.safetensors", "gone.safetensors"])
+def test_weights_that_the_user_names_for_the_check_must_serve(models, capsys, name):
+    pytest.importorskip("onnx", reason="the extra onnx is not installed")
+    save_file(
+        {"head.weight": torch.zeros(7, 192), "head.bias": torch.zeros(7)}, "other.safetensors"
+    )
+    words = ["--check", "--limit", "8", "--checkpoint", name, "--output", "wrong.onnx"]
+    assert main(["export", str(models["minmax"]), *words]) == 2
+    told = capsys.readouterr().err
+    assert name in told and "note: without" not in told
+
+
 def test_a_run_that_kept_no_model_says_how_to_make_one(models, capsys):
     run_id = models["repq-vit"].stem
     hidden = models["repq-vit"].rename("hidden")

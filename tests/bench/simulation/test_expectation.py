@@ -156,12 +156,15 @@ def test_the_package_brings_costs_of_every_kind_of_task_and_of_most_methods():
     assert ("cpu", "imagenet", "vit_tiny_patch16_224", "minmax") in usual_peaks()
 
 
+FEWER = "ask for fewer --calibration-images, or take another machine"
+
+
 @pytest.mark.parametrize(
     ("free", "end"),
     [
         (50_000.0, "; 50.0 GB are free on cpu\n"),
         (3_000.0, "; 3.0 GB are free on cpu: too little for 2, so that runs wait for each other\n"),
-        (1_000.0, "; 1.0 GB are free on cpu: too little for this run\n"),
+        (1_000.0, f"; 1.0 GB are free on cpu: too little for this run; {FEWER}\n"),
         (None, "\n"),
     ],
 )
