@@ -218,7 +218,7 @@ def _bench(words: list[str], page: str, folder: Path, data: Path) -> list[str]:
         places[DETECTOR] = data / DETECTOR
         words = _without_gpu(words)
         words += FEW if page in MADE and "--dry-run" not in words else ["--dry-run"]
-    if "--check" in words:
+    if words[0] == "export" and "--check" in words:
         words = [*words, *FEW_CHECKED]
     runs = iter(_runs(folder / "first"))
     return [
