@@ -88,6 +88,10 @@ class Coco(DetectionTask):
             return None
         return detection.contents_id(self.drawn_pictures(n, seed))
 
+    def training_images(self) -> int:
+        """Return how many images lie in the folder of training images."""
+        return len(self.calibration_images())
+
     def weights_problem(self, model: str) -> str | None:
         """Return why the checkpoint's tensors do not fit the model."""
         return storage.checkpoint_problem(self, model)

@@ -14,6 +14,7 @@ from vit_ptq_bench.tasks.api.selection import drawn, subset
 from vit_ptq_bench.tasks.api.task import Evaluation, EvaluationProgress, ImageForm, LoadedModel
 from vit_ptq_bench.tasks.classification.fashion_pictures import (
     SIZE,
+    SLICE_SIZES,
     SLICES,
     Pictures,
     fashion_slice,
@@ -56,6 +57,10 @@ class Fashion(FolderCalibration):
     def data_id(self) -> str:
         """Return a hash over the pictures that judge and those of which calibration draws."""
         return f"{_data_id()}:holdout" if self.options.holdout else _data_id()
+
+    def training_images(self) -> int:
+        """Return how many pictures of the training set calibration draws from."""
+        return SLICE_SIZES["training"]
 
     def weights_problem(self, model: str) -> str | None:
         """Return why the checkpoint's tensors do not fit the model."""

@@ -21,6 +21,7 @@ from vit_ptq_bench.tasks.classification.image_folder import FolderCalibration
 from vit_ptq_bench.tasks.classification.image_listing import Sample, in_stored_order
 from vit_ptq_bench.tasks.classification.labelled_images import LabelledImages
 from vit_ptq_bench.tasks.classification.references import REFERENCES
+from vit_ptq_bench.tasks.classification.remarks import IMAGENET_OUTPUTS
 from vit_ptq_bench.tasks.classification.sources import Source, Training, source_of
 from vit_ptq_bench.tasks.errors import TaskError
 from vit_ptq_bench.tasks.storage.contents import Stored
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 FULL_VALIDATION = 50_000
 
-IMAGENET_OUTPUTS = 1000
 
 HOLDOUT_SEED = 20_240_609
 
@@ -78,7 +78,7 @@ class ImageNet(FolderCalibration):
         return classification.pretrained_names([pattern])
 
     def model_remark(self, model: str) -> str | None:
-        """Return what the outputs of a listed model are, where they are no classes."""
+        """Return what the outputs of a listed model are, where they are not ImageNet-1k's classes."""
         return classification.outputs_remark(model, int(self._listed.get(model, "1000")))
 
     def knows_model(self, model: str) -> bool:
@@ -108,6 +108,10 @@ class ImageNet(FolderCalibration):
         if self._train is None or n > len(self._pool):
             return None
         return contents_id(self._contents.of(self._drawn(n, seed)))
+
+    def training_images(self) -> int:
+        """Return how many training images there are, or half of them where the others are judged on."""
+        return len(self._pool)
 
     def weights_problem(self, model: str) -> str | None:
         """Return why the checkpoint's tensors do not fit the model, or its outputs the labels."""

@@ -125,6 +125,10 @@ class Scenes(DetectionTask):
         """Return a hash over the source digits."""
         return _data_id()
 
+    def training_images(self) -> int:
+        """Return how many scenes there are to calibrate on; they need not be drawn yet."""
+        return CALIBRATION
+
     def weights_problem(self, model: str) -> str | None:
         """Return why the checkpoint's tensors do not fit the model."""
         return storage.checkpoint_problem(self, model)

@@ -57,6 +57,10 @@ FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "data_id": ("a text", is_text),
     "weights_id": ("a text", is_text),
     "calibration_id": ("a text or None", lambda value: value is None or is_text(value)),
+    "training_images": (
+        "a number above 0 or None",
+        lambda value: value is None or is_count(value),
+    ),
     "folder_id": ("a text", is_text),
     "check_folder": ("a tuple of texts", are_texts),
     "weights_problem": ("a text or None", lambda value: value is None or is_text(value)),

@@ -188,8 +188,8 @@ def build_plan(suite: Suite, options: TaskOptions, say: Say = silent) -> list[Ru
 
     Raises:
         BenchError: an unknown task, model or method, a model that no family of models can take, a parameter
-            the method does not have, or variants that do not fit; with file, line and key where the suite is
-            a file. More runs than `size.MAX_RUNS`. A method or task that fails or answers what it must not.
+            the method does not have, variants that do not fit, or more calibration images than there are; with
+            file, line and key where the suite is a file. More runs than `size.MAX_RUNS`. A method or task that fails or answers what it must not.
         TaskError: the task cannot tell the identity of its data or of a model's weights, or these do not fit.
     """
     task, models, cells = expand(suite, options, say)
@@ -201,7 +201,7 @@ def build_plan(suite: Suite, options: TaskOptions, say: Say = silent) -> list[Ru
     for name in models:
         model = ModelSpec(name, ask(task, "weights_id", name))
         if (problem := ask(task, "weights_problem", name)) is not None:
-            raise TaskError(f"{name}: {problem}")
+            raise TaskError(problem if name in problem else f"{name}: {problem}")
         for run in _model_runs(common, model, cells):
             runs.setdefault(run.run_id, run)
     return list(runs.values())
@@ -342,7 +342,9 @@ def _run(common: Common, model: ModelSpec, cell: Cell, reference: str | None) ->
         bits=cell.bits,
         protocol=cell.protocol,
         table=part.table,
-        calibration=common.sources.spec(cell.source, part.images, cell.seed),
+        calibration=common.sources.spec(
+            cell.source, part.images, cell.seed, cell.choice.name
+        ),
         seed=cell.seed,
         scope=cell.scope,
         allocation=_allocation(common, cell, part),

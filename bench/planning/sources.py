@@ -84,27 +84,42 @@ class Sources:
     def __init__(self, suite: Suite, task: Task, say: Say) -> None:
         self._suite, self._task, self._say = suite, task, say
         self._of_training = cache(partial(ask, task, "calibration_id"))
+        self._available = cache(partial(ask, task, "training_images"))
         self._check_folder = cache(self._checked_folder)
         self._named = cache(self._named_source)
 
-    def spec(self, source: str, images: int, seed: int) -> CalibrationSpec:
+    def spec(self, source: str, images: int, seed: int, method: str) -> CalibrationSpec:
         """Return the calibration set of a run.
 
         Args:
             source: of `SOURCES`.
             images: how many; a method that needs none gets none from any source.
             seed: of the draw.
+            method: what asks for them, for errors.
 
         Raises:
+            BenchError: there are fewer training images.
             TaskError: the folder has too few images, or one of those drawn cannot be read.
         """
         if not images:
             return CalibrationSpec(0, seed)
         if source == TRAINING:
+            self._require(images, method)
             return CalibrationSpec(images, seed, self._of_training(images, seed))
         if source == FOLDER:
             self._check_folder(images, seed)
         return CalibrationSpec(images, seed, source=self._named(source))
+
+    def _require(self, images: int, method: str) -> None:
+        """Refuse runs that ask for more training images than there are."""
+        available: int | None = self._available()
+        if available is None or images <= available:
+            return
+        raise self._suite.error(
+            f"{method} asks for {images} calibration images, and task {self._task.name} has {available} training "
+            f"images to draw them from; ask for fewer: --calibration-images {available}",
+            "calibration_images",
+        )
 
     def _named_source(self, name: str) -> SourceSpec:
         if name == FOLDER:

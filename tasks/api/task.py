@@ -166,6 +166,16 @@ class Task(ABC):
         """
         return None
 
+    def training_images(self) -> int | None:
+        """Return how many images `calibration_batches` can draw from; None: that is not known before it runs.
+
+        Asked after `data_id`: a sweep with runs that ask for more is refused before anything runs.
+
+        Raises:
+            TaskError: there is nothing to draw from.
+        """
+        return None
+
     def weights_problem(self, model: str) -> str | None:
         """Return why the user's weights cannot be loaded into a model, in words, or None.
 

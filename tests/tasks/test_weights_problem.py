@@ -82,7 +82,7 @@ def test_a_backbone_without_a_classifier_is_refused_as_such(place, capsys):
     model = "vit_small_patch14_reg4_dinov2"
     said = refused(capsys, *words, "--models", model)
     way_out = "is a backbone without a classifier: give --checkpoint of one with a head"
-    assert f"{model} {way_out}" in said and "outputs" not in said
+    assert f"error: {model} {way_out}" in said and said.count(model) == 1 and "outputs" not in said
 
 
 def test_a_damaged_checkpoint_is_refused(place, checkpoint, capsys):

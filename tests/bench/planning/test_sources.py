@@ -9,7 +9,7 @@ from PIL import Image
 from vit_ptq_bench.bench.errors import BenchError
 from vit_ptq_bench.bench.planning.plan import build_plan
 from vit_ptq_bench.bench.planning.suite import Suite, read_suite
-from vit_ptq_bench.tasks import TaskOptions
+from vit_ptq_bench.tasks import TASKS, TaskOptions
 from vit_ptq_bench.tasks.errors import TaskError
 
 
@@ -130,3 +130,21 @@ def test_folders_that_cannot_serve_are_refused(tmp_path):
     for name in ("a.xyz", "b.xyz"):
         (odd / name).write_text("no image")
     refused(odd, "2 of 8 files in odd left out.*--incomplete")
+
+
+def test_more_training_images_than_there_are_is_refused_with_the_plan():
+    available = TASKS.module_dict["fashion"]().training_images()
+    words = f"minmax asks for {available + 1} calibration images, and task fashion has {available} training images"
+    with pytest.raises(BenchError, match=f"{words} .*--calibration-images {available}"):
+        planned(calibration_images=available + 1)
+    assert len(planned(calibration_images=available)) == 1
+
+
+@pytest.mark.parametrize("name", ["fashion", "scenes"])
+def test_bundled_tasks_have_as_many_training_images_as_they_say(name):
+    task = TASKS.module_dict[name]()
+    (model, *_) = task.model_names()
+    loaded = task.load_model(model)
+    available = task.training_images()
+    with pytest.raises(TaskError, match=f" has {available} images to draw"):
+        task.calibration_batches(loaded, available + 1, 0)

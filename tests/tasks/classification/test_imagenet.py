@@ -150,10 +150,21 @@ def test_corrupt_image_and_too_few_images(tree, checkpoint):
         )
 
 
+def test_the_plan_is_told_how_many_images_there_are_to_draw(tree, checkpoint):
+    assert _task(data_dir=tree, checkpoint=checkpoint).training_images() == 9
+    halved = _task(data_dir=tree, checkpoint=checkpoint, holdout=True)
+    available = halved.training_images()
+    assert available == 9 - halved.evaluated_images()
+    with pytest.raises(TaskError, match=f"has {available} images to draw"):
+        halved.calibration_batches(halved.load_model(MODEL), available + 1, 0)
+
+
 def test_data_without_training_images_can_only_be_evaluated(tree, checkpoint):
     (tree / "train").rename(tree / "elsewhere")
     task = _task(data_dir=tree, checkpoint=checkpoint)
     assert task.data_id().startswith("sha256:")
+    with pytest.raises(TaskError, match="calibration needs training images"):
+        task.training_images()
     with pytest.raises(TaskError, match="calibration needs training images"):
         task.calibration_batches(task.load_model(MODEL), 1, 0)
 

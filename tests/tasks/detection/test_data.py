@@ -191,8 +191,11 @@ def test_missing_truncated_and_corrupt_files_are_named(root, weights):
     (root / "val" / "000002.png").unlink()
     with pytest.raises(TaskError, match="lacks 1 of the 6 images.*000002.png"):
         _evaluate(_task(root, weights))
+    assert _task(root, weights).training_images() == len(list((root / "train").iterdir()))
     shutil.rmtree(root / "train")
     task = _task(root, weights)
+    with pytest.raises(TaskError, match="calibration needs training images"):
+        task.training_images()
     with pytest.raises(TaskError, match="calibration needs training images"):
         task.calibration_batches(task.load_model(MODEL), 1, 0)
 
