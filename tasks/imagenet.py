@@ -35,9 +35,7 @@ if TYPE_CHECKING:
 
 FULL_VALIDATION = 50_000
 
-
 HOLDOUT_SEED = 20_240_609
-
 
 ARCHITECTURES = frozenset(name.partition(".")[0] for name in REFERENCES)
 """Of these timm need not be asked whether it knows them."""
@@ -251,8 +249,8 @@ class ImageNet(FolderCalibration):
     def _listed(self) -> dict[str, str]:
         """Names of the models to list, with their numbers of outputs."""
         key = storage.recipe_key((__name__,), ("timm",))
-        names = storage.kept_text("timm-names", key, _pretrained_names)
-        return dict(name.split("=") for name in names.split(","))
+        names = storage.kept_text("timm-names", key, _pretrained_names).split(",")
+        return dict(name.split("=") for name in names)
 
     @cached_property
     def _contents(self) -> Contents:
@@ -363,10 +361,8 @@ class ImageNet(FolderCalibration):
             return self._refused(IMAGENET_OUTPUTS, model)
         arguments = json.dumps(self._arguments(model), sort_keys=True)
         key = storage.recipe_key((__name__,), ("timm",))
-        name = sha256(f"{model} {arguments}".encode()).hexdigest()[:16]
-        outputs = storage.kept_text(
-            "outputs", f"{key}-{name}", lambda: str(_outputs(self.skeleton(model)))
-        )
+        key = f"{key}-{sha256(f'{model} {arguments}'.encode()).hexdigest()[:16]}"
+        outputs = storage.kept_text("outputs", key, lambda: str(_outputs(self.skeleton(model))))
         return self._refused(int(outputs), model)
 
     def _weights_source(self, model: str) -> str:
@@ -403,8 +399,8 @@ class ImageNet(FolderCalibration):
         """
         if self.knows_model(model):
             return
-        near = classification.near_names(model)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        near = ", ".join(classification.near_names(model))
+        hint = f"; did you mean {near}?" if near else ""
         raise TaskError(f"timm has no model {model!r}{hint}")
 
 

@@ -31,6 +31,7 @@ from tests.faults.annotations import prepare_coco
 from tests.faults.conversions import prepare_voc, prepare_yolo
 from tests.tasks.classification.torchvision_files import write_mnist
 from vit_ptq_bench.bench.cli import make_parser
+from vit_ptq_bench.tasks.classification.label_sets import imagenet_indices
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("bench", "tox", "pip", "python", "git")
@@ -44,10 +45,19 @@ FEW_CHECKED = ("--limit", "24")
 """What a runtime's predictions are compared on: in float64 a simulation takes seconds for an image."""
 
 CLASSES = ("n01440764", "n01443537", "n01484850")
+
+TRAINING = 1024
+"""Training images to plan with, as many as a method's authors take."""
+
+FLOWERS = (
+    *("aster", "clover", "daisy", "iris", "lily"),
+    *("orchid", "poppy", "rose", "tulip", "violet"),
+)
 VIT_TINY = "vit_tiny_patch16_224.safetensors"
 
 TUNED = "tuned.safetensors"
 DETECTOR = "mask_rcnn_swin_t.safetensors"
+FLOWER_DATA, FLOWER_WEIGHTS = "flowers", "flowers.safetensors"
 
 
 def pages() -> dict[str, list[str]]:
@@ -79,6 +89,13 @@ def _image(path: Path, seed: int) -> None:
     Image.fromarray(pixels).save(path)
 
 
+def _multiply(folder: Path, times: int) -> None:
+    """Put so many copies beside each file of a folder."""
+    for path in list(folder.iterdir()):
+        for number in range(times):
+            os.link(path, path.with_stem(f"{path.stem}-{number}"))
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ImageNet's two layouts, COCO, VOC and YOLO, each with a handful of images; weights of a ViT-Tiny."""
@@ -88,10 +105,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             _image(folder / "imagenet" / part / name / f"{part}{index}.JPEG", index)
         _image(folder / "flat" / "val" / f"ILSVRC2012_val_{index:08d}.JPEG", index)
         _image(folder / "flat" / "train" / name / f"t{index}.JPEG", 9 + index)
+        for place in (folder / "imagenet" / "train" / name, folder / "flat" / "train" / name):
+            _multiply(place, TRAINING // len(CLASSES))
+    for index, name in enumerate(FLOWERS):
+        _image(folder / FLOWER_DATA / "val" / name / f"v{index}.jpg", index)
+        _image(folder / FLOWER_DATA / "train" / name / f"t{index}.jpg", 20 + index)
     lines = [f"ILSVRC2012_val_{i:08d}.JPEG {name}" for i, name in enumerate(CLASSES)]
     (folder / "labels.txt").write_text("\n".join(lines) + "\n")
     (folder / "detection").mkdir()
     detector = prepare_coco(folder / "detection").loaded.module
+    _multiply(folder / "detection" / "data" / "train", 32)
     save_file({name: x.clone() for name, x in detector.state_dict().items()}, folder / DETECTOR)
     prepare_voc(folder)
     prepare_yolo(folder)
@@ -99,7 +122,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), folder / VIT_TINY)
     tuned = timm.create_model("vit_tiny_patch16_224", num_classes=10)
     save_file(tuned.state_dict(), folder / TUNED)
-    write_mnist("FashionMNIST", folder / "torchvision")
+    flowers = timm.create_model("deit_tiny_patch16_224", num_classes=len(FLOWERS))
+    save_file(flowers.state_dict(), folder / FLOWER_WEIGHTS)
+    write_mnist("FashionMNIST", folder / "torchvision", times=TRAINING // 2)
     return folder
 
 
@@ -135,8 +160,11 @@ def _detection(folder: Path) -> None:
 
 
 def _vit_tiny(folder: Path) -> None:
-    for index, name in enumerate(CLASSES):
-        _image(folder / "imagenet-sample-images" / f"{name}_thing.JPEG", index)
+    sample = folder / "imagenet-sample-images"
+    first, *others = imagenet_indices()
+    _image(sample / f"{first}_thing.JPEG", 0)
+    for name in others:
+        os.link(sample / f"{first}_thing.JPEG", sample / f"{name}_thing.JPEG")
     suite = 'task = "imagenet"\nmodels = ["vit_tiny_patch16_224"]\nmethods = ["mgrq"]\nbits = ["W4A4"]\n'
     (folder / "suite.toml").write_text(suite)
 
@@ -209,6 +237,8 @@ def _bench(words: list[str], page: str, folder: Path, data: Path) -> list[str]:
         "LABELS": data / "labels.txt",
         VIT_TINY: data / VIT_TINY,
         TUNED: data / TUNED,
+        FLOWER_DATA: data / FLOWER_DATA,
+        FLOWER_WEIGHTS: data / FLOWER_WEIGHTS,
         "ROOT": data / "torchvision",
         "FILE": next(folder.glob("first/models/*/*/*.safetensors"), "FILE"),
         "IN": data / words[1],
@@ -220,7 +250,8 @@ def _bench(words: list[str], page: str, folder: Path, data: Path) -> list[str]:
         words += FEW if page in MADE and "--dry-run" not in words else ["--dry-run"]
     if words[0] == "export" and "--check" in words:
         words = [*words, *FEW_CHECKED]
-    runs = iter(_runs(folder / "first"))
+    named = words[words.index("--results") + 1] if "--results" in words else "first"
+    runs = iter(_runs(folder / named))
     return [
         "-m",
         "vit_ptq_bench",

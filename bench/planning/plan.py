@@ -188,8 +188,9 @@ def build_plan(suite: Suite, options: TaskOptions, say: Say = silent) -> list[Ru
 
     Raises:
         BenchError: an unknown task, model or method, a model that no family of models can take, a parameter
-            the method does not have, variants that do not fit, or more calibration images than there are; with
-            file, line and key where the suite is a file. More runs than `size.MAX_RUNS`. A method or task that fails or answers what it must not.
+            the method does not have, variants that do not fit, or more calibration images than there are;
+            with file, line and key where the suite is a file. More runs than `size.MAX_RUNS`. A method or
+            task that fails or answers what it must not.
         TaskError: the task cannot tell the identity of its data or of a model's weights, or these do not fit.
     """
     task, models, cells = expand(suite, options, say)
@@ -342,9 +343,7 @@ def _run(common: Common, model: ModelSpec, cell: Cell, reference: str | None) ->
         bits=cell.bits,
         protocol=cell.protocol,
         table=part.table,
-        calibration=common.sources.spec(
-            cell.source, part.images, cell.seed, cell.choice.name
-        ),
+        calibration=common.sources.spec(cell.source, part.images, cell.seed, cell.choice.name),
         seed=cell.seed,
         scope=cell.scope,
         allocation=_allocation(common, cell, part),

@@ -116,8 +116,9 @@ class Sources:
         if available is None or images <= available:
             return
         raise self._suite.error(
-            f"{method} asks for {images} calibration images, and task {self._task.name} has {available} training "
-            f"images to draw them from; ask for fewer: --calibration-images {available}",
+            f"{method} asks for {images} calibration images, and task {self._task.name} has {available} "
+            f"training images to draw them from; ask for fewer: --calibration-images {available}, or leave "
+            f"{method} out",
             "calibration_images",
         )
 

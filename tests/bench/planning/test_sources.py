@@ -134,8 +134,8 @@ def test_folders_that_cannot_serve_are_refused(tmp_path):
 
 def test_more_training_images_than_there_are_is_refused_with_the_plan():
     available = TASKS.module_dict["fashion"]().training_images()
-    words = f"minmax asks for {available + 1} calibration images, and task fashion has {available} training images"
-    with pytest.raises(BenchError, match=f"{words} .*--calibration-images {available}"):
+    words = f"minmax asks for {available + 1} calibration images, and task fashion has {available} "
+    with pytest.raises(BenchError, match=f"{words}.*--calibration-images {available}"):
         planned(calibration_images=available + 1)
     assert len(planned(calibration_images=available)) == 1
 

@@ -77,11 +77,12 @@ def mnist(name: str) -> Writer:
     return lambda root, monkeypatch: write_mnist(name, root)
 
 
-def write_mnist(name: str, root: Path) -> None:
-    """Write a data set of MNIST's form below ``root``."""
+def write_mnist(name: str, root: Path, times: int = 1) -> None:
+    """Write a data set of MNIST's form below ``root``, with so many times the images."""
     folder = root / name / "raw"
     folder.mkdir(parents=True)
-    for split, labels, first in splits("train", "t10k"):
+    for split, few, first in splits("train", "t10k"):
+        labels = [*few] * times
         images = noise(first, len(labels), 28, 28)
         for kind, array in (("images", images), ("labels", np.array(labels, dtype=np.uint8))):
             shape = np.array(array.shape, dtype=">u4")
