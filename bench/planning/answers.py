@@ -58,8 +58,8 @@ FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "weights_id": ("a text", is_text),
     "calibration_id": ("a text or None", lambda value: value is None or is_text(value)),
     "training_images": (
-        "a number above 0 or None",
-        lambda value: value is None or is_count(value),
+        "a number from 0 or None",
+        lambda value: value is None or value == 0 or is_count(value),
     ),
     "folder_id": ("a text", is_text),
     "check_folder": ("a tuple of texts", are_texts),

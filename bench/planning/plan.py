@@ -202,7 +202,7 @@ def build_plan(suite: Suite, options: TaskOptions, say: Say = silent) -> list[Ru
     for name in models:
         model = ModelSpec(name, ask(task, "weights_id", name))
         if (problem := ask(task, "weights_problem", name)) is not None:
-            raise TaskError(problem if name in problem else f"{name}: {problem}")
+            raise TaskError(problem if problem.startswith(f"{name} ") else f"{name}: {problem}")
         for run in _model_runs(common, model, cells):
             runs.setdefault(run.run_id, run)
     return list(runs.values())

@@ -115,10 +115,10 @@ class Sources:
         available: int | None = self._available()
         if available is None or images <= available:
             return
+        fewer = f"ask for fewer: --calibration-images {available}, or " if available else ""
         raise self._suite.error(
             f"{method} asks for {images} calibration images, and task {self._task.name} has {available} "
-            f"training images to draw them from; ask for fewer: --calibration-images {available}, or leave "
-            f"{method} out",
+            f"training images to draw them from; {fewer}leave {method} out",
             "calibration_images",
         )
 

@@ -148,3 +148,11 @@ def test_bundled_tasks_have_as_many_training_images_as_they_say(name):
     available = task.training_images()
     with pytest.raises(TaskError, match=f" has {available} images to draw"):
         task.calibration_batches(loaded, available + 1, 0)
+
+
+def test_no_training_images_at_all_are_refused_in_the_same_words(monkeypatch):
+    monkeypatch.setattr(TASKS.module_dict["fashion"], "training_images", lambda self: 0)
+    with pytest.raises(
+        BenchError, match="has 0 training images to draw them from; leave minmax out"
+    ):
+        planned()
