@@ -16,6 +16,7 @@ from vit_ptq_bench.tasks.api.transfer import moved
 from vit_ptq_bench.tasks.detection.data import CocoFiles, require_size
 from vit_ptq_bench.tasks.detection.datasets import PictureSet
 from vit_ptq_bench.tasks.detection.metrics import Collector
+from vit_ptq_bench.tasks.detection.openmmlab import quiet_about_itself
 from vit_ptq_bench.tasks.errors import TaskError
 
 HEADS = ("rpn_head", "bbox_head", "mask_head")
@@ -73,7 +74,7 @@ def detect(
     masks = bool(getattr(original, "with_mask", False)) and files.has_masks
     collector = Collector(files, [picture.image_id for picture in dataset.pictures], masks)
     done = 0
-    with finite_outputs(module):
+    with finite_outputs(module), quiet_about_itself():
         for part in _chunks(range(len(dataset)), batch_size):
             samples = [_checked(files, dataset, index) for index in part]
             images, facts = preprocessed(original, samples)

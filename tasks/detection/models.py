@@ -13,6 +13,7 @@ from torch import nn
 from vit_ptq_bench.tasks.detection.openmmlab import (
     MODELS,
     DetDataPreprocessor,
+    quiet_about_itself,
     register_all_modules,
 )
 from vit_ptq_bench.tasks.detection.operators import provide_operators
@@ -67,7 +68,8 @@ def build_detector(config: Any) -> nn.Module:
     model = config.model.copy()
     _without_initial_weights(model)
     try:
-        detector: nn.Module = MODELS.build(model)
+        with quiet_about_itself():
+            detector: nn.Module = MODELS.build(model)
     except Exception as error:  # a wrong config fails anywhere inside mmdet
         raise TaskError(f"mmdet cannot build this detector: {error}") from error
     _require_preprocessor(detector)

@@ -6,6 +6,10 @@ whoever needs a name of mmdet or mmcv takes it from here.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from vit_ptq_bench.tasks.detection.operators import provide_deformable_attention, provide_operators
 
 provide_operators()
@@ -30,7 +34,23 @@ __all__ = [
     "Compose",
     "DetDataPreprocessor",
     "imfrombytes",
+    "quiet_about_itself",
     "register_all_modules",
 ]
 
 provide_deformable_attention(multi_scale_deformable_attn_pytorch)
+
+ABOUT_ITSELF = (
+    "torch.meshgrid: in an upcoming release",
+    "DeprecationWarning: `num_anchors` is deprecated",
+)
+"""How warnings begin that mmdet causes by its own calls, of torch and of itself."""
+
+
+@contextmanager
+def quiet_about_itself() -> Iterator[None]:
+    """Keep warnings of `ABOUT_ITSELF` from the user, who can do nothing about them; all others stand."""
+    with warnings.catch_warnings():
+        for beginning in ABOUT_ITSELF:
+            warnings.filterwarnings("ignore", beginning, UserWarning)
+        yield

@@ -1,5 +1,7 @@
 """Detectors of every kind from config files, through the task: loaded, calibrated, quantized and judged."""
 
+import warnings
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -45,6 +47,18 @@ def task_of(root, folder, content, name="own"):
     return TASKS.get("coco")(TaskOptions(data_dir=root, checkpoint=weights)), str(config)
 
 
+@pytest.fixture
+def no_warnings():
+    """Warnings for the user are errors, also those that torch gives once in a process."""
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        yield
+    torch.set_warn_always(always)
+
+
+@pytest.mark.usefixtures("no_warnings")
 @pytest.mark.parametrize("kind", [*ONE_STAGE, *DETRS, *VITS])
 def test_a_detector_without_masks_is_judged_by_its_boxes_with_its_own_preprocessing(
     root, tmp_path, kind
