@@ -8,7 +8,7 @@ from typing import Literal
 
 from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
-from vit_ptq_bench.methods.api.parameters import bounded, counted
+from vit_ptq_bench.methods.api.parameters import MANY, added, bounded, counted
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.api.tables import with_forms
 from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, Protocol
@@ -46,10 +46,12 @@ class RoseParameters:
         profile: ``closed-form`` or ``train``; what is set besides it counts more.
         iterations: of the training behind the closed form; 0: none.
         trained_share: of the images, on which nothing but the training is done; 0: all images are solved on,
-            and trained on with `CROPS` random views of each, for of the images as they are the model
-            remembers too much to learn from them.
+            and trained on with random ``views`` of each, for of the images as they are the model remembers
+            too much to learn from them.
         batch_size: images per iteration.
         affine_rate: Adam's learning rate of LayerNorm's weights and biases and the layers' biases.
+        scale_rate: that of the logarithms of the weights' scales, the codes held; 0: they stay.
+        views: of each image, where no images are kept apart for the training.
     """
 
     rotate_residual: bool = True
@@ -75,13 +77,12 @@ class RoseParameters:
     trained_share: float = bounded(0.5, at_least=0, at_most=0.9)
     batch_size: int = counted(16)
     affine_rate: float = bounded(3e-4, at_least=0)
+    scale_rate: float = added(0.0, at_least=0)
+    views: int = added(1, at_least=0, at_most=MANY)
 
 
-TRAIN = {"iterations": 60, "trained_share": 0.0}
+TRAIN = {"iterations": 100, "trained_share": 0.0, "scale_rate": 1e-3, "views": 7}
 """Profile for some hundred images (docs/rose.md)."""
-
-CROPS = 1
-"""Random views of each image in a training on the images that the weights were solved on."""
 
 
 @register_method
@@ -101,8 +102,8 @@ class Rose(Method):
        moves the weight towards the full-precision stream minus what the quantized one already carries,
        tokens weighted by one over their squared norm (and a class token that the head reads alone by five
        behind the last attention). Then GPTQ in all layers, and the bias takes the mean error.
-    4. In the profile ``train`` LayerNorms and biases are then trained end to end, on the penultimate feature
-       and the prediction of the images and of random views of them, codes and grids held.
+    4. In the profile ``train`` LayerNorms, biases and scales of weights are then trained end to end, on the
+       penultimate feature and the prediction of the images and of random views of them, codes held.
 
     Convention: the common table but for the form of levels, static, no extra operation; a product is of
     8-bit numbers, which tables of 2^b bytes make of the codes. A transform that a model has no structure for
@@ -135,8 +136,9 @@ class Rose(Method):
             return super().notes()
         share = f"a share of {p.trained_share:g} of the images"
         trained = (
-            f"trains LayerNorms and biases, {p.iterations} iterations of {p.batch_size} images, "
-            f"on {share if p.trained_share else 'random views too'}"
+            f"trains LayerNorms, biases{' and scales of weights' if p.scale_rate else ''}, "
+            f"{p.iterations} iterations of {p.batch_size} images, on "
+            f"{share if p.trained_share else 'random views too'}"
         )
         return (*super().notes(), trained)
 
@@ -179,14 +181,15 @@ class Rose(Method):
     def _recipe(self) -> parts.Recipe:
         """The whole model as one unit, nothing mixed or dropped: what is trained has few numbers."""
         p = self.parameters
+        affine = (parts.NormAffine(p.affine_rate), parts.Biases(p.affine_rate))
         return parts.Recipe(
-            trainables=(parts.NormAffine(p.affine_rate), parts.Biases(p.affine_rate)),
+            trainables=(*affine, parts.CodedScales(p.scale_rate)) if p.scale_rate else affine,
             unit="model",
             iterations=p.iterations,
             batch_size=p.batch_size,
             input_mix=1.0,
             keep=1.0,
-            crops=0 if p.trained_share else CROPS,
+            crops=0 if p.trained_share else p.views,
         )
 
     def _correction(self) -> parts.FoldedCorrection | None:

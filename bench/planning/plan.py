@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from vit_ptq_bench.bench.records.spec import (
     TaskSpec,
 )
 from vit_ptq_bench.methods import Method
+from vit_ptq_bench.methods.api.parameters import identity_of
 from vit_ptq_bench.methods.quantization.bits import ALLOCATION, BitTable, BitWidth, Protocol
 from vit_ptq_bench.methods.quantization.calibration.sources import TRAINING
 from vit_ptq_bench.tasks import Task, TaskError, TaskOptions
@@ -381,7 +382,7 @@ def part_of(suite: Suite, task: Task, cell: Cell) -> Part:
         method=MethodSpec(
             cell.choice.name,
             cls.version,
-            asdict(method.parameters),
+            identity_of(method.parameters, cls.profiles),
             method.transforms,
             method.table_changes,
         ),

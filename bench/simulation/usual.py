@@ -10,7 +10,6 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from statistics import median
@@ -21,6 +20,7 @@ from vit_ptq_bench.bench.records.record import Record
 from vit_ptq_bench.bench.records.spec import REFERENCE_METHOD, RunSpec, canonical_json
 from vit_ptq_bench.bench.records.store import Store
 from vit_ptq_bench.bench.simulation.costs import Cost, measured_costs, source_of
+from vit_ptq_bench.methods.api.parameters import identity_of
 from vit_ptq_bench.methods.quantization.calibration.sources import TRAINING
 
 FILE = files("vit_ptq_bench.bench.simulation") / "usual_costs.json"
@@ -120,7 +120,8 @@ def _usual(records: Iterable[Record]) -> list[Record]:
         if name == REFERENCE_METHOD:
             kept += all_of_it
         elif name in registry.methods():
-            usual = canonical_json(asdict(registry.method_class(name).create({}).parameters))
+            cls = registry.method_class(name)
+            usual = canonical_json(identity_of(cls.create({}).parameters, cls.profiles))
             kept += [
                 one for one in all_of_it if canonical_json(one.spec.method.settings) == usual
             ] or all_of_it

@@ -37,6 +37,38 @@ def counted(default: int, at_least: int = 1) -> int:
     return bounded(default, at_least=at_least, at_most=MANY)
 
 
+ADDED = "added"
+"""Metadata of a setting that a method did not have from the beginning."""
+
+
+def added(default: Default, **bounds: float) -> Default:
+    """Return a field like `bounded`'s of a setting whose default leaves the method as it was without it.
+
+    It is part of a run's identity where it is set alone, so that runs from before it keep theirs, and no
+    version has to rise for it.
+    """
+    field: Default = dataclasses.field(default=default, metadata={**bounds, ADDED: True})
+    return field
+
+
+def identity_of(
+    parameters: Any, profiles: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Return the settings that identify a run: all of them, but for `added` ones at their default.
+
+    Args:
+        parameters: of a method.
+        profiles: the method's; what the profile sets is told, whatever it is set to.
+    """
+    told = dataclasses.asdict(parameters)
+    profile = (profiles or {}).get(str(told.get("profile")), {})
+    for field in dataclasses.fields(parameters):
+        default = told[field.name] == field.default
+        if field.metadata.get(ADDED) and default and field.name not in profile:
+            del told[field.name]
+    return told
+
+
 def checked(what: str, value: Any, expected: Any, facts: Mapping[str, Any]) -> Any:
     """Return a parameter's value as its type has it: what is one setting is one value, so one run.
 

@@ -125,6 +125,7 @@ from .reconstruction.activation_trainables import Steps as Steps
 
 # Reconstruction: units trained on their output, one after the other.
 from .reconstruction.affine import Biases as Biases
+from .reconstruction.affine import CodedScales as CodedScales
 from .reconstruction.affine import FloatWeights as FloatWeights
 from .reconstruction.affine import NormAffine as NormAffine
 from .reconstruction.choices import UnitGranularity as UnitGranularity

@@ -6,6 +6,7 @@ import torch
 from vit_ptq_bench.bench.contract.models import build_classifier
 from vit_ptq_bench.methods import METHODS, MethodError
 from vit_ptq_bench.methods import quantization as parts
+from vit_ptq_bench.methods.api.parameters import identity_of
 from vit_ptq_bench.methods.quantization.bits import BitWidth, TensorSpec
 from vit_ptq_bench.methods.quantization.calibration.data import Calibration
 from vit_ptq_bench.methods.quantization.error_compensation.resolve import in_cells
@@ -89,6 +90,8 @@ def test_the_profile_train_moves_norms_and_biases_alone(family, share, images):
         "iterations": 120,
         "batch_size": 8,
         "affine_rate": 1e-3,
+        "scale_rate": 0.0,
+        "views": 1,
     }
     solved = _quantized("rose", model, Calibration([solved_on]), "W3A3")
     trained = _quantized("rose", model, Calibration([many]), "W3A3", **settings)
@@ -110,8 +113,37 @@ def test_the_profile_train_moves_norms_and_biases_alone(family, share, images):
         assert divergence(trained) < divergence(solved)
 
 
+@torch.no_grad()
+def test_the_profile_train_moves_scales_of_weights_and_holds_their_codes(vit, images):
+    settings = {"profile": "train", "iterations": 4, "batch_size": 8, "views": 2}
+    solved = _quantized("rose", vit, Calibration([images]), "W3A3")
+    trained = _quantized("rose", vit, Calibration([images]), "W3A3", **settings)
+    for before, after in zip(
+        solved.weighted_operations(), trained.weighted_operations(), strict=True
+    ):
+        assert torch.equal(before.codes, after.codes)
+        rows = (len(after.weight), -1)
+        share = after.weight_quantizer.scale / before.weight_quantizer.scale
+        assert (share != 1).any() and (share - 1).abs().max() < 4 * 2e-3
+        torch.testing.assert_close(
+            after.weight.view(rows), before.weight.view(rows) * share.view(-1, 1)
+        )
+        assert torch.equal(after.weight_quantizer.fake_quantize(after.weight), after.weight)
+
+
+def test_settings_that_were_added_identify_the_runs_that_set_them_alone():
+    rose = METHODS.get("rose")
+    assert not {"scale_rate", "views"} & set(identity_of(rose.create().parameters, rose.profiles))
+    for settings in ({"views": 2}, {"profile": "train"}, {"profile": "train", "views": 1}):
+        made = rose.create(settings)
+        told = identity_of(made.parameters, rose.profiles)
+        assert told["views"] == made.parameters.views
+        assert ("scale_rate" in told) == ("profile" in settings)
+        assert rose.create(told).parameters == made.parameters
+
+
 def test_the_profile_train_needs_a_batch_of_images_to_train_on(vit, images):
     with pytest.raises(MethodError, match="batches of 16 images needs at least as many"):
-        _quantized("rose", vit, Calibration([images[:7]]), profile="train")
+        _quantized("rose", vit, Calibration([images[:1]]), profile="train")
     with pytest.raises(MethodError, match="batches of 16 images needs at least as many"):
         _quantized("rose", vit, Calibration([images]), profile="train", trained_share=0.5)

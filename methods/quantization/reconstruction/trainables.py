@@ -64,11 +64,15 @@ class Unit:
         return not all(site.quantizer.spec.is_float for site in sites)
 
     def layers(self) -> list[WeightedOperation]:
-        """Return the operations with a weight that is quantized, and that nothing trained stands for."""
+        """Return the operations with a weight still to be quantized, and that nothing trained stands for.
+
+        Of a frozen one the values themselves are in place, and its quantizer is not asked.
+        """
         return [
             op
             for op in self.segment.operations
             if isinstance(op, WeightedOperation)
+            and not op.frozen
             and not op.weight_quantizer.spec.is_float
             and not isinstance(op.weight_quantizer, TrainableQuantizer)
         ]

@@ -17,7 +17,11 @@ from vit_ptq_bench.methods.quantization.model.families import wrap_model
 from vit_ptq_bench.methods.quantization.quantizers.logarithmic import LogQuantizer
 from vit_ptq_bench.methods.quantization.reconstruction import engine, holdout
 from vit_ptq_bench.methods.quantization.reconstruction.activation_trainables import LogScales, Steps
-from vit_ptq_bench.methods.quantization.reconstruction.affine import Biases, NormAffine
+from vit_ptq_bench.methods.quantization.reconstruction.affine import (
+    Biases,
+    CodedScales,
+    NormAffine,
+)
 from vit_ptq_bench.methods.quantization.reconstruction.losses import (
     Batch,
     BlockError,
@@ -319,6 +323,46 @@ def test_norms_and_biases_are_trained_in_place_and_given_back(tiny, images):
         place.parameters()[0].add_(1.0)
         place.detach(accept=False)
     assert torch.equal(segments[1].run(x), moved)
+
+
+@torch.no_grad()
+def test_scales_of_held_codes_are_trained_in_place_and_given_back(tiny, images, calibration):
+    model = _calibrated(tiny, calibration)
+    segments = model.structure.segments
+    x = segments[0].run(images)
+    unit = Unit(segments[1], model.structure, x, x, torch.Generator())
+    assert CodedScales().attach(unit) == []  # no weight is held as codes yet
+    model.freeze()
+    model.activate()
+    before = {op.name: op.weight.clone() for op in model.weighted_operations()}
+    start = segments[1].run(x)
+    places = CodedScales().attach(unit)
+    assert len(places) == 4
+    for parameter in [p for place in places for p in place.parameters()]:
+        parameter.add_(0.1)
+    moved = segments[1].run(x)
+    assert not torch.allclose(moved, start, atol=1e-3)
+    for place in places:
+        place.switch(False)
+    assert torch.equal(segments[1].run(x), start)
+    for place in places:
+        place.detach(accept=False)
+    assert all(torch.equal(op.weight, before[op.name]) for op in model.weighted_operations())
+    for place in CodedScales().attach(unit):
+        place.parameters()[0].add_(0.1)
+        place.detach(accept=True)
+        operation = place.operation
+        expected = before[operation.name] * torch.tensor(0.1).exp()
+        torch.testing.assert_close(operation.weight, expected)
+    torch.testing.assert_close(segments[1].run(x), moved)
+
+
+def test_weights_that_are_codes_already_are_not_trained(tiny, images, calibration):
+    model = _calibrated(tiny, calibration)
+    model.freeze()
+    x = model.structure.segments[0].run(images)
+    unit = Unit(model.structure.segments[1], model.structure, x, x, torch.Generator())
+    assert Weights().attach(unit) == Roundings().attach(unit) == []
 
 
 def test_affine_alone_lowers_the_error_and_leaves_the_codes(vit, images, calibration):
