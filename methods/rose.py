@@ -81,7 +81,7 @@ class RoseParameters:
     views: int = added(1, at_least=0, at_most=MANY)
 
 
-TRAIN = {"iterations": 100, "trained_share": 0.0, "scale_rate": 1e-3, "views": 7}
+TRAIN = {"iterations": 60, "trained_share": 0.0}
 """Profile for some hundred images (docs/rose.md)."""
 
 
@@ -102,8 +102,8 @@ class Rose(Method):
        moves the weight towards the full-precision stream minus what the quantized one already carries,
        tokens weighted by one over their squared norm (and a class token that the head reads alone by five
        behind the last attention). Then GPTQ in all layers, and the bias takes the mean error.
-    4. In the profile ``train`` LayerNorms, biases and scales of weights are then trained end to end, on the
-       penultimate feature and the prediction of the images and of random views of them, codes held.
+    4. In the profile ``train`` LayerNorms and biases are then trained end to end, on the penultimate feature
+       and the prediction of the images and of random views of them, codes and grids held.
 
     Convention: the common table but for the form of levels, static, no extra operation; a product is of
     8-bit numbers, which tables of 2^b bytes make of the codes. A transform that a model has no structure for
