@@ -8,10 +8,13 @@ from typing import Literal
 
 from vit_ptq_bench.methods import quantization as parts
 from vit_ptq_bench.methods.api.method import Method
-from vit_ptq_bench.methods.api.parameters import MANY, added, bounded, counted
+from vit_ptq_bench.methods.api.parameters import added, bounded, counted
 from vit_ptq_bench.methods.api.registry import register_method
 from vit_ptq_bench.methods.api.tables import with_forms
 from vit_ptq_bench.methods.quantization.bits import BitTable, BitWidth, Protocol
+
+MOST_VIEWS = 100
+"""Of each image: all of them are held in memory."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class RoseParameters:
     batch_size: int = counted(16)
     affine_rate: float = bounded(3e-4, at_least=0)
     scale_rate: float = added(0.0, at_least=0)
-    views: int = added(1, at_least=0, at_most=MANY)
+    views: int = added(1, at_least=0, at_most=MOST_VIEWS)
 
 
 TRAIN = {"iterations": 60, "trained_share": 0.0}
@@ -134,11 +137,13 @@ class Rose(Method):
         p = self.parameters
         if not p.iterations:
             return super().notes()
+        what = (
+            "LayerNorms, biases and scales of weights" if p.scale_rate else "LayerNorms and biases"
+        )
         share = f"a share of {p.trained_share:g} of the images"
         trained = (
-            f"trains LayerNorms, biases{' and scales of weights' if p.scale_rate else ''}, "
-            f"{p.iterations} iterations of {p.batch_size} images, on "
-            f"{share if p.trained_share else 'random views too'}"
+            f"trains {what}, {p.iterations} iterations of {p.batch_size} images, "
+            f"on {share if p.trained_share else 'random views too'}"
         )
         return (*super().notes(), trained)
 

@@ -135,6 +135,10 @@ def test_training_moves_scales_of_weights_where_asked_and_holds_their_codes(vit,
             after.weight.view(rows), before.weight.view(rows) * share.view(-1, 1)
         )
         assert torch.equal(after.weight_quantizer.fake_quantize(after.weight), after.weight)
+    rose = METHODS.get("rose")
+    assert "trains LayerNorms, biases and scales of weights, 4" in rose.create(settings).notes()[-1]
+    usual = rose.create({"profile": "train"}).notes()[-1]
+    assert usual.startswith("trains LayerNorms and biases, 60 iterations of 16 images")
 
 
 def test_settings_that_were_added_identify_the_runs_that_set_them_alone(monkeypatch):
